@@ -13,11 +13,11 @@
 extern "C" {
 #endif
 
-void *rw_alloc(size_t n_bytes);              /* zeroed; NULL when there is none        */
-void *rw_alloc_array(size_t n, size_t size); /* zeroed; NULL also on overflow          */
-void *rw_realloc(void *p, size_t n_bytes);   /* new bytes are not zeroed               */
+void *rw_alloc(size_t n_bytes);              /* zeroed; NULL when there is none */
+void *rw_alloc_array(size_t n, size_t size); /* zeroed; NULL also on overflow */
+void *rw_realloc(void *p, size_t n_bytes);   /* new bytes are not zeroed */
 void rw_free(void *p);
-char *rw_strdup(const char *s); /* NULL in, NULL out                      */
+char *rw_strdup(const char *s); /* NULL in, NULL out */
 
 /* Large page-aligned blocks (parameters, arenas): anonymous mmap, zero pages until touched. */
 void *rw_alloc_pages(size_t n_bytes);
@@ -27,15 +27,15 @@ void rw_free_pages(void *p, size_t n_bytes);
  * leaves the array as it was. */
 bool rw_grow(void **items, size_t *capacity, size_t need, size_t item_size);
 
-rw_status rw_fail_memory(rw_error *err, size_t n_bytes); /* E_MEMORY, "not enough memory for ..."  */
+rw_status rw_fail_memory(rw_error *err, size_t n_bytes); /* E_MEMORY, "not enough memory for ..." */
 
 /* -- fault injection and counting, for tests ------------------------------------------------------ */
 
 /* The n-th call from now (1 = the next) fails, then all later ones succeed again; 0 switches it off.
  * Counts calls of rw_alloc, rw_alloc_array, rw_realloc, rw_strdup and rw_alloc_pages. */
 void rw_alloc_fail_after(int64_t n);
-int64_t rw_alloc_calls(void); /* calls so far in this process           */
-int64_t rw_alloc_live(void);  /* blocks not yet freed                   */
+int64_t rw_alloc_calls(void); /* calls so far in this process */
+int64_t rw_alloc_live(void);  /* blocks not yet freed */
 
 #ifdef __cplusplus
 }

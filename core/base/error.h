@@ -64,6 +64,8 @@ const char *rw_status_name(rw_status code);
 const char *rw_language(void);
 /* The text in the user's language, or `english` itself when there is no translation. */
 const char *rw_message(const char *english);
+/* For the test of messages.def: 0, or the number of the first row whose conversions differ. */
+int rw_messages_check(void);
 
 #define RW_AT_NONE       ((rw_where){0})
 #define RW_AT_FILE(path) ((rw_where){.file = (path)})

@@ -23,13 +23,15 @@ rw_status rw_file_open(rw_file *f, const char *path, rw_error *err); /* regular 
 /* Reads exactly n bytes at `offset`; a shorter file is E_IO "N of M bytes". Thread-safe (pread). */
 rw_status rw_file_read_at(const rw_file *f, int64_t offset, void *buf, int64_t n, rw_error *err);
 void rw_file_close(rw_file *f);
-/* The whole file, NUL-terminated beyond *n; refuses more than `limit` bytes. Free with rw_free(). */
+/* The whole file, NUL-terminated beyond *n; refuses more than `limit` bytes. Free with rw_free(). Errors borrow
+ * `path`. */
 rw_status rw_file_slurp(const char *path, int64_t limit, char **data, int64_t *n, rw_error *err);
 
 /* -- writing: temporary name, fsync, rename, fsync of the folder ---------------------------------- */
 
 /* Buffered sequential writer of PATH.tmp-<pid>. The error is sticky; rw_writer_commit() reports it.
- * Zero is a valid empty value. On a failure the temporary file is removed and PATH stays as it was. */
+ * Zero is a valid empty value. On a failure the temporary file is removed and PATH stays as it was.
+ * Errors of writers and of folders hold the path in their text, so it need not outlive them. */
 typedef struct {
     int fd;
     char *path, *tmp; /* owned */

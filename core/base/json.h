@@ -1,4 +1,5 @@
-/* JSON through jansson, with our errors. Reading is strict: valid UTF-8, no duplicate keys. */
+/* JSON through jansson, with our errors. Reading is strict: valid UTF-8, no duplicate keys. A string may
+ * hold \u0000 (keys may not): use json_string_length() where that matters. */
 #ifndef RW_BASE_JSON_H
 #define RW_BASE_JSON_H
 

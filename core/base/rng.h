@@ -20,9 +20,9 @@ void rw_philox4x32(const uint32_t counter[4], const uint32_t key[2], uint32_t ou
 
 uint64_t rw_rng_u64_at(uint64_t seed, uint64_t stream, uint64_t index);
 uint64_t rw_rng_u64(rw_rng *r);
-double rw_rng_uniform(rw_rng *r);             /* [0, 1), 53 bits                               */
-double rw_rng_normal(rw_rng *r);              /* mean 0, deviation 1; uses two numbers          */
-uint64_t rw_rng_below(rw_rng *r, uint64_t n); /* 0 .. n-1 without bias; n > 0                   */
+double rw_rng_uniform(rw_rng *r);             /* [0, 1), 53 bits */
+double rw_rng_normal(rw_rng *r);              /* mean 0, deviation 1; uses two numbers */
+uint64_t rw_rng_below(rw_rng *r, uint64_t n); /* 0 .. n-1 without bias; n > 0 */
 
 uint64_t rw_hash64(const void *bytes, uint64_t n, uint64_t seed); /* FNV-1a, finalised; not cryptographic */
 uint64_t rw_hash_name(const char *name);

@@ -1,0 +1,89 @@
+/* JSON: jansson does the reading, with its memory taken from rw_alloc; writing is ours, because numbers must read
+ * back to the same double and text may hold bytes that are not UTF-8. */
+#include "core/base/json.h"
+
+#include "core/base/alloc.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Before main(), so that no value made with one allocator is freed with another. */
+__attribute__((constructor)) static void use_our_allocator(void) {
+    json_set_alloc_funcs(rw_alloc, rw_free);
+}
+
+/* -- reading ----------------------------------------------------------------------------------------- */
+
+static rw_where place_of(const json_error_t *e, rw_where at) {
+    if (at.line < 1) at.line = 1;
+    if (e->line == 1 && at.col > 1)
+        at.col += e->column - 1;
+    else
+        at.col = e->column;
+    if (e->line > 1) at.line += e->line - 1;
+    if (at.col < 1) at.col = 1;
+    return at;
+}
+
+static rw_status fail_json(const json_error_t *e, size_t n, rw_where at, rw_error *err) {
+    switch (json_error_code(e)) {
+    case json_error_out_of_memory:
+        return rw_fail_memory(err, n);
+    case json_error_premature_end_of_input:
+        return rw_fail(err, RW_E_FORMAT, place_of(e, at),
+                       "the text ends before the JSON value does; is a quote or a bracket missing?");
+    case json_error_invalid_utf8:
+        return rw_fail(err, RW_E_FORMAT, place_of(e, at), "not valid JSON: the bytes are not UTF-8");
+    default:
+        return rw_fail(err, RW_E_FORMAT, place_of(e, at), "not valid JSON: %s", e->text);
+    }
+}
+
+rw_status rw_json_parse(const char *text, size_t n, rw_where at, json_t **out, rw_error *err) {
+    json_error_t e = {0};
+    *out = json_loadb(text, n, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY | JSON_ALLOW_NUL, &e);
+    return *out ? RW_OK : fail_json(&e, n, at, err);
+}
+
+/* -- writing ----------------------------------------------------------------------------------------- */
+
+static void append_escaped(rw_str *s, unsigned char c) {
+    static const char from[] = "\"\\\b\f\n\r\t", to[] = "\"\\bfnrt";
+    const char *found = c ? strchr(from, c) : NULL;
+    if (found)
+        rw_str_appendf(s, "\\%c", to[found - from]);
+    else
+        rw_str_appendf(s, "\\u%04x", c);
+}
+
+static bool needs_escape(unsigned char c) {
+    return c < 0x20 || c == '"' || c == '\\' || c == 0x7f;
+}
+
+void rw_json_append_string(rw_str *s, const char *text, size_t n) {
+    rw_str_append_n(s, "\"", 1);
+    for (size_t i = 0; i < n;) {
+        size_t end = i + rw_utf8_valid_prefix(text + i, n - i);
+        for (size_t start = i; i < end; start = i) {
+            while (i < end && !needs_escape((unsigned char)text[i])) i++;
+            rw_str_append_n(s, text + start, i - start);
+            if (i < end) append_escaped(s, (unsigned char)text[i++]);
+        }
+        if (i < n) {
+            rw_str_append(s, "\xef\xbf\xbd");
+            i++;
+        }
+    }
+    rw_str_append_n(s, "\"", 1);
+}
+
+void rw_json_append_number(rw_str *s, double x) {
+    char text[40] = "null";
+    for (int digits = 15; isfinite(x) && digits <= 17; digits++) {
+        snprintf(text, sizeof text, "%.*g", digits, x);
+        if (strtod(text, NULL) == x) break;
+    }
+    rw_str_append(s, text);
+}

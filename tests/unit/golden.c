@@ -1,0 +1,83 @@
+/* Golden files and scratch folders for tests; see golden.h. Paths go through a ring of static buffers, so
+ * that a test can use a few at once without freeing any. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "tests/unit/golden.h"
+
+#include <ftw.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static const char *join(const char *dir, const char *name) {
+    static char ring[16][4096];
+    static unsigned next;
+    char *path = ring[next++ % 16];
+    snprintf(path, sizeof ring[0], "%s%s%s", dir, name[0] ? "/" : "", name);
+    return path;
+}
+
+const char *rw_golden_dir(void) {
+    const char *dir = getenv("RWKV_GOLDEN");
+    if (!dir || !dir[0]) dir = RW_SOURCE_DIR "/../shared/golden";
+    return access(dir, R_OK) == 0 ? dir : NULL;
+}
+
+static void missing(const char *relative) {
+    const char *require = getenv("RWKV_REQUIRE_GOLDEN");
+    printf("golden file '%s' is missing (set RWKV_GOLDEN to the folder)\n", relative);
+    if (require && strcmp(require, "1") == 0) fail_msg("RWKV_REQUIRE_GOLDEN=1 and no golden file '%s'", relative);
+    skip();
+}
+
+const char *rw_golden_path(const char *relative) {
+    const char *dir = rw_golden_dir();
+    if (!dir) missing(relative);
+    const char *path = join(dir ? dir : "", relative);
+    if (access(path, R_OK) != 0) missing(relative);
+    return path;
+}
+
+const char *rw_own_golden_path(const char *relative) {
+    const char *path = join(RW_SOURCE_DIR "/tests/golden", relative);
+    if (access(path, R_OK) != 0) fail_msg("'%s' is missing: make it with tests/golden/make_golden.py", path);
+    return path;
+}
+
+const char *rw_source_path(const char *relative) {
+    return join(RW_SOURCE_DIR, relative);
+}
+
+/* -- scratch folder --------------------------------------------------------------------------------- */
+
+static char scratch[4096];
+static pid_t scratch_owner; /* a forked child must not remove its parent's folder */
+
+static int remove_one(const char *path, const struct stat *st, int type, struct FTW *ftw) {
+    (void)st, (void)type, (void)ftw;
+    return remove(path);
+}
+
+static void remove_scratch(void) {
+    if (scratch[0] && getpid() == scratch_owner) nftw(scratch, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+}
+
+const char *rw_test_folder(void) {
+    if (scratch[0]) return scratch;
+    const char *tmp = getenv("TMPDIR");
+    snprintf(scratch, sizeof scratch, "%s/rwkv-test-XXXXXX", tmp && tmp[0] ? tmp : "/tmp");
+    if (!mkdtemp(scratch)) fail_msg("cannot make a folder like '%s'", scratch);
+    scratch_owner = getpid();
+    atexit(remove_scratch);
+    return scratch;
+}
+
+const char *rw_test_path(const char *name) {
+    return join(rw_test_folder(), name);
+}
