@@ -1,0 +1,127 @@
+/* Finding and loading OpenBLAS. The choice of kernels must stand in the environment before the library's constructor
+ * runs, hence dlopen and not a link. State is process-wide because a loaded library is. */
+#include "kernels/cpu/blas.h"
+
+#include "core/base/log.h"
+
+#include <dlfcn.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+rw_sgemm_fn *rw_blas_sgemm;
+rw_dgemm_fn *rw_blas_dgemm;
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static char path[512], corename[64] = "none";
+
+#if defined(__x86_64__)
+#define TRIPLET "x86_64-linux-gnu"
+static bool has_avx2(void) {
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+}
+static bool has_avx512(void) {
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+}
+static bool is_amd(void) {
+    return __builtin_cpu_is("amd");
+}
+#else
+#define TRIPLET "aarch64-linux-gnu"
+static bool has_avx2(void) {
+    return false;
+}
+static bool has_avx512(void) {
+    return false;
+}
+static bool is_amd(void) {
+    return false;
+}
+#endif
+
+static const char *const places[] = {
+    "/usr/lib/" TRIPLET "/openblas-openmp/libopenblas.so.0",
+    "/usr/lib/" TRIPLET "/openblas-pthread/libopenblas.so.0",
+    "/usr/lib/" TRIPLET "/openblas-serial/libopenblas.so.0",
+    "libopenblas.so.0",
+    "libopenblas.so",
+    "libopenblaso.so.0",
+    "libopenblasp.so.0",
+};
+
+const char *rw_blas_coretype_wanted(void) {
+    if (has_avx512()) return "SKYLAKEX";
+    if (has_avx2() && !is_amd())
+        return "HASWELL"; /* AMD with AVX2 is recognised as Zen, 8 % faster than Haswell there */
+    return NULL;
+}
+
+bool rw_blas_core_is_slow(const char *core, bool avx2) {
+    static const char *const slow[] = {"Prescott", "Core2", "Generic", "Penryn", "Dunnington", "Nehalem", "Opteron"};
+    for (size_t i = 0; i < sizeof slow / sizeof *slow; i++)
+        if (avx2 && strncasecmp(core, slow[i], strlen(slow[i])) == 0) return true;
+    return false;
+}
+
+static void *open_first(void) {
+    const char *wanted = getenv("RWKV_BLAS");
+    if (wanted && *wanted) {
+        snprintf(path, sizeof path, "%s", wanted);
+        return dlopen(wanted, RTLD_NOW | RTLD_LOCAL);
+    }
+    for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
+        void *lib = dlopen(places[i], RTLD_NOW | RTLD_LOCAL);
+        snprintf(path, sizeof path, "%s", places[i]);
+        if (lib) return lib;
+    }
+    return NULL;
+}
+
+static void read_corename(void *lib) {
+    char *(*get)(void) = (char *(*)(void))dlsym(lib, "openblas_get_corename");
+    snprintf(corename, sizeof corename, "%s", get ? get() : "unknown");
+    if (rw_blas_core_is_slow(corename, has_avx2()))
+        rw_warn("OpenBLAS runs its '%s' kernels, several times slower than this processor allows; "
+                "unset OPENBLAS_CORETYPE or set it to %s",
+                corename, has_avx512() ? "SKYLAKEX" : "HASWELL");
+}
+
+static rw_status open_locked(rw_error *err) {
+    const char *core = rw_blas_coretype_wanted();
+    if (core) setenv("OPENBLAS_CORETYPE", core, 0);
+    void *lib = open_first();
+    if (!lib)
+        return rw_fail(err, RW_E_DEVICE, RW_AT_NONE,
+                       "OpenBLAS was not found (%s); install libopenblas0-openmp, or set RWKV_BLAS to the path of "
+                       "libopenblas.so",
+                       path);
+    *(void **)&rw_blas_sgemm = dlsym(lib, "cblas_sgemm");
+    *(void **)&rw_blas_dgemm = dlsym(lib, "cblas_dgemm");
+    if (!rw_blas_sgemm || !rw_blas_dgemm) {
+        rw_blas_sgemm = NULL;
+        dlclose(lib);
+        return rw_fail(err, RW_E_DEVICE, RW_AT_NONE,
+                       "'%s' has no cblas_sgemm and cblas_dgemm; set RWKV_BLAS to the path of libopenblas.so", path);
+    }
+    void (*set_threads)(int) = (void (*)(int))dlsym(lib, "openblas_set_num_threads");
+    if (set_threads) set_threads(1);
+    read_corename(lib);
+    return RW_OK;
+}
+
+rw_status rw_blas_open(rw_error *err) {
+    pthread_mutex_lock(&lock);
+    rw_status status = rw_blas_sgemm ? RW_OK : open_locked(err);
+    pthread_mutex_unlock(&lock);
+    return status;
+}
+
+const char *rw_blas_corename(void) {
+    return corename;
+}
+const char *rw_blas_path(void) {
+    return rw_blas_sgemm ? path : "";
+}
