@@ -1,0 +1,265 @@
+/* The rules of a recipe that look at more than one key, and at the files that it names. Each says which key, what
+ * was expected, and what to do. Nothing is opened here: core/plan reads the headers. */
+#include "core/base/alloc.h"
+#include "core/base/fs.h"
+#include "core/recipe/recipe_internal.h"
+
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+typedef struct {
+    rw_recipe *r;
+    rw_problems *p;
+} checker;
+
+static const rw_value *value(const checker *c, rw_key_id id) {
+    return &c->r->values[id];
+}
+
+static bool is(const checker *c, rw_key_id id, const char *text) {
+    return value(c, id)->text && strcmp(value(c, id)->text, text) == 0;
+}
+
+static bool given(const checker *c, rw_key_id id) {
+    return value(c, id)->given;
+}
+
+/* A default has no place of its own: blame the file. */
+static rw_where at(const checker *c, rw_key_id id) {
+    rw_where w = value(c, id)->at;
+    if (!w.file) w.file = c->r->path;
+    return w;
+}
+
+/* -- model ------------------------------------------------------------------------------------------------- */
+
+static void check_multiple(checker *c, rw_key_id id, int64_t of, const char *what) {
+    int64_t n = value(c, id)->i;
+    if (given(c, id) && of > 0 && n % of != 0)
+        rw_problems_add(c->p, at(c, id), "expected a multiple of %s (%lld), got %lld", what, (long long)of,
+                        (long long)n);
+}
+
+static void check_from_scratch(checker *c) {
+    static const rw_key_id needed[] = {RW_KEY_model_arch, RW_KEY_model_n_layer, RW_KEY_model_n_embd};
+    for (int i = 0; i < 3; i++)
+        if (!given(c, needed[i]))
+            rw_problems_add(c->p, at(c, needed[i]),
+                            "missing; give it to train from scratch, or name a checkpoint in model.load_model");
+    if (given(c, RW_KEY_model_n_layer) && value(c, RW_KEY_model_n_layer)->i == 1)
+        rw_problems_add(c->p, at(c, RW_KEY_model_n_layer),
+                        "expected 2 or more from scratch, got 1: the official initial values divide by n_layer - 1");
+    if (!given(c, RW_KEY_model_head_size)) rw_recipe_set_int(c->r, RW_KEY_model_head_size, 64, "64");
+    if (given(c, RW_KEY_model_vocab_size)) return;
+    bool bytes = is(c, RW_KEY_data_tokenizer, "byte");
+    rw_recipe_set_int(c->r, RW_KEY_model_vocab_size, bytes ? 256 : 65536, bytes ? "256" : "65536");
+}
+
+static void check_model(checker *c) {
+    if (!given(c, RW_KEY_model_load_model)) check_from_scratch(c);
+    check_multiple(c, RW_KEY_model_n_embd, 32, "32");
+    check_multiple(c, RW_KEY_model_dim_ffn, 32, "32");
+    int64_t embd = value(c, RW_KEY_model_n_embd)->i;
+    if (given(c, RW_KEY_model_n_embd) && embd % 32 == 0)
+        check_multiple(c, RW_KEY_model_n_embd, value(c, RW_KEY_model_head_size)->i, "model.head_size");
+}
+
+/* -- data -------------------------------------------------------------------------------------------------- */
+
+static void check_data(checker *c) {
+    bool binidx = is(c, RW_KEY_data_data_type, "binidx"), none = is(c, RW_KEY_data_tokenizer, "none");
+    if (!given(c, RW_KEY_data_tokenizer))
+        rw_recipe_set_text(c->r, RW_KEY_data_tokenizer, binidx ? "none" : "world");
+    else if (binidx && !none)
+        rw_problems_add(c->p, at(c, RW_KEY_data_tokenizer),
+                        "expected none, got '%s': binidx holds token ids already; leave this key out",
+                        value(c, RW_KEY_data_tokenizer)->s);
+    else if (!binidx && none)
+        rw_problems_add(c->p, at(c, RW_KEY_data_tokenizer), "expected world or byte, got 'none': %s is text",
+                        value(c, RW_KEY_data_data_type)->s);
+    if (given(c, RW_KEY_data_vocab_file) && !is(c, RW_KEY_data_tokenizer, "world"))
+        rw_problems_add(c->p, at(c, RW_KEY_data_vocab_file),
+                        "used with data.tokenizer: world only, and that is '%s'; leave this key out",
+                        value(c, RW_KEY_data_tokenizer)->s);
+}
+
+/* -- training ---------------------------------------------------------------------------------------------- */
+
+/* train.checkpoint is grad_cp by name. */
+static void check_grad_cp(checker *c) {
+    if (!given(c, RW_KEY_train_checkpoint)) {
+        rw_recipe_set_text(c->r, RW_KEY_train_checkpoint, value(c, RW_KEY_train_grad_cp)->i ? "block" : "none");
+        return;
+    }
+    int64_t level = is(c, RW_KEY_train_checkpoint, "block");
+    if (!given(c, RW_KEY_train_grad_cp))
+        rw_recipe_set_int(c->r, RW_KEY_train_grad_cp, level, level ? "1" : "0");
+    else if (level != value(c, RW_KEY_train_grad_cp)->i)
+        rw_problems_add(c->p, at(c, RW_KEY_train_checkpoint),
+                        "'%s' contradicts train.grad_cp: %s; give only one of the two",
+                        value(c, RW_KEY_train_checkpoint)->s, value(c, RW_KEY_train_grad_cp)->text);
+}
+
+static void check_train(checker *c) {
+    check_grad_cp(c);
+    double first = value(c, RW_KEY_train_lr_init)->x, last = value(c, RW_KEY_train_lr_final)->x;
+    const rw_value *schedule = value(c, RW_KEY_train_schedule);
+    if (is(c, RW_KEY_train_schedule, "exponential") && (first == 0 || last == 0))
+        rw_problems_add(c->p, schedule->at,
+                        "exponential needs lr_init and lr_final above 0, got %s and %s; write linear",
+                        value(c, RW_KEY_train_lr_init)->text, value(c, RW_KEY_train_lr_final)->text);
+    if (is(c, RW_KEY_train_schedule, "constant") && first != last && given(c, RW_KEY_train_lr_final))
+        rw_problems_add(c->p, schedule->at, "constant, but lr_init is %s and lr_final %s; leave lr_final out",
+                        value(c, RW_KEY_train_lr_init)->text, value(c, RW_KEY_train_lr_final)->text);
+    if (value(c, RW_KEY_train_weight_decay_final)->x > 0 && value(c, RW_KEY_train_weight_decay)->x == 0)
+        rw_problems_add(c->p, at(c, RW_KEY_train_weight_decay_final),
+                        "needs train.weight_decay above 0, from which it goes to this value");
+    if (!given(c, RW_KEY_data_valid_file)) {
+        static const rw_key_id evals[] = {RW_KEY_train_eval_every, RW_KEY_train_eval_batches};
+        for (int i = 0; i < 2; i++)
+            if (given(c, evals[i]) && value(c, evals[i])->i > 0)
+                rw_problems_add(c->p, at(c, evals[i]), "needs data.valid_file, which is not given");
+    }
+}
+
+/* -- where it may write ------------------------------------------------------------------------------------ */
+
+/* The real path of a file that need not exist: symbolic links of the part that does, then the rest with
+ * '.' and '..' worked out. */
+static bool real_path(const char *path, char real[PATH_MAX]) {
+    char head[PATH_MAX], rest[PATH_MAX] = "";
+    if (strlen(path) >= sizeof head - 2) return false;
+    strcpy(head, path);
+    while (!realpath(head, real)) {
+        char *slash = strrchr(head, '/');
+        const char *last = slash ? slash + 1 : head;
+        char joined[PATH_MAX];
+        if (strcmp(last, "..") == 0) return false; /* up out of a folder that does not exist */
+        if (strlen(last) + strlen(rest) + 2 >= sizeof joined) return false;
+        if (*last && strcmp(last, ".") != 0) {
+            joined[0] = '/';
+            strcpy(joined + 1, last);
+            strcat(joined, rest);
+            strcpy(rest, joined);
+        }
+        if (!slash)
+            strcpy(head, ".");
+        else
+            slash[slash == head] = '\0'; /* "/name" -> "/" */
+    }
+    if (strcmp(real, "/") == 0) real[0] = '\0';
+    if (strlen(real) + strlen(rest) >= PATH_MAX) return false;
+    strcat(real, rest);
+    return true;
+}
+
+static bool is_below(const char *path, const char *folder) {
+    char real[PATH_MAX];
+    if (!realpath(folder, real)) return false;
+    size_t n = strlen(real);
+    return strcmp(real, "/") == 0 || (strncmp(path, real, n) == 0 && (path[n] == '/' || path[n] == '\0'));
+}
+
+/* A recipe may come from a stranger: what it names itself may not lie anywhere on the disk. */
+static void check_proj_dir(checker *c) {
+    const rw_value *v = value(c, RW_KEY_save_proj_dir);
+    char real[PATH_MAX];
+    bool by_file = v->given && v->at.line > 0;
+    if (!by_file || c->r->trust) return;
+    if (real_path(v->s, real) && (is_below(real, c->r->dir) || is_below(real, "."))) return;
+    rw_problems_add(c->p, v->at,
+                    "'%s' lies neither below the recipe's folder nor below the working directory; to write there, say "
+                    "so yourself: save.proj_dir=%s on the command line",
+                    v->text, v->text);
+}
+
+/* -- files that it names ----------------------------------------------------------------------------------- */
+
+static bool ends_with(const char *text, const char *end) {
+    size_t n = strlen(text), m = strlen(end);
+    return n >= m && strcmp(text + n - m, end) == 0;
+}
+
+static void need_file(checker *c, rw_where where, const char *path) {
+    if (!rw_exists(path))
+        rw_problems_add(c->p, where, "no such file: '%s'", path);
+    else if (rw_is_dir(path))
+        rw_problems_add(c->p, where, "expected a file, but '%s' is a folder", path);
+}
+
+/* "data/pile" stands for data/pile.bin and data/pile.idx. */
+static void need_binidx(checker *c, rw_where where, const char *path) {
+    static const char *const ends[] = {".bin", ".idx"};
+    for (int i = 0; i < 2; i++) {
+        char name[PATH_MAX];
+        if (ends_with(path, ends[i])) {
+            rw_problems_add(c->p, where, "'%s': write the name without %s", path, ends[i]);
+            return;
+        }
+        if (strlen(path) + 5 > sizeof name) return;
+        strcat(strcpy(name, path), ends[i]);
+        if (rw_exists(name)) continue;
+        if (rw_exists(path))
+            rw_problems_add(c->p, where, "'%s' is one file; binidx is a pair, %s.bin and %s.idx", path, path, path);
+        else
+            rw_problems_add(c->p, where, "no such file: '%s'", name);
+        return;
+    }
+}
+
+static void check_data_file(checker *c, rw_key_id id) {
+    if (!given(c, id)) return;
+    if (is(c, RW_KEY_data_data_type, "binidx"))
+        need_binidx(c, at(c, id), value(c, id)->s);
+    else
+        need_file(c, at(c, id), value(c, id)->s);
+}
+
+const char *rw_vocab_find(rw_arena *arena, const char *dir) {
+    const char *name = getenv("RWKV_VOCAB");
+    if (name && name[0]) return rw_exists(name) ? rw_arena_strdup(arena, name) : NULL;
+    name = rw_schema_path(arena, dir, RW_WORLD_VOCAB);
+    return name && rw_exists(name) ? name : NULL;
+}
+
+const char *rw_vocab_advice(void) {
+    return rw_message("the file " RW_WORLD_VOCAB " is needed; it comes with the package 'rwkv' of PyPI "
+                      "(pip download rwkv --no-deps, then unzip) and with the repository RWKV-LM; name it in "
+                      "data.vocab_file or $RWKV_VOCAB, or put it beside the recipe");
+}
+
+static void check_vocab(checker *c) {
+    if (given(c, RW_KEY_data_vocab_file)) {
+        need_file(c, at(c, RW_KEY_data_vocab_file), value(c, RW_KEY_data_vocab_file)->s);
+        return;
+    }
+    if (!is(c, RW_KEY_data_tokenizer, "world")) return;
+    const char *found = rw_vocab_find(&c->r->arena, c->r->dir);
+    if (found)
+        rw_recipe_set_text(c->r, RW_KEY_data_vocab_file, found);
+    else
+        rw_problems_add(c->p, at(c, RW_KEY_data_tokenizer), "%s", rw_vocab_advice());
+}
+
+static void check_files(checker *c) {
+    if (given(c, RW_KEY_model_load_model))
+        need_file(c, at(c, RW_KEY_model_load_model), value(c, RW_KEY_model_load_model)->s);
+    check_data_file(c, RW_KEY_data_data_file);
+    check_data_file(c, RW_KEY_data_valid_file);
+    check_vocab(c);
+    const rw_value *hooks = value(c, RW_KEY_top_hooks);
+    for (int i = 0; hooks->text && i < hooks->list.n; i++) need_file(c, hooks->list.at[i], hooks->list.items[i]);
+}
+
+/* ---------------------------------------------------------------------------------------------------------- */
+
+void rw_recipe_check(rw_recipe *r, const rw_recipe_options *options, rw_problems *p) {
+    checker c = {.r = r, .p = p};
+    check_data(&c);
+    check_model(&c);
+    check_train(&c);
+    check_proj_dir(&c);
+    if (options->check_files) check_files(&c);
+}

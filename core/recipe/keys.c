@@ -1,0 +1,190 @@
+/* The table of recipe keys: built from keys.def, looked up by name, described in words. */
+#include "core/recipe/keys.h"
+
+#include "core/base/error.h"
+#include "core/recipe/plan.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+/* -- the table ------------------------------------------------------------------------------------------- */
+
+#define ANY                                                                                                            \
+    { -INFINITY, INFINITY, false, false }
+#define GE(a)                                                                                                          \
+    { (a), INFINITY, false, false }
+#define GT(a)                                                                                                          \
+    { (a), INFINITY, true, false }
+#define IN(a, b)                                                                                                       \
+    { (a), (b), false, false }
+#define BELOW(a, b)                                                                                                    \
+    { (a), (b), false, true }
+
+#define VALUE(text) .value = (text)
+#define REQUIRED    .required = true
+#define WHEN(words) .when = (words)
+
+/* `top` is no section: its keys stand at the top of a recipe. */
+#define SECTION(name)   (sizeof name == 4 && name[0] == 't' && name[1] == 'o' && name[2] == 'p' ? "" : name)
+#define PATH_IN(s, key) (sizeof s == 4 && s[0] == 't' && s[1] == 'o' && s[2] == 'p' ? key : s "." key)
+
+#define RW_KEY(section_, key_, type_, range_, choices_, default_, unit_, resume_, dest, help_, zh)                     \
+    [RW_KEY_##section_##_##key_] = {.section = SECTION(#section_),                                                     \
+                                    .key = #key_,                                                                      \
+                                    .path = PATH_IN(#section_, #key_),                                                 \
+                                    .type = RW_TYPE_##type_,                                                           \
+                                    .range = range_,                                                                   \
+                                    .choices = choices_,                                                               \
+                                    default_,                                                                          \
+                                    .unit = unit_,                                                                     \
+                                    .resume_same = RESUME_##resume_,                                                   \
+                                    .offset = (ptrdiff_t)offsetof(rw_plan, dest),                                      \
+                                    .size = sizeof((rw_plan *)0)->dest,                                                \
+                                    .help = {help_, zh}},
+#define RW_KEY_ONLY(section_, key_, type_, range_, choices_, default_, unit_, resume_, help_, zh)                      \
+    [RW_KEY_##section_##_##key_] = {.section = SECTION(#section_),                                                     \
+                                    .key = #key_,                                                                      \
+                                    .path = PATH_IN(#section_, #key_),                                                 \
+                                    .type = RW_TYPE_##type_,                                                           \
+                                    .range = range_,                                                                   \
+                                    .choices = choices_,                                                               \
+                                    default_,                                                                          \
+                                    .unit = unit_,                                                                     \
+                                    .resume_same = RESUME_##resume_,                                                   \
+                                    .offset = -1,                                                                      \
+                                    .help = {help_, zh}},
+#define RESUME_SAME true
+#define RESUME_FREE false
+
+const rw_key rw_keys[RW_KEY_COUNT] = {
+#include "core/recipe/keys.def"
+};
+#undef RW_KEY
+#undef RW_KEY_ONLY
+
+/* -- names ----------------------------------------------------------------------------------------------- */
+
+static const char *const sections[] = {"model", "data", "train", "save", "log", "lua"};
+
+static const char *const section_names[] = {"model", "data",   "train", "save",    "log", "lua",
+                                            "name",  "device", "hooks", "include", NULL};
+
+static const char *const paths[] = {
+#define RW_KEY(section, key, type, range, choices, dflt, unit, resume, dest, help, zh) PATH_IN(#section, #key),
+#define RW_KEY_ONLY(section, key, type, range, choices, dflt, unit, resume, help, zh)  PATH_IN(#section, #key),
+#include "core/recipe/keys.def"
+#undef RW_KEY
+#undef RW_KEY_ONLY
+    NULL};
+
+const rw_key *rw_key_find(const char *section, const char *key) {
+    for (int i = 0; i < RW_KEY_COUNT; i++)
+        if (strcmp(rw_keys[i].section, section) == 0 && strcmp(rw_keys[i].key, key) == 0) return &rw_keys[i];
+    return NULL;
+}
+
+bool rw_section_known(const char *section) {
+    for (size_t i = 0; i < sizeof sections / sizeof sections[0]; i++)
+        if (strcmp(sections[i], section) == 0) return true;
+    return false;
+}
+
+const char *const *rw_section_names(void) {
+    return section_names;
+}
+
+const char *const *rw_key_paths(void) {
+    return paths;
+}
+
+/* -- what is known and refused --------------------------------------------------------------------------- */
+
+static const char *in_language(const char *english, const char *chinese) {
+    return strcmp(rw_language(), "zh") == 0 ? chinese : english;
+}
+
+const char *rw_key_gone(const char *key) {
+    static const struct {
+        const char *key, *english, *chinese;
+    } gone[] = {
+#define RW_GONE(name, en, zh) {#name, en, zh},
+#include "core/recipe/keys.def"
+#undef RW_GONE
+    };
+    for (size_t i = 0; i < sizeof gone / sizeof gone[0]; i++)
+        if (strcmp(gone[i].key, key) == 0) return in_language(gone[i].english, gone[i].chinese);
+    return NULL;
+}
+
+const char *rw_value_refused(const rw_key *key, const char *value) {
+    static const struct {
+        rw_key_id id;
+        const char *value, *english, *chinese;
+    } refused[] = {
+#define RW_NOT_YET(section, name, word, en, zh) {RW_KEY_##section##_##name, word, en, zh},
+#include "core/recipe/keys.def"
+#undef RW_NOT_YET
+    };
+    for (size_t i = 0; i < sizeof refused / sizeof refused[0]; i++)
+        if (&rw_keys[refused[i].id] == key && strcmp(refused[i].value, value) == 0)
+            return in_language(refused[i].english, refused[i].chinese);
+    return NULL;
+}
+
+/* -- what a key expects, in words ------------------------------------------------------------------------- */
+
+/* "auto, cpu or cuda" */
+static void list_choices(const char *choices, char *buf, size_t size) {
+    size_t used = 0;
+    for (const char *p = choices; *p && used < size;) {
+        size_t n = strcspn(p, "|");
+        const char *rest = p + n + (p[n] != '\0');
+        const char *join = p == choices ? "" : *rest ? ", " : rw_message(" or ");
+        used += (size_t)snprintf(buf + used, size - used, "%s%.*s", join, (int)n, p);
+        p = rest;
+    }
+}
+
+static void describe_range(const rw_range *r, bool whole, char *buf, size_t size) {
+    const char *what = rw_message(whole ? "an integer" : "a number");
+    if (isinf(r->low))
+        snprintf(buf, size, "%s", what);
+    else if (isinf(r->high))
+        snprintf(buf, size, "%s %s %.16g", what, r->above_low ? ">" : ">=", r->low);
+    else if (r->below_high)
+        snprintf(buf, size, "%s >= %.16g %s < %.16g", what, r->low, rw_message("and"), r->high);
+    else
+        snprintf(buf, size, "%s %s %.16g %s %.16g", what, rw_message("from"), r->low, rw_message("to"), r->high);
+}
+
+const char *rw_key_expects(const rw_key *key, char *buf, size_t size) {
+    buf[0] = '\0';
+    switch (key->type) {
+    case RW_TYPE_STRING:
+        snprintf(buf, size, "%s", rw_message("a text"));
+        break;
+    case RW_TYPE_PATH:
+        snprintf(buf, size, "%s", rw_message("a path"));
+        break;
+    case RW_TYPE_PATHS:
+        snprintf(buf, size, "%s", rw_message("a list of paths"));
+        break;
+    case RW_TYPE_INT:
+        describe_range(&key->range, true, buf, size);
+        break;
+    case RW_TYPE_NUMBER:
+        describe_range(&key->range, false, buf, size);
+        break;
+    case RW_TYPE_BOOL:
+    case RW_TYPE_FLAG:
+        snprintf(buf, size, "%s", rw_message("true or false"));
+        break;
+    case RW_TYPE_CHOICE:
+    case RW_TYPE_INT_CHOICE:
+    case RW_TYPE_DTYPE:
+        list_choices(key->choices, buf, size);
+        break;
+    }
+    return buf;
+}

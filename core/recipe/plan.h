@@ -1,0 +1,137 @@
+/* rw_plan: everything a run has decided before any long work. Structs only; core/plan fills them, each
+ * part of the program receives its own section as `const`. Strings live in the run arena. */
+#ifndef RW_RECIPE_PLAN_H
+#define RW_RECIPE_PLAN_H
+
+#include "core/base/dtype.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define RW_MAX_LAYERS 256
+
+/* -- model ---------------------------------------------------------------------------------------- */
+
+typedef struct {
+    const char *arch;         /* "x052", "x060", "x070" */
+    const char *load_model;   /* path of a .pth, or NULL: from scratch */
+    int64_t n_layer, n_embd;  /* L, C */
+    int64_t vocab_size;       /* V */
+    int64_t head_size;        /* N */
+    int64_t n_head;           /* H = C / N */
+    int64_t dim_ffn;          /* inner width of the channel mix */
+    int64_t lora_mix;         /* x060: rank of time_maa_w1 */
+    int64_t lora_decay;       /* x060: rank of time_decay_w1 */
+    double head_size_divisor; /* 8: eps of the head's group norm is 1e-5 times its square */
+    const char *init;         /* "tutorial" or "newest": which official form of the initial values */
+    rw_dtype file_dtype;      /* dtype of load_model's tensors; RW_DTYPE_NONE from scratch */
+} rw_plan_model;
+
+/* -- data ----------------------------------------------------------------------------------------- */
+
+typedef struct {
+    const char *data_type;  /* "jsonl", "binidx", "utf-8" */
+    const char *data_file;  /* as written by the user, made relative to the recipe's folder */
+    const char *valid_file; /* NULL: no validation */
+    const char *tokenizer;  /* "world", "byte", or "none" (binidx) */
+    const char *vocab_file; /* path of the World vocabulary; NULL unless tokenizer is "world" */
+    const char *sampler;    /* "random": uniform start offsets with replacement, as the official default */
+    int64_t ctx_len;        /* T */
+    int64_t vocab_size;     /* ids must be below */
+    int64_t rows_per_batch; /* micro_bsz: packed rows of ctx_len tokens in a micro batch */
+    int64_t accumulate;     /* micro batches in a step */
+    uint64_t seed;
+} rw_plan_data;
+
+/* -- training ------------------------------------------------------------------------------------- */
+
+typedef struct {
+    int64_t micro_bsz, ctx_len, accumulate;
+    int64_t epoch_steps, epoch_count, epoch_begin;
+    int64_t n_steps; /* epoch_steps * epoch_count */
+    double lr_init, lr_final;
+    int64_t warmup_steps;
+    const char *schedule; /* "auto" (the tutorial's rule), "constant", "linear", "exponential", "cosine" */
+    double beta1, beta2, adam_eps;
+    double weight_decay, weight_decay_final; /* final <= 0: stays */
+    bool layerwise_lr;
+    double grad_clip;      /* global norm; 0: no clipping */
+    int grad_cp;           /* 0 keep activations, 1 recompute each block in the backward pass */
+    const char *precision; /* as asked: "fp32", "tf32", "fp16", "bf16" */
+    rw_dtype compute;      /* what the device computes in: RW_F32 on the CPU */
+    const char *l2wrap;    /* "v7", "v5", "off" */
+    const char *loss_norm; /* "step", "micro" */
+    uint64_t random_seed;
+    int64_t head_chunk;   /* rows of logits computed at a time */
+    double max_seconds;   /* stop after this many seconds of training; 0: no limit */
+    int64_t eval_every;   /* validate each N steps (and at the end); 0: only at epoch ends */
+    int64_t eval_batches; /* micro batches of a validation; 0: the whole file */
+} rw_plan_train;
+
+/* -- save, log, hooks ------------------------------------------------------------------------------ */
+
+typedef struct {
+    const char *proj_dir;
+    int64_t epoch_save; /* every N epochs; 0: only the final one */
+    int64_t every;      /* every N steps too; 0: no */
+    int64_t keep;       /* rwkv-N.pth and training states to keep; 0: all */
+    rw_dtype dtype;     /* of the .pth */
+} rw_plan_save;
+
+typedef struct {
+    int64_t every; /* steps between lines */
+} rw_plan_log;
+
+typedef struct {
+    int n_files;
+    const char *const *files;
+    bool jit;
+    int64_t budget_ms;    /* wall-clock time of one hook call */
+    int64_t memory_bytes; /* the Lua heap */
+    bool trust;           /* --trust: no sandbox */
+} rw_plan_lua;
+
+/* -- what the run will need -------------------------------------------------------------------------- */
+
+typedef struct {
+    const char *name; /* "parameters", "gradients", "moments", "step arena", ... */
+    int64_t n_bytes;
+} rw_plan_part;
+
+#define RW_PLAN_MAX_PARTS 24
+typedef struct {
+    int n_parts;
+    rw_plan_part parts[RW_PLAN_MAX_PARTS]; /* engine buffers, exact to the byte */
+    int64_t engine_bytes;                  /* their sum */
+    int64_t process_bytes;                 /* anonymous memory expected of the process: engine + libraries */
+    int64_t arena_bytes;                   /* step arena: high-water mark of a step on the meta device */
+    int64_t n_params;
+    int64_t tokens_per_step, tokens_total;
+    int64_t pth_bytes, state_bytes, disk_free;
+    int64_t data_tokens; /* tokens found in data_file; -1: unknown before it is read */
+} rw_plan_needs;
+
+typedef struct {
+    const char *name; /* of the run */
+    const char *recipe_path, *recipe_dir;
+    const char *device; /* "cpu" or "cuda": decided */
+    int threads;
+    const char *cpu_kernels; /* the BLAS kernels chosen, e.g. "Haswell" */
+    rw_plan_model model;
+    rw_plan_data data;
+    rw_plan_train train;
+    rw_plan_save save;
+    rw_plan_log log;
+    rw_plan_lua lua;
+    rw_plan_needs needs;
+    const char *resume; /* "auto", "never" or a path */
+} rw_plan;
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,85 @@
+/* A recipe: YAML files, what they include, and the command line's overrides, checked against keys.def.
+ *
+ * The result holds choices only: every key with its value or default, and the place each came from. What
+ * follows from them (shapes read from a checkpoint, memory, device) is decided by core/plan. */
+#ifndef RW_RECIPE_RECIPE_H
+#define RW_RECIPE_RECIPE_H
+
+#include "core/base/arena.h"
+#include "core/base/error.h"
+#include "core/base/str.h"
+#include "core/recipe/keys.h"
+#include "core/recipe/plan.h"
+#include "core/recipe/schema.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define RW_MAX_INCLUDE_DEPTH 8
+#define RW_MAX_INCLUDE_FILES 32
+
+typedef struct {
+    const char *path;             /* of the recipe                                              */
+    const char *const *overrides; /* "train.lr_init=2e-5", ...                                  */
+    int n_overrides;
+    const char *const *env_names; /* what ${env:NAME} may read besides RWKV_*                   */
+    int n_env_names;
+    bool trust;       /* --trust: hooks without sandbox, and any folder may be written          */
+    bool check_files; /* the files that are named must exist, and the vocabulary be found       */
+    const char *text; /* instead of the file at `path`; for tests                               */
+    size_t n_text;
+} rw_recipe_options;
+
+typedef struct {
+    const char *path, *dir; /* the recipe and its folder ("." when it has none)                 */
+    bool trust;
+    rw_value values[RW_KEY_COUNT]; /* with defaults filled in                                   */
+    rw_arena arena;                /* owns every string                                         */
+} rw_recipe;
+
+/* Reads and checks a recipe. Every mistake is found: the first is the error, the others are lines in
+ * err->detail. Errors: E_RECIPE (a mistake in the recipe), E_USAGE (no such recipe), E_IO, E_MEMORY.
+ * Errors lend strings of `r`: print them before rw_recipe_done(), which is also needed after a failure. */
+rw_status rw_recipe_load(rw_recipe *r, const rw_recipe_options *options, rw_error *err);
+void rw_recipe_done(rw_recipe *r); /* fine on zero */
+
+/* Writes the choices into the sections of a plan and leaves all else as it is. What the recipe leaves open
+ * is empty there: NULL, 0, RW_DTYPE_NONE (model.arch and shapes with load_model, model.dim_ffn, save.dtype).
+ * Strings are lent by `r`. device is as asked ("auto" too), resume is not touched. */
+void rw_recipe_to_plan(const rw_recipe *r, rw_plan *plan);
+
+/* Where the value of a key stands, for errors that are found later; only .key is set when it is a default. */
+rw_where rw_recipe_where(const rw_recipe *r, rw_key_id id);
+bool rw_recipe_given(const rw_recipe *r, rw_key_id id);
+
+/* The effective recipe as YAML, each value with its origin as a comment. */
+void rw_recipe_print(const rw_recipe *r, rw_str *out);
+
+/* -- resume -------------------------------------------------------------------------------------------- */
+
+/* The keys that must stay the same for a run to continue (column `resume` of keys.def), with canonical
+ * values; "" where there is none. Strings are lent by `r` and keys.def. */
+typedef struct {
+    const char *key, *value;
+} rw_recipe_pair;
+
+int rw_recipe_pairs(const rw_recipe *r, rw_recipe_pair pairs[RW_KEY_COUNT]); /* returns their number */
+uint64_t rw_recipe_hash(const rw_recipe *r);                                 /* of these pairs       */
+/* Appends a line "train.lr_init: was 1e-05, now 2e-05" for each pair of a saved run that differs, also for
+ * keys that only one of the two knows. Returns their number. */
+int rw_recipe_differences(const rw_recipe *r, const rw_recipe_pair *saved, int n_saved, rw_str *out);
+
+/* -- files --------------------------------------------------------------------------------------------- */
+
+#define RW_WORLD_VOCAB "rwkv_vocab_v20230424.txt"
+
+/* The World vocabulary: $RWKV_VOCAB, else rwkv_vocab_v20230424.txt in `dir`. NULL: not found. */
+const char *rw_vocab_find(rw_arena *arena, const char *dir);
+/* What to tell a user who has none, in the user's language. */
+const char *rw_vocab_advice(void);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
