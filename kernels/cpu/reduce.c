@@ -1,0 +1,90 @@
+/* Sums in a fixed order. Blocks of BLOCK elements are summed in LANES interleaved sums, in double; then the lanes are
+ * added in a tree, and the blocks in order. Which thread does a block changes nothing. */
+#include "kernels/cpu/cpu.h"
+
+enum { BLOCK = 1 << 14, LANES = 16 };
+
+static int64_t block_count(int64_t n) {
+    return (n + BLOCK - 1) / BLOCK;
+}
+
+static double add_lanes(const double *lanes) {
+    double s[LANES];
+    for (int k = 0; k < LANES; k++) s[k] = lanes[k];
+    for (int width = LANES / 2; width > 0; width /= 2)
+        for (int k = 0; k < width; k++) s[k] += s[k + width];
+    return s[0];
+}
+
+static RW_CLONES double block_squares(const real *x, int64_t n) {
+    double lanes[LANES] = {0};
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES)
+#pragma omp simd
+        for (int k = 0; k < LANES; k++) lanes[k] += (double)x[i + k] * (double)x[i + k];
+    for (int k = 0; i < n; i++, k++) lanes[k] += (double)x[i] * (double)x[i];
+    return add_lanes(lanes);
+}
+
+static RW_CLONES double block_sum(const real *x, int64_t n) {
+    double lanes[LANES] = {0};
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES)
+#pragma omp simd
+        for (int k = 0; k < LANES; k++) lanes[k] += (double)x[i + k];
+    for (int k = 0; i < n; i++, k++) lanes[k] += (double)x[i];
+    return add_lanes(lanes);
+}
+
+static double block_weighted(const real *x, const float *weight, int64_t n, bool squares) {
+    double lanes[LANES] = {0};
+    for (int64_t i = 0; i < n; i++) {
+        double v = (double)x[i];
+        lanes[i % LANES] += (double)weight[i] * (squares ? v * v : v);
+    }
+    return add_lanes(lanes);
+}
+
+static double all_blocks(const real *x, const float *weight, bool squares, int64_t n, double *partial,
+                         const rw_exec *ex) {
+    const int64_t blocks = block_count(n);
+#pragma omp parallel for num_threads(ex->threads) schedule(static) if (blocks > 2)
+    for (int64_t b = 0; b < blocks; b++) {
+        int64_t at = b * BLOCK, len = n - at < BLOCK ? n - at : BLOCK;
+        partial[b] = weight    ? block_weighted(x + at, weight + at, len, squares)
+                     : squares ? block_squares(x + at, len)
+                               : block_sum(x + at, len);
+    }
+    double sum = 0;
+    for (int64_t b = 0; b < blocks; b++) sum += partial[b];
+    return sum;
+}
+
+int64_t RW_CPU_NAME(sum_scratch)(const rw_sum_args *a, const rw_exec *ex) {
+    (void)ex;
+    return block_count(a->n) * (int64_t)sizeof(double);
+}
+
+void RW_CPU_NAME(sum)(const rw_sum_args *a, const rw_exec *ex) {
+    double sum = all_blocks(a->x, a->weight, a->squares, a->n, a->scratch, ex);
+    *a->out = a->add ? *a->out + sum : sum;
+}
+
+int64_t RW_CPU_NAME(clip_scratch)(const rw_clip_args *a, const rw_exec *ex) {
+    (void)ex;
+    return block_count(a->n) * (int64_t)sizeof(double);
+}
+
+/* A norm that is not finite gives the coefficient NaN: every weight would be lost, so the caller must look first. */
+static double clip_coefficient(double norm, double max_norm) {
+    if (max_norm <= 0) return 1;
+    if (!isfinite(norm)) return NAN;
+    double c = max_norm / (norm + 1e-6);
+    return c < 1 ? c : 1;
+}
+
+void RW_CPU_NAME(clip)(const rw_clip_args *a, const rw_exec *ex) {
+    double norm = sqrt(all_blocks(a->grad, NULL, true, a->n, a->scratch, ex));
+    ex->scalars->grad_norm = norm;
+    ex->scalars->clip_coef = clip_coefficient(norm, a->max_norm);
+}
