@@ -53,8 +53,9 @@ static void check_from_scratch(checker *c) {
                         "expected 2 or more from scratch, got 1: the official initial values divide by n_layer - 1");
     if (!given(c, RW_KEY_model_head_size)) rw_recipe_set_int(c->r, RW_KEY_model_head_size, 64, "64");
     if (given(c, RW_KEY_model_vocab_size)) return;
+    /* A byte each and the end of a document; the official vocabulary is padded to 65536. */
     bool bytes = is(c, RW_KEY_data_tokenizer, "byte");
-    rw_recipe_set_int(c->r, RW_KEY_model_vocab_size, bytes ? 256 : 65536, bytes ? "256" : "65536");
+    rw_recipe_set_int(c->r, RW_KEY_model_vocab_size, bytes ? 257 : 65536, bytes ? "257" : "65536");
 }
 
 static void check_model(checker *c) {
@@ -217,38 +218,14 @@ static void check_data_file(checker *c, rw_key_id id) {
         need_file(c, at(c, id), value(c, id)->s);
 }
 
-const char *rw_vocab_find(rw_arena *arena, const char *dir) {
-    const char *name = getenv("RWKV_VOCAB");
-    if (name && name[0]) return rw_exists(name) ? rw_arena_strdup(arena, name) : NULL;
-    name = rw_schema_path(arena, dir, RW_WORLD_VOCAB);
-    return name && rw_exists(name) ? name : NULL;
-}
-
-const char *rw_vocab_advice(void) {
-    return rw_message("the file " RW_WORLD_VOCAB " is needed; it comes with the package 'rwkv' of PyPI "
-                      "(pip download rwkv --no-deps, then unzip) and with the repository RWKV-LM; name it in "
-                      "data.vocab_file or $RWKV_VOCAB, or put it beside the recipe");
-}
-
-static void check_vocab(checker *c) {
-    if (given(c, RW_KEY_data_vocab_file)) {
-        need_file(c, at(c, RW_KEY_data_vocab_file), value(c, RW_KEY_data_vocab_file)->s);
-        return;
-    }
-    if (!is(c, RW_KEY_data_tokenizer, "world")) return;
-    const char *found = rw_vocab_find(&c->r->arena, c->r->dir);
-    if (found)
-        rw_recipe_set_text(c->r, RW_KEY_data_vocab_file, found);
-    else
-        rw_problems_add(c->p, at(c, RW_KEY_data_tokenizer), "%s", rw_vocab_advice());
-}
-
 static void check_files(checker *c) {
     if (given(c, RW_KEY_model_load_model))
         need_file(c, at(c, RW_KEY_model_load_model), value(c, RW_KEY_model_load_model)->s);
     check_data_file(c, RW_KEY_data_data_file);
     check_data_file(c, RW_KEY_data_valid_file);
-    check_vocab(c);
+    /* Where it is not named, core/plan looks for it: core/data knows the places. */
+    if (given(c, RW_KEY_data_vocab_file))
+        need_file(c, at(c, RW_KEY_data_vocab_file), value(c, RW_KEY_data_vocab_file)->s);
     const rw_value *hooks = value(c, RW_KEY_top_hooks);
     for (int i = 0; hooks->text && i < hooks->list.n; i++) need_file(c, hooks->list.at[i], hooks->list.items[i]);
 }

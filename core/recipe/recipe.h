@@ -26,7 +26,7 @@ typedef struct {
     const char *const *env_names; /* what ${env:NAME} may read besides RWKV_*                   */
     int n_env_names;
     bool trust;       /* --trust: hooks without sandbox, and any folder may be written          */
-    bool check_files; /* the files that are named must exist, and the vocabulary be found       */
+    bool check_files; /* the files that are named must exist                                        */
     const char *text; /* instead of the file at `path`; for tests                               */
     size_t n_text;
 } rw_recipe_options;
@@ -46,7 +46,8 @@ void rw_recipe_done(rw_recipe *r); /* fine on zero */
 
 /* Writes the choices into the sections of a plan and leaves all else as it is. What the recipe leaves open
  * is empty there: NULL, 0, RW_DTYPE_NONE (model.arch and shapes with load_model, model.dim_ffn, save.dtype).
- * Strings are lent by `r`. device is as asked ("auto" too), resume is not touched. */
+ * Strings are lent by `r`. device is as asked ("auto" too), resume is not touched, and data.vocab_file is NULL
+ * unless the key is given. */
 void rw_recipe_to_plan(const rw_recipe *r, rw_plan *plan);
 
 /* Where the value of a key stands, for errors that are found later; only .key is set when it is a default. */
@@ -66,18 +67,9 @@ typedef struct {
 
 int rw_recipe_pairs(const rw_recipe *r, rw_recipe_pair pairs[RW_KEY_COUNT]); /* returns their number */
 uint64_t rw_recipe_hash(const rw_recipe *r);                                 /* of these pairs       */
-/* Appends a line "train.lr_init: was 1e-05, now 2e-05" for each pair of a saved run that differs, also for
+/* Appends a line "train.lr_init: was 1e-5, now 2e-5" for each pair of a saved run that differs, also for
  * keys that only one of the two knows. Returns their number. */
 int rw_recipe_differences(const rw_recipe *r, const rw_recipe_pair *saved, int n_saved, rw_str *out);
-
-/* -- files --------------------------------------------------------------------------------------------- */
-
-#define RW_WORLD_VOCAB "rwkv_vocab_v20230424.txt"
-
-/* The World vocabulary: $RWKV_VOCAB, else rwkv_vocab_v20230424.txt in `dir`. NULL: not found. */
-const char *rw_vocab_find(rw_arena *arena, const char *dir);
-/* What to tell a user who has none, in the user's language. */
-const char *rw_vocab_advice(void);
 
 #ifdef __cplusplus
 }

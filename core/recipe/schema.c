@@ -107,7 +107,7 @@ static void wrong_choice(rw_schema *s, const rw_key *key, const rw_node *node, c
     names[n] = NULL;
     const char *near = rw_did_you_mean(text, names);
     rw_key_expects(key, expects, sizeof expects);
-    if (near && n > 1)
+    if (near && n > 1 && key->type != RW_TYPE_INT_CHOICE)
         rw_problems_add(s->problems, node->at, "expected %s, got '%s' (did you mean '%s'?)", expects, got, near);
     else
         rw_problems_add(s->problems, node->at, "expected %s, got '%s'", expects, got);
@@ -191,6 +191,8 @@ static const char *number_text(rw_arena *arena, double x) {
         snprintf(buf, sizeof buf, "%.*g", digits, x);
         if (strtod(buf, NULL) == x) break;
     }
+    char *e = strchr(buf, 'e');
+    if (e && e[2] == '0') memmove(e + 2, e + 3, strlen(e + 3) + 1); /* 1e-05: as people write it */
     return rw_arena_strdup(arena, buf);
 }
 

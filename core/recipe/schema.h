@@ -34,7 +34,7 @@ rw_status rw_problems_end(rw_problems *p, rw_error *err);
 typedef struct {
     bool given;       /* false: the default, or nothing                          */
     rw_where at;      /* where it stands; at.key is always set                   */
-    const char *text; /* canonical: "1e-05", "true", "[a, b]"; NULL: no value    */
+    const char *text; /* canonical: "1e-5", "true", "[a, b]"; NULL: no value    */
     union {
         const char *s; /* string, choice; a path with the folder of its file before it */
         int64_t i;     /* int, flag, bool, dtype, int choice                           */
