@@ -1,0 +1,118 @@
+# Shell functions shared by recipes/quickstart/run.sh, tests/run.sh and .ci/run. To be sourced by a POSIX sh
+# with rw_root set to the root of the source tree.
+#
+#   rw_install_packages GROUP...     see packages.txt; needs no rights when all is there already
+#   rw_build DIR PRESET [TARGET...]  configures and builds; quick when nothing changed
+#   $RW_CMAKE_FLAGS                  more arguments for cmake
+
+rw_say() { printf '%s\n' "$*"; }
+rw_die() { printf '%s\n' "$*" >&2; exit 1; }
+
+# -- packages ------------------------------------------------------------------------------------------
+
+# rw_list_packages GROUP...: lines "package probe"
+rw_list_packages() {
+    for rw_group in "$@"; do
+        awk -v g="$rw_group" '!/^#/ && $1 == g { print $2, $3 }' "$rw_root/recipes/quickstart/packages.txt"
+    done
+}
+
+# rw_probe PROBE: is it there, whoever installed it?
+rw_probe() {
+    case $1 in
+    cmd:*) command -v "${1#cmd:}" >/dev/null 2>&1 ;;
+    pc:*) pkg-config --exists "${1#pc:}" 2>/dev/null ;;
+    lib:*) { ldconfig -p || /sbin/ldconfig -p; } 2>/dev/null | grep -q "${1#lib:}" ;;
+    py:*) /usr/bin/python3 -c "import ${1#py:}" >/dev/null 2>&1 ;;
+    *) return 1 ;;
+    esac
+}
+
+rw_installed() { dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null | grep -qx installed; }
+
+# rw_missing_packages GROUP...: names that neither dpkg nor, where there is no dpkg, the probe knows
+rw_missing_packages() {
+    rw_list_packages "$@" | while read -r rw_package rw_how; do
+        if command -v dpkg-query >/dev/null 2>&1; then
+            rw_installed "$rw_package" || echo "$rw_package"
+        else
+            rw_probe "$rw_how" || echo "$rw_package"
+        fi
+    done
+}
+
+# rw_apt PACKAGE...: as root, or with sudo
+rw_apt() {
+    rw_sudo=
+    [ "$(id -u)" = 0 ] || rw_sudo='sudo env'
+    rw_install="${rw_sudo:-env} DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends"
+    $rw_install "$@" >/dev/null 2>&1 && return 0
+    ${rw_sudo:-env} apt-get update -q >/dev/null 2>&1 # the lists are old or were never fetched
+    $rw_install "$@" >/dev/null
+}
+
+# Without rights: what dpkg does not know may still be there, built by hand.
+rw_unprobed() {
+    rw_list_packages "$@" | while read -r rw_package rw_how; do
+        rw_installed "$rw_package" || rw_probe "$rw_how" || echo "$rw_package"
+    done
+}
+
+rw_may_install() {
+    command -v apt-get >/dev/null 2>&1 || return 1
+    [ "$(id -u)" = 0 ] && return 0
+    command -v sudo >/dev/null 2>&1 && { sudo -n true 2>/dev/null || [ -t 0 ]; }
+}
+
+rw_install_packages() {
+    rw_missing=$(rw_missing_packages "$@" | tr '\n' ' ')
+    [ -n "$rw_missing" ] || return 0
+    if rw_may_install; then
+        rw_say "installing: $rw_missing"
+        rw_apt $rw_missing && return 0
+        rw_say "apt-get could not install all of: $rw_missing"
+        return 1
+    fi
+    rw_missing=$(rw_unprobed "$@" | tr '\n' ' ')
+    [ -n "$rw_missing" ] || return 0
+    rw_say "missing: $rw_missing"
+    rw_say "On Debian 12 or Ubuntu 24.04, with the rights to install:"
+    rw_say "    apt-get install $rw_missing"
+    rw_say "Elsewhere, install what these packages hold: a C11 compiler with OpenMP, CMake 3.25, Ninja, pkg-config, and"
+    rw_say "the development files of LuaJIT 2.1, libyaml, jansson and zlib; OpenBLAS (built with OpenMP) as a shared"
+    rw_say "library; for the tests cmocka and Python 3."
+    return 1
+}
+
+# -- building ------------------------------------------------------------------------------------------
+
+rw_jobs() { nproc 2>/dev/null || echo 2; }
+
+# A build folder that was configured for another source tree (a moved or copied clone) starts anew.
+rw_drop_foreign_cache() {
+    [ -f "$1/CMakeCache.txt" ] || return 0
+    grep -qxF "CMAKE_HOME_DIRECTORY:INTERNAL=$(cd "$rw_root" && pwd -P)" "$1/CMakeCache.txt" || rm -rf "$1"
+}
+
+# rw_quietly LOG COMMAND...: shows the output on a terminal, else only when it fails
+rw_quietly() {
+    rw_log=$1
+    shift
+    if [ -t 1 ]; then "$@"; else
+        "$@" >"$rw_log" 2>&1 || { tail -n 60 "$rw_log" >&2; return 1; }
+    fi
+}
+
+rw_build() {
+    rw_dir=$1 rw_preset=$2
+    shift 2
+    rw_drop_foreign_cache "$rw_dir"
+    mkdir -p "$rw_dir"
+    # shellcheck disable=SC2086
+    (cd "$rw_root" && rw_quietly "$rw_dir/configure.log" cmake --preset "$rw_preset" -B "$rw_dir" ${RW_CMAKE_FLAGS:-}) ||
+        return 1
+    rw_targets=
+    [ $# = 0 ] || rw_targets="--target $*"
+    # shellcheck disable=SC2086
+    rw_quietly "$rw_dir/build.log" cmake --build "$rw_dir" --parallel "$(rw_jobs)" $rw_targets
+}

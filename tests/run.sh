@@ -1,0 +1,25 @@
+#!/bin/sh
+# sh tests/run.sh [--all]: installs what is missing, builds, runs the tests, and ends with one line
+# "N passed, N failed, N skipped". --all takes the tests with the label slow along.
+#   $RW_BUILD_DIR    another build folder than build/release     $RW_CMAKE_FLAGS   more arguments for cmake
+set -eu
+rw_root=$(cd "$(dirname "$0")/.." && pwd)
+. "$rw_root/recipes/quickstart/setup.sh"
+build=${RW_BUILD_DIR:-$rw_root/build/release}
+select='-LE slow|gpu'
+[ "${1:-}" != --all ] || select='-LE gpu'
+
+rw_install_packages build test || exit 1
+rw_install_packages interop || rw_say "the tests against PyTorch are left out"
+rw_say "building in $build"
+rw_build "$build" release || rw_die "the build failed"
+
+report=$build/tests.xml
+rm -f "$report"
+status=0
+# shellcheck disable=SC2086
+ctest --test-dir "$build" $select -j "$(rw_jobs)" --output-on-failure --output-junit "$report" \
+    --test-output-size-passed 1000000 --test-output-size-failed 1000000 || status=$?
+[ -f "$report" ] || rw_die "no test was run"
+awk -f "$rw_root/tests/count.awk" "$report" || status=1
+exit "$status"
