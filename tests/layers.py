@@ -1,0 +1,167 @@
+#!/usr/bin/env python3
+"""Checks the shape of the source tree: which folder includes which, who may see whose library, where memory comes
+from, and that each header compiles alone, as C11 and as C++.
+
+    python3 tests/layers.py            all checks
+    python3 tests/layers.py --quick    without compiling headers
+
+The table is the include rule of the house: data flows one way. A folder may include itself and what its line names.
+A name that ends in .h opens that one header only."""
+
+import concurrent.futures
+import os
+import re
+import subprocess
+import sys
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+PLAN = "core/recipe/plan.h"  # structs only
+
+LAYERS = {
+    "core/base": [],
+    "core/recipe": ["core/base"],
+    "kernels": ["core/base"],
+    "core/tensor": ["core/base", "kernels"],
+    "core/data": ["core/base", PLAN],
+    "core/model": ["core/base", "core/tensor", PLAN],
+    "core/optim": ["core/base", "core/tensor", "kernels", PLAN],
+    "core/dist": ["core/base", "core/tensor"],
+    "core/checkpoint": ["core/base", "core/tensor", "core/data", "core/optim", PLAN],
+    "core/metrics": ["core/base", PLAN],
+}
+BELOW_PLAN = list(LAYERS)
+LAYERS["core/plan"] = BELOW_PLAN
+LAYERS["core/train"] = BELOW_PLAN + ["core/plan"]
+LAYERS["core/infer"] = BELOW_PLAN + ["core/plan", "core/train/hooks.h"]
+LAYERS["lua"] = BELOW_PLAN + ["core/plan", "core/train", "core/infer"]
+LAYERS["core/cli"] = LAYERS["lua"] + ["lua"]
+LAYERS["kernels/bench"] = LAYERS["core/cli"]
+
+# A header of a library, and the files that may include it (prefixes).
+LIBRARIES = [
+    (r"jansson\.h", ["core/base/json."]),
+    (r"yaml\.h", ["core/recipe/yaml.c"]),
+    (r"(cuda|cublas|cooperative_groups|nv|mma).*", ["kernels/cuda/"]),
+    (r"(lua|lualib|lauxlib|luajit)\.h(pp)?", ["lua/"]),
+    (r"(mpi|nccl)\.h", ["core/dist/"]),
+    (r"zlib\.h", ["core/checkpoint/", "core/base/"]),
+]
+
+# Calls, and the files that may make them (prefixes): memory comes from core/base/alloc.h, only the program itself
+# ends the process or speaks to people.
+CALLS = [
+    (r"(?<![>.])\b(malloc|calloc|realloc|free|strdup|strndup|asprintf|getline|posix_memalign|aligned_alloc)\s*\(",
+     ["core/base/alloc.c", "kernels/bench/"], "use core/base/alloc.h"),
+    (r"\b(exit|abort|_exit|quick_exit)\s*\(", ["core/cli/", "kernels/bench/", "lua/watchdog.c"], "return an rw_status"),
+    (r"\b(setlocale|strtok|gets|sprintf|vsprintf|rand|srand)\s*\(", [], "not safe here"),
+    (r"\bfprintf\s*\(\s*stderr\b", ["core/base/log.c", "core/cli/", "kernels/bench/"], "use rw_warn() or return an error"),
+]
+
+INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*(["<])([^">]+)[">]', re.M)
+NOT_CODE = re.compile(r'//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])*\'', re.S)
+
+
+def sources():
+    for top in ("core", "kernels", "lua"):
+        for folder, _, names in os.walk(os.path.join(ROOT, top)):
+            for name in sorted(names):
+                if name.endswith((".c", ".h", ".cu", ".cuh", ".def")):
+                    yield os.path.relpath(os.path.join(folder, name), ROOT)
+
+
+def layer_of(path):
+    folder = os.path.dirname(path)
+    while folder and folder not in LAYERS:
+        folder = os.path.dirname(folder)
+    return folder
+
+
+def line_of(text, position):
+    return text.count("\n", 0, position) + 1
+
+
+def check_include(path, quote, target):
+    if quote == "<":
+        for pattern, allowed in LIBRARIES:
+            if re.fullmatch(pattern, target) and not path.startswith(tuple(allowed)):
+                return f"<{target}> may be included only in {', '.join(allowed)}"
+        return None
+    if not os.path.exists(os.path.join(ROOT, target)):
+        return f'"{target}" is not a path from the root of the tree'
+    mine, other = layer_of(path), layer_of(target)
+    if not other:
+        return f'"{target}" lies in no layer'
+    allowed = [mine] + LAYERS[mine]
+    if other in allowed or target in allowed:
+        return None
+    return f'{mine} may not include "{target}"'
+
+
+def check_file(path):
+    with open(os.path.join(ROOT, path), encoding="utf-8") as f:
+        text = f.read()
+    found = []
+    for m in INCLUDE.finditer(text):
+        problem = check_include(path, m.group(1), m.group(2))
+        if problem:
+            found.append(f"{path}:{line_of(text, m.start())}: {problem}")
+    code = NOT_CODE.sub(lambda m: re.sub(r"[^\n]", " ", m.group()), text)
+    for pattern, allowed, advice in CALLS:
+        for m in re.finditer(pattern, code):
+            if not path.startswith(tuple(allowed)):
+                found.append(f"{path}:{line_of(code, m.start())}: {m.group().rstrip('( ')}(): {advice}")
+    if not text.lstrip().startswith(("/*", "//")):
+        found.append(f"{path}:1: the file does not begin with a comment that says what it is")
+    return found
+
+
+def flags():
+    try:
+        extra = subprocess.run(["pkg-config", "--cflags", "luajit", "jansson", "yaml-0.1"], capture_output=True,
+                               text=True, check=True).stdout.split()
+    except (OSError, subprocess.CalledProcessError):
+        extra = []
+    return ["-I", ROOT, "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", "-fopenmp", "-fsyntax-only", *extra]
+
+
+def compile_header(path, base):
+    found = []
+    compilers = [["gcc", "-x", "c", "-std=c11"], ["g++", "-x", "c++", "-std=c++17"]]
+    if uses_atomics(path):
+        compilers.pop()
+    for compiler in compilers:
+        # Included from standard input: compiled as a main file, a header warns about its own static functions.
+        result = subprocess.run([*compiler, *base, "-"], input=f'#include "{path}"\n#include "{path}"\n',
+                                capture_output=True, text=True, cwd=ROOT)
+        if result.returncode != 0:
+            found.append(f"{path}: does not compile alone with {' '.join(compiler)}:\n{result.stderr.rstrip()}")
+    return found
+
+
+def uses_atomics(path):
+    """C11 atomics are not C++: such a header, and what includes it, is for C alone."""
+    with open(os.path.join(ROOT, path), encoding="utf-8") as f:
+        text = f.read()
+    return "<stdatomic.h>" in text or any(uses_atomics(m.group(2)) for m in INCLUDE.finditer(text)
+                                          if m.group(1) == '"' and os.path.exists(os.path.join(ROOT, m.group(2))))
+
+
+def needs_real(path):
+    """kernels/cpu headers stand on the number type that the build gives (RW_REAL_F32 or RW_REAL_F64)."""
+    return ["-DRW_REAL_F32"] if path.startswith("kernels/cpu/") else []
+
+
+def main():
+    files = list(sources())
+    found = [problem for path in files for problem in check_file(path)]
+    headers = [] if "--quick" in sys.argv[1:] else [p for p in files if p.endswith(".h")]
+    base = flags()
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        for problems in pool.map(lambda p: compile_header(p, base + needs_real(p)), headers):
+            found += problems
+    print("\n".join(found) if found else f"{len(files)} files, {len(headers)} headers compiled alone: in order")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
