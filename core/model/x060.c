@@ -1,0 +1,163 @@
+/* x060 (RWKV-6 "Finch", arXiv:2404.05892): parameters, initial values, one block.
+ *
+ * The order of the roles is the order of an official file; `place` puts receptance, key, value and gate side by side.
+ * Initial values: the tutorial's form, or RWKV-LM's newest (plan key model.init), which differs in ffn.time_maa_*. */
+#include "core/model/model.h"
+
+#include <math.h>
+#include <string.h>
+
+/* -- initial values: r = 1 - layer/L, q = layer/(L-1), x = i/C ------------------------------------------------- */
+
+static double ratio_1_to_0(const rw_init_site *s) {
+    return 1.0 - (double)s->layer / (double)s->shape->n_layer;
+}
+static double ratio_0_to_1(const rw_init_site *s) {
+    return s->shape->n_layer > 1 ? (double)s->layer / (double)(s->shape->n_layer - 1) : 0; /* one layer: as the first */
+}
+static double channel(const rw_init_site *s, int64_t i) {
+    return (double)i / (double)s->shape->n_embd;
+}
+
+static double maa_full(const void *site, int64_t i) {
+    const rw_init_site *s = site;
+    return 1.0 - pow(channel(s, i), ratio_1_to_0(s));
+}
+static double maa_value(const void *site, int64_t i) {
+    const rw_init_site *s = site;
+    return 1.0 - (pow(channel(s, i), ratio_1_to_0(s)) + 0.3 * ratio_0_to_1(s));
+}
+static double maa_half(const void *site, int64_t i) {
+    const rw_init_site *s = site;
+    return 1.0 - pow(channel(s, i), 0.5 * ratio_1_to_0(s));
+}
+static double maa_ffn(const void *site, int64_t i) {
+    const rw_init_site *s = site;
+    double r = ratio_1_to_0(s);
+    if (s->shape->init && strcmp(s->shape->init, "newest") == 0) r = r * r * r;
+    return 1.0 - pow(channel(s, i), r);
+}
+static double decay_speed(const void *site, int64_t i) {
+    const rw_init_site *s = site;
+    double n = (double)(s->shape->n_embd - 1);
+    return -6.0 + 5.0 * pow((double)i / n, 0.7 + 1.3 * ratio_0_to_1(s));
+}
+static double faaaa(const void *site, int64_t i) {
+    const rw_init_site *s = site;
+    double n = (double)(s->shape->n_embd - 1), zigzag = (double)((i + 1) % 3 - 1) * 0.1;
+    return ratio_0_to_1(s) * (1.0 - (double)i / n) + zigzag;
+}
+static double ln_x_weight(const void *site, int64_t i) {
+    const rw_init_site *s = site;
+    (void)i;
+    return pow((double)(1 + s->layer) / (double)s->shape->n_layer, 0.7);
+}
+
+/* -- parameters ---------------------------------------------------------------------------------------------------- */
+
+/* RW_ROLE(enum, name, shape, place, only in block 0, kind, value, formula) */
+#define ROLES(X)                                                                                                       \
+    X(LN1_W, "ln1.weight", "C", 10, false, RW_INIT_CONSTANT, 1, NULL)                                                  \
+    X(LN1_B, "ln1.bias", "C", 10, false, RW_INIT_CONSTANT, 0, NULL)                                                    \
+    X(LN2_W, "ln2.weight", "C", 10, false, RW_INIT_CONSTANT, 1, NULL)                                                  \
+    X(LN2_B, "ln2.bias", "C", 10, false, RW_INIT_CONSTANT, 0, NULL)                                                    \
+    X(LN0_W, "ln0.weight", "C", 10, true, RW_INIT_CONSTANT, 1, NULL)                                                   \
+    X(LN0_B, "ln0.bias", "C", 10, true, RW_INIT_CONSTANT, 0, NULL)                                                     \
+    X(MAA_X, "att.time_maa_x", "11C", 20, false, RW_INIT_FORMULA, 0, maa_full)                                         \
+    X(MAA_W, "att.time_maa_w", "11C", 20, false, RW_INIT_FORMULA, 0, maa_full)                                         \
+    X(MAA_K, "att.time_maa_k", "11C", 20, false, RW_INIT_FORMULA, 0, maa_full)                                         \
+    X(MAA_V, "att.time_maa_v", "11C", 20, false, RW_INIT_FORMULA, 0, maa_value)                                        \
+    X(MAA_R, "att.time_maa_r", "11C", 20, false, RW_INIT_FORMULA, 0, maa_half)                                         \
+    X(MAA_G, "att.time_maa_g", "11C", 20, false, RW_INIT_FORMULA, 0, maa_half)                                         \
+    X(MAA_W1, "att.time_maa_w1", "Cm", 30, false, RW_INIT_CONSTANT, 0, NULL)                                           \
+    X(MAA_W2, "att.time_maa_w2", "5MC", 30, false, RW_INIT_UNIFORM, 0.01, NULL)                                        \
+    X(DECAY, "att.time_decay", "11C", 20, false, RW_INIT_FORMULA, 0, decay_speed)                                      \
+    X(DECAY_W1, "att.time_decay_w1", "CD", 30, false, RW_INIT_CONSTANT, 0, NULL)                                       \
+    X(DECAY_W2, "att.time_decay_w2", "DC", 30, false, RW_INIT_UNIFORM, 0.01, NULL)                                     \
+    X(FAAAA, "att.time_faaaa", "HN", 20, false, RW_INIT_FORMULA, 0, faaaa)                                             \
+    X(RECEPTANCE, "att.receptance.weight", "CC", 0, false, RW_INIT_ORTHOGONAL, 1, NULL)                                \
+    X(KEY, "att.key.weight", "CC", 1, false, RW_INIT_ORTHOGONAL, 0.1, NULL)                                            \
+    X(VALUE, "att.value.weight", "CC", 2, false, RW_INIT_ORTHOGONAL, 1, NULL)                                          \
+    X(OUTPUT, "att.output.weight", "CC", 4, false, RW_INIT_CONSTANT, 0, NULL)                                          \
+    X(GATE, "att.gate.weight", "CC", 3, false, RW_INIT_ORTHOGONAL, 0.1, NULL)                                          \
+    X(LN_X_W, "att.ln_x.weight", "C", 10, false, RW_INIT_FORMULA, 0, ln_x_weight)                                      \
+    X(LN_X_B, "att.ln_x.bias", "C", 10, false, RW_INIT_CONSTANT, 0, NULL)                                              \
+    X(FFN_MAA_K, "ffn.time_maa_k", "11C", 20, false, RW_INIT_FORMULA, 0, maa_ffn)                                      \
+    X(FFN_MAA_R, "ffn.time_maa_r", "11C", 20, false, RW_INIT_FORMULA, 0, maa_ffn)                                      \
+    X(FFN_KEY, "ffn.key.weight", "FC", 5, false, RW_INIT_ORTHOGONAL, 1, NULL)                                          \
+    X(FFN_RECEPTANCE, "ffn.receptance.weight", "CC", 6, false, RW_INIT_CONSTANT, 0, NULL)                              \
+    X(FFN_VALUE, "ffn.value.weight", "CF", 7, false, RW_INIT_CONSTANT, 0, NULL)
+
+enum {
+#define X(role, ...) role,
+    ROLES(X)
+#undef X
+        N_ROLES
+};
+
+static const rw_role roles[] = {
+#define X(role, name, shape, place, only_first, kind, value, formula)                                                  \
+    {name, shape, place, only_first, kind, value, formula},
+    ROLES(X)
+#undef X
+};
+
+/* -- forward ---------------------------------------------------------------------------------------------------------
+ */
+
+#define W(role) rw_role_of(m, layer, role)
+
+/* x + output(GN(wkv6(r, k, v, w)) * silu(g)) */
+static rw_tensor *time_mix(const rw_model *m, rw_tape *t, int layer, rw_rows rows, rw_tensor *x, const rw_state *in,
+                           rw_state *out) {
+    const rw_plan_model *s = &m->shape;
+    rw_token_shift_in shift = {.rows = rows, .x = x, .gamma = W(LN1_W), .beta = W(LN1_B), .eps = 1e-5, .n_mix = 1};
+    shift.mu[0] = W(MAA_X);
+    shift.shift_in = in ? in->att_shift[layer] : NULL;
+    rw_tensor *xxx, *xn;
+    rw_token_shift(t, &shift, &xxx, &xn, out ? &out->att_shift[layer] : NULL);
+
+    rw_tensor *h = rw_matmul(t, xxx, W(MAA_W1), false, NULL);
+    rw_tensor *mu[] = {W(MAA_W), W(MAA_K), W(MAA_V), W(MAA_R), W(MAA_G)}, *mix[RW_DDLERP_MIX];
+    rw_ddlerp(t, rows, xn, shift.shift_in, h, W(MAA_W2), mu, mix);
+    rw_tensor *xw = mix[0], *xk = mix[1], *xv = mix[2], *xr = mix[3], *xg = mix[4];
+
+    rw_tensor *decay = rw_unary(t, RW_UNARY_TANH, rw_matmul(t, xw, W(DECAY_W1), false, NULL), 0);
+    rw_wkv6_in wkv = {.rows = rows, .n_head = s->n_head, .head_size = s->head_size};
+    wkv.r = rw_matmul(t, xr, W(RECEPTANCE), true, NULL);
+    wkv.k = rw_matmul(t, xk, W(KEY), true, NULL);
+    wkv.v = rw_matmul(t, xv, W(VALUE), true, NULL);
+    wkv.gate = rw_matmul(t, xg, W(GATE), true, NULL);
+    wkv.w_raw = rw_matmul(t, decay, W(DECAY_W2), false, NULL);
+    wkv.w0 = W(DECAY);
+    wkv.u = W(FAAAA);
+    wkv.s0 = in ? in->wkv[layer] : NULL;
+    wkv.ln_w = W(LN_X_W);
+    wkv.ln_b = W(LN_X_B);
+    wkv.eps = 1e-5 * s->head_size_divisor * s->head_size_divisor;
+    rw_tensor *y = rw_wkv6(t, &wkv, out ? &out->wkv[layer] : NULL);
+    return rw_matmul(t, y, W(OUTPUT), true, x);
+}
+
+/* x + sigmoid(receptance(xr)) * value(relu(key(xk))^2) */
+static rw_tensor *channel_mix(const rw_model *m, rw_tape *t, int layer, rw_rows rows, rw_tensor *x, const rw_state *in,
+                              rw_state *out) {
+    rw_token_shift_in shift = {.rows = rows, .x = x, .gamma = W(LN2_W), .beta = W(LN2_B), .eps = 1e-5, .n_mix = 2};
+    shift.mu[0] = W(FFN_MAA_K);
+    shift.mu[1] = W(FFN_MAA_R);
+    shift.shift_in = in ? in->ffn_shift[layer] : NULL;
+    rw_tensor *mix[2];
+    rw_token_shift(t, &shift, mix, NULL, out ? &out->ffn_shift[layer] : NULL);
+    rw_tensor *k = rw_relu_sq(t, rw_matmul(t, mix[0], W(FFN_KEY), true, NULL));
+    rw_tensor *p = rw_matmul(t, k, W(FFN_VALUE), true, NULL);
+    rw_tensor *q = rw_matmul(t, mix[1], W(FFN_RECEPTANCE), true, NULL);
+    return rw_rgate(t, q, p, x);
+}
+
+static rw_tensor *block(const rw_model *m, rw_tape *t, int layer, rw_rows rows, rw_tensor *x, const rw_state *in,
+                        rw_state *out) {
+    x = time_mix(m, t, layer, rows, x, in, out);
+    return channel_mix(m, t, layer, rows, x, in, out);
+}
+
+const rw_model_ops rw_model_x060 = {"x060", roles, N_ROLES, block};

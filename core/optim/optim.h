@@ -1,0 +1,26 @@
+/* The optimizer: official parameter groups, global-norm clipping, Adam and AdamW. The schedule of the learning rate
+ * and of weight decay is not here: both come as step scalars, from Lua. */
+#ifndef RW_OPTIM_OPTIM_H
+#define RW_OPTIM_OPTIM_H
+
+#include "core/recipe/plan.h"
+#include "core/tensor/layout.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Sets lr_scale and decay of every segment as RWKV-LM does: with layerwise_lr, time_decay and att.w0 learn twice as
+ * fast, time_first three times; weight decay only for matrices named ".weight" (two or more dimensions longer than 1),
+ * never for LoRA factors, mixes or decays, and only when weight_decay > 0. */
+void rw_optim_groups(rw_layout *l, const rw_plan_train *plan);
+
+/* One update of all trainable parameters from their gradients: clip (writes grad_norm and clip_coef of the step
+ * scalars), then Adam; AdamW exactly when plan->weight_decay > 0, as the official code chooses. Scratch is taken from
+ * the arena for the moment. Errors: E_MEMORY. */
+rw_status rw_optim_update(const rw_plan_train *plan, rw_params *p, rw_step_arena *arena, rw_error *err);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

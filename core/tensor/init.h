@@ -1,0 +1,30 @@
+/* Initial values of parameters, made on the host in double and stored in the compute dtype of the device.
+ * Random values are Philox numbers of (seed, hash of the parameter's name, element): the same on every device, for
+ * any number of threads, and for a parameter alone. */
+#ifndef RW_TENSOR_INIT_H
+#define RW_TENSOR_INIT_H
+
+#include "core/tensor/layout.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum { RW_INIT_CONSTANT, RW_INIT_UNIFORM, RW_INIT_ORTHOGONAL, RW_INIT_FORMULA } rw_init_kind;
+
+typedef struct {
+    rw_init_kind kind;
+    double value;                                  /* constant; uniform in [-value, value); orthogonal: the gain */
+    double (*formula)(const void *ctx, int64_t i); /* element i, in double                                        */
+    const void *ctx;
+} rw_init;
+
+/* Fills parameter i. Orthogonal: rows or columns (the shorter side) orthonormal times the gain, uniform over such
+ * matrices (Haar), as torch.nn.init.orthogonal_; needs 2 * numel + 2 * min(rows, cols)^2 doubles on the host. `host64`
+ * is a CPU device that computes in F64, for the products of matrices. */
+rw_status rw_init_param(rw_params *p, size_t i, const rw_init *init, uint64_t seed, rw_device *host64, rw_error *err);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

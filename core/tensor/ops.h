@@ -1,0 +1,70 @@
+/* Differentiable ops: one function for each row of kernels/ops.def that a model uses.
+ *
+ * Each checks shapes and dtypes, makes its outputs on the tape, runs the kernel and records itself. A mistake becomes
+ * the tape's error and the result NULL; NULL inputs give NULL, except where a parameter is marked "or NULL".
+ * Formulas: the header of the kernel of the same name. R = rows, C = channels; leading dimensions are joined. */
+#ifndef RW_TENSOR_OPS_H
+#define RW_TENSOR_OPS_H
+
+#include "core/tensor/tensor.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* a [R,K] times b: [N,K] with trans_b (a Linear layer's weight), else [K,N]; + c [R,N] or NULL. -> [R,N] */
+rw_tensor *rw_matmul(rw_tape *t, rw_tensor *a, rw_tensor *b, bool trans_b, rw_tensor *c);
+
+/* weight [V,C]; gamma, beta [C] or both NULL. tokens: R ids on the device. -> [R,C] */
+rw_tensor *rw_embedding(rw_tape *t, rw_tensor *weight, const int32_t *tokens, int64_t n_rows, rw_tensor *gamma,
+                        rw_tensor *beta, double eps);
+
+/* x [R,C], gamma and beta [C] -> [R,C]; group_norm: n_head groups of C / n_head. */
+rw_tensor *rw_layer_norm(rw_tape *t, rw_tensor *x, rw_tensor *gamma, rw_tensor *beta, double eps);
+rw_tensor *rw_group_norm(rw_tape *t, rw_tensor *x, rw_tensor *gamma, rw_tensor *beta, int64_t n_head, double eps);
+
+/* Layer norm and token shift with n_mix mixes. mu[i]: C elements each. shift_in [n_seq,C], [C] (shared) or NULL.
+ * out[n_mix] receives [R,C] each; *xn (or NULL: not wanted) [R,C]; *shift_out (or NULL) [n_seq,C]. */
+typedef struct {
+    rw_rows rows;
+    rw_tensor *x, *gamma, *beta;
+    double eps;
+    int n_mix;
+    bool times_current;
+    rw_tensor *mu[RW_MAX_MIX];
+    rw_tensor *shift_in; /* or NULL */
+} rw_token_shift_in;
+void rw_token_shift(rw_tape *t, const rw_token_shift_in *in, rw_tensor **out, rw_tensor **xn, rw_tensor **shift_out);
+
+/* xn [R,C], h [R,5*rank] (used up: holds tanh(h) afterwards), w2 [5,rank,C], mu[5]: C elements each. -> out[5] */
+void rw_ddlerp(rw_tape *t, rw_rows rows, rw_tensor *xn, rw_tensor *shift_in, rw_tensor *h, rw_tensor *w2,
+               rw_tensor *const mu[RW_DDLERP_MIX], rw_tensor *out[RW_DDLERP_MIX]);
+
+/* r, k, v, w_raw, gate [R,C], u [H,N], w0, ln_w, ln_b: C elements. s0 [n_seq,H,N,N], [H,N,N] (shared) or NULL.
+ * w0, gate, ln_w with ln_b: or NULL. -> [R,C]; *s_out (or NULL: not wanted) [n_seq,H,N,N]. */
+typedef struct {
+    rw_rows rows;
+    int64_t n_head, head_size;
+    rw_tensor *r, *k, *v, *w_raw, *w0, *u, *s0, *gate, *ln_w, *ln_b;
+    double eps;
+} rw_wkv6_in;
+rw_tensor *rw_wkv6(rw_tape *t, const rw_wkv6_in *in, rw_tensor **s_out);
+
+rw_tensor *rw_relu_sq(rw_tape *t, rw_tensor *x); /* in place: x must not be needed by others */
+rw_tensor *rw_rgate(rw_tape *t, rw_tensor *q, rw_tensor *p, rw_tensor *residual /* or NULL */);
+
+rw_tensor *rw_unary(rw_tape *t, rw_unary_op op, rw_tensor *x, double alpha);
+/* b has a's shape, or the shape of a's last dimensions (then it repeats). */
+rw_tensor *rw_binary(rw_tape *t, rw_binary_op op, rw_tensor *a, rw_tensor *b);
+
+/* Cross entropy of hidden [R,C] under weight [V,C] (both used by the head alone), `chunk` rows of logits at a time.
+ * Returns the loss of each row, [R], not multiplied by the mask. When recording, the gradient of
+ * sum(mask * loss) * normaliser (+ L2Wrap; step scalars) is computed in the same pass: weight's at once, hidden's when
+ * the tape walks back. targets [R], mask [R] or NULL on the device. */
+rw_tensor *rw_head_loss(rw_tape *t, rw_tensor *hidden, rw_tensor *weight, const int32_t *targets, const float *mask,
+                        int64_t chunk);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

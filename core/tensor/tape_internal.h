@@ -1,0 +1,63 @@
+/* What tape.c shares with the ops: nodes, and how gradients are asked for. */
+#ifndef RW_TENSOR_TAPE_INTERNAL_H
+#define RW_TENSOR_TAPE_INTERNAL_H
+
+#include "core/tensor/tensor.h"
+
+#define RW_NODE_IN  24
+#define RW_NODE_OUT 8
+
+/* Every kernel's arguments, as the forward pass filled them; the backward pass adds the gradient pointers. */
+typedef union {
+    rw_matmul_args matmul;
+    rw_embedding_args embedding;
+    rw_layer_norm_args layer_norm;
+    rw_group_norm_args group_norm;
+    rw_token_shift_args token_shift;
+    rw_ddlerp_args ddlerp;
+    rw_wkv6_args wkv6;
+    rw_relu_sq_args relu_sq;
+    rw_rgate_args rgate;
+    rw_unary_args unary;
+    rw_binary_args binary;
+    struct {
+        rw_segment_fn fn;
+        const void *ctx;
+    } segment;
+} rw_node_args;
+
+struct rw_node {
+    void (*backward)(rw_tape *t, rw_node *n);
+    rw_node_args args;
+    rw_tensor *in[RW_NODE_IN]; /* may hold NULL */
+    rw_tensor *out[RW_NODE_OUT];
+    int n_in, n_out;
+    uint32_t keep_in, keep_out; /* bits of in and out whose memory this node holds */
+    int32_t kept[6];            /* blocks that forward saved for this node alone, -1 ends */
+};
+
+/* A node for an op whose forward ran; NULL when nothing is to be recorded. Inputs named in `keep_in` and outputs
+ * in `keep_out` (bit masks) stay in memory until the node's backward ran. */
+rw_node *rw_node_new(rw_tape *t, void (*backward)(rw_tape *, rw_node *), rw_tensor *const *in, int n_in,
+                     rw_tensor *const *out, int n_out, uint32_t keep_in, uint32_t keep_out);
+bool rw_tape_recording(const rw_tape *t);
+bool rw_tape_failed(const rw_tape *t);
+void rw_tape_fail(rw_tape *t, rw_status code, const char *fmt, ...) RW_PRINTF(3, 4);
+
+/* Counted blocks of the arena. take: one reference; NULL data and block -1 when memory is short (the tape failed). */
+int32_t rw_block_take(rw_tape *t, int64_t n_bytes, void **data);
+void rw_block_retain(rw_tape *t, int32_t block);
+void rw_block_release(rw_tape *t, int32_t block);
+
+/* Scratch for one kernel: taken from the arena, given back at once after the launch (the device works in order). */
+void *rw_scratch_take(rw_tape *t, int64_t n_bytes, int32_t *block);
+
+/* Where a node's backward writes the gradient of x: NULL when it is not wanted. *add tells whether the kernel must
+ * add (set `bit` in *add) or overwrite. Counts as written. */
+void *rw_grad_into(rw_tape *t, rw_tensor *x, uint32_t bit, uint32_t *add);
+/* x's gradient becomes that of y, which is used up (the residual connection); added when x has one already. */
+void rw_grad_move(rw_tape *t, rw_tensor *x, rw_tensor *y);
+/* A tensor over a block; the open scope owns the reference that the caller gives. */
+rw_tensor *rw_tensor_over(rw_tape *t, rw_dtype dtype, int ndim, const int64_t *shape, int32_t block, void *data);
+
+#endif

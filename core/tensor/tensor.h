@@ -1,0 +1,107 @@
+/* Tensors and the tape.
+ *
+ * A tensor is a dense row-major view of device memory. Activations belong to a tape: their memory is a piece of the
+ * step arena, counted, and given back when the last of these lets go of it: the open scope in which it was made,
+ * nodes that keep it for the backward pass, other views of it. Parameters belong to their layout (layout.h); their
+ * gradients lie in flat buffers.
+ *
+ * Ops (ops.h) check shapes, run a kernel and record themselves when an input needs a gradient. They do not ask where
+ * they run. After an error the tape's ops return NULL and do nothing, and NULL inputs are passed through quietly, so
+ * that a model is written as plain expressions and checks once: rw_tape_error(). */
+#ifndef RW_TENSOR_TENSOR_H
+#define RW_TENSOR_TENSOR_H
+
+#include "core/base/error.h"
+#include "core/tensor/step_arena.h"
+#include "kernels/device.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define RW_MAX_DIM 4
+
+typedef struct rw_tensor {
+    rw_dtype dtype;
+    int ndim;
+    int64_t shape[RW_MAX_DIM];
+    void *data;       /* on the device                                                        */
+    void *grad;       /* same shape; NULL: none yet (an activation), or not trainable           */
+    const char *name; /* parameters: the official name; else NULL                             */
+    bool requires_grad;
+    bool is_param; /* grad is a fixed buffer; grad_written says whether it holds this step's */
+    bool grad_written;
+    int32_t block;      /* tape's counted block of `data`; -1: memory of somebody else           */
+    int32_t grad_block; /* the same of an activation's `grad`                                    */
+} rw_tensor;
+
+static inline int64_t rw_tensor_count(const rw_tensor *t) {
+    int64_t n = 1;
+    for (int i = 0; i < t->ndim; i++) n *= t->shape[i];
+    return n;
+}
+static inline int64_t rw_tensor_bytes(const rw_tensor *t) {
+    return rw_tensor_count(t) * rw_dtype_bytes(t->dtype);
+}
+
+/* Equal lengths or borders on the device, of everything packed rows go through. */
+typedef struct {
+    int64_t n_rows, n_seq;
+    const int32_t *cu_seqlens; /* [n_seq+1] on the device; NULL: n_seq sequences of n_rows / n_seq rows */
+} rw_rows;
+
+/* -- the tape -------------------------------------------------------------------------------------- */
+
+typedef struct rw_tape rw_tape;
+typedef struct rw_node rw_node;
+
+/* Records on `device`; activations come from `arena`, which the caller keeps alive. */
+rw_status rw_tape_new(rw_tape **out, rw_device *device, rw_step_arena *arena, rw_error *err);
+void rw_tape_free(rw_tape *t);
+/* Forgets everything recorded and gives all memory back to the arena. Keeps its own tables. */
+void rw_tape_reset(rw_tape *t);
+/* With recording off nothing is kept for a backward pass (evaluation, generation). Returns the old state. */
+bool rw_tape_record(rw_tape *t, bool on);
+rw_device *rw_tape_device(rw_tape *t);
+/* RW_OK, or the first error of an op since the last reset. */
+rw_status rw_tape_error(const rw_tape *t, rw_error *err);
+
+/* Scopes: what is made inside and not kept by a node is given back at the end. `keep` survives into the
+ * scope around. A forward pass opens one for each block of the model. */
+typedef int32_t rw_scope;
+rw_scope rw_scope_begin(rw_tape *t);
+void rw_scope_end(rw_tape *t, rw_scope s, rw_tensor *const *keep, int n_keep);
+
+/* Lets go of an activation before its scope ends; it must not be used by new ops any more. */
+void rw_tape_drop(rw_tape *t, rw_tensor *x);
+
+/* A new uninitialised activation; data on the device. */
+rw_tensor *rw_tape_tensor(rw_tape *t, rw_dtype dtype, int ndim, const int64_t *shape, bool requires_grad);
+/* A tensor over memory that somebody else owns (inputs, states). */
+rw_tensor *rw_tape_wrap(rw_tape *t, rw_dtype dtype, int ndim, const int64_t *shape, void *data);
+/* The same data with another shape; gradients flow through. */
+rw_tensor *rw_tape_reshape(rw_tape *t, rw_tensor *x, int ndim, const int64_t *shape);
+
+/* Adds `grad` (device memory of x's shape) to the gradient of x: where a backward pass starts. */
+void rw_tape_seed_grad(rw_tape *t, rw_tensor *x, const void *grad);
+/* Walks the nodes backwards; gradients of parameters are overwritten by their first and added to by later ones
+ * (rw_tensor.grad_written). The tape is empty afterwards, except for gradients of leaves (wrapped tensors with
+ * requires_grad), which stay until reset. */
+rw_status rw_tape_backward(rw_tape *t, rw_error *err);
+
+/* -- segments: forget and compute again ------------------------------------------------------------- */
+
+/* Computes out[n_out] from in[n_in] with ops on `t`; pure: called again in the backward pass with the same inputs
+ * and must do the same. Inputs and outputs may be NULL where the function allows it. */
+typedef void (*rw_segment_fn)(rw_tape *t, const void *ctx, rw_tensor *const *in, rw_tensor **out);
+#define RW_SEGMENT_MAX 8
+
+/* Gradient checkpointing: runs fn without recording, keeps only its inputs and outputs; the backward pass runs
+ * it again, recording. ctx must live until then. */
+void rw_tape_segment(rw_tape *t, rw_segment_fn fn, const void *ctx, rw_tensor *const *in, int n_in, rw_tensor **out,
+                     int n_out);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

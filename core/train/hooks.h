@@ -1,0 +1,70 @@
+/* What the training loop asks of scripts. Plain C: the lua folder implements it, the loop knows no Lua.
+ *
+ * The rows are in hooks.def. A value hook that is not defined by any script has no answer here; the
+ * defaults are Lua files in lua/rwkv/, so with scripts on, every value hook answers. */
+#ifndef RW_TRAIN_HOOKS_H
+#define RW_TRAIN_HOOKS_H
+
+#include "core/base/error.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* What a hook sees as `trainer`. Read-only for scripts, but for what `ask_` fields collect. */
+typedef struct {
+    int64_t step;       /* steps done before this one: 0 in the first */
+    int64_t step_begin; /* first step of this process (a resume: > 0) */
+    int64_t n_steps;    /* where the run ends */
+    int64_t epoch, epoch_steps, epoch_count, epoch_begin, epoch_save;
+    int64_t tokens; /* trained so far */
+    int64_t ctx_len, micro_bsz, accumulate, real_bsz;
+    double lr_init, lr_final, weight_decay, weight_decay_final;
+    int64_t warmup_steps;
+    const char *schedule; /* key train.schedule */
+    int64_t save_every, log_every;
+    const char *proj_dir, *name, *arch;
+    double elapsed; /* seconds of training in this process */
+    /* what a script asked for with trainer:stop(why), trainer:save() */
+    bool ask_stop, ask_save;
+    char stop_reason[256];
+} rw_hook_trainer;
+
+/* What a hook sees as `metrics`, by name; NaN: not known. */
+typedef struct {
+    int64_t step, epoch, tokens;
+    double loss;       /* of the step */
+    double loss_epoch; /* mean over the epoch so far */
+    double val_loss;
+    double lr, weight_decay, grad_norm, clip_coef;
+    double tokens_per_second, seconds_left, elapsed;
+} rw_hook_metrics;
+
+typedef enum {
+#define RW_HOOK(name, kind, args, result, default_file, doc) RW_HOOK_##name,
+#include "core/train/hooks.def"
+#undef RW_HOOK
+    RW_HOOK_COUNT
+} rw_hook_id;
+
+/* A table of functions with a context; `ctx` is passed back. Any of them may fail with E_LUA. */
+typedef struct {
+    void *ctx;
+    /* Value hooks. *given = false: no script answered, the loop uses its own fallback. */
+    rw_status (*number)(void *ctx, rw_hook_id id, rw_hook_trainer *t, double *value, bool *given, rw_error *err);
+    rw_status (*boolean)(void *ctx, rw_hook_id id, rw_hook_trainer *t, bool *value, bool *given, rw_error *err);
+    /* `log`: the line for people; a copy into buf. */
+    rw_status (*text)(void *ctx, rw_hook_id id, rw_hook_trainer *t, const rw_hook_metrics *m, char *buf, int64_t size,
+                      bool *given, rw_error *err);
+    /* Events. */
+    rw_status (*event)(void *ctx, rw_hook_id id, rw_hook_trainer *t, const rw_hook_metrics *m, rw_error *err);
+    bool (*defined)(void *ctx, rw_hook_id id);
+} rw_hooks;
+
+#ifdef __cplusplus
+}
+#endif
+#endif
