@@ -1,0 +1,50 @@
+/* Sources of tokens: a registry of formats, each of which opens a file as one stream of ids.
+ *
+ * What is not tokens yet (jsonl, text) is tokenized once when it is opened, piece by piece, into a temporary file
+ * without a name; each document is followed by id 0. From then on all sources are the same: ids of 2 or 4 bytes
+ * in a file, read with pread() where they are wanted. Memory does not grow with the data.
+ *
+ * The temporary file lies in $TMPDIR, else /var/tmp, else /tmp. */
+#ifndef RW_DATA_SOURCE_H
+#define RW_DATA_SOURCE_H
+
+#include "core/data/data.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* All-zero is closed. */
+typedef struct {
+    const char *file;   /* as the user named it; borrowed            */
+    int64_t vocab_size; /* ids must be below                         */
+    int fd;             /* owned, valid when id_bytes > 0            */
+    int id_bytes;       /* 2: uint16, 4: int32; little-endian        */
+    int64_t n_tokens, n_documents, n_bytes;
+    uint64_t hash; /* of names, sizes, counts and tokenizer     */
+} rw_source;
+
+typedef struct {
+    const char *name; /* data.data_type */
+    const char *doc;  /* one line of help */
+    rw_status (*open)(rw_source *s, const rw_plan_data *plan, const char *file, rw_error *err);
+} rw_source_ops;
+
+extern const rw_source_ops rw_source_jsonl, rw_source_binidx, rw_source_text;
+
+/* The format of that name. Errors: E_UNSUPPORTED for the official names that are not there, saying what to use instead;
+ * E_RECIPE with a suggestion for others. */
+rw_status rw_source_find(const rw_source_ops **ops, const char *data_type, rw_error *err);
+const rw_source_ops *rw_source_at(int i); /* 0 .. ; NULL after the last */
+
+/* Opens `file` as plan->data_type says. Errors: as the format's, and E_DATA for no tokens at all. */
+rw_status rw_source_open(rw_source *s, const rw_plan_data *plan, const char *file, rw_error *err);
+/* Ids [first, first + n) into ids[]; scratch has room for n * 4 bytes. Thread-safe. Errors: E_IO; E_DATA with the
+ * position of an id that is not in 0 .. vocab_size-1. */
+rw_status rw_source_read(const rw_source *s, int64_t first, int64_t n, int32_t *ids, void *scratch, rw_error *err);
+void rw_source_close(rw_source *s);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

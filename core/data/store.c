@@ -1,0 +1,108 @@
+/* The spool of tokens. Written once, front to back; read through the source afterwards. */
+#include "core/data/store.h"
+
+#include "core/base/alloc.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define FLUSH_IDS ((size_t)1 << 17)
+
+/* A file without a name; where the file system cannot, a named one that is unlinked at once. */
+static int open_nameless(const char *folder) {
+    int fd = open(folder, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+    if (fd >= 0) return fd;
+    char path[4096];
+    int n = snprintf(path, sizeof path, "%s/rwkv-run-XXXXXX", folder);
+    if (n < 0 || (size_t)n >= sizeof path) return errno = ENAMETOOLONG, -1;
+    fd = mkostemp(path, O_CLOEXEC);
+    if (fd >= 0) unlink(path);
+    return fd;
+}
+
+static rw_status open_file(rw_store *st, rw_error *err) {
+    const char *env = getenv("TMPDIR");
+    const char *folders[] = {env && *env ? env : "/var/tmp", "/tmp"};
+    int n = env && *env ? 1 : 2;
+    for (int i = 0; i < n && !st->is_open; i++) {
+        st->folder = folders[i];
+        st->fd = open_nameless(folders[i]);
+        st->is_open = st->fd >= 0;
+    }
+    if (st->is_open) return RW_OK;
+    return rw_fail_errno(err, RW_AT_FILE(st->file), "no place for its tokens in %s (set TMPDIR to a folder)",
+                         st->folder);
+}
+
+static rw_status check_vocab(const rw_store *st, const rw_plan_data *plan, rw_error *err) {
+    int64_t n = rw_tokenizer_vocab_size(st->tokenizer);
+    if (n <= plan->vocab_size) return RW_OK;
+    return rw_fail(err, RW_E_DATA, (rw_where){.key = "data.tokenizer"},
+                   "the %s tokenizer makes ids up to %lld, but the model's vocab_size is %lld",
+                   rw_tokenizer_kind(st->tokenizer), (long long)n - 1, (long long)plan->vocab_size);
+}
+
+rw_status rw_store_open(rw_store *st, const rw_plan_data *plan, const char *file, rw_error *err) {
+    *st = (rw_store){.file = file};
+    RW_TRY(rw_tokenizer_open(&st->tokenizer, plan->tokenizer ? plan->tokenizer : "none", plan->vocab_file, err));
+    rw_status s = check_vocab(st, plan, err);
+    if (s == RW_OK) s = open_file(st, err);
+    if (s != RW_OK) rw_store_close(st);
+    return s;
+}
+
+rw_status rw_store_reserve(rw_store *st, size_t n, rw_error *err) {
+    void *p = st->ids;
+    bool ok = rw_grow(&p, &st->cap, st->used + n, sizeof *st->ids);
+    st->ids = p;
+    return ok ? RW_OK : rw_fail_memory(err, (st->used + n) * sizeof *st->ids);
+}
+
+static rw_status flush(rw_store *st, rw_error *err) {
+    const char *p = (const char *)st->ids;
+    for (size_t left = st->used * sizeof *st->ids; left > 0;) {
+        ssize_t n = write(st->fd, p, left);
+        if (n < 0 && errno == EINTR) continue;
+        if (n <= 0)
+            return rw_fail_errno(err, RW_AT_FILE(st->file),
+                                 "cannot write its tokens to a temporary file in %s (set TMPDIR to another folder)",
+                                 st->folder);
+        p += n;
+        left -= (size_t)n;
+    }
+    st->used = 0;
+    return RW_OK;
+}
+
+rw_status rw_store_add(rw_store *st, size_t n, rw_error *err) {
+    st->used += n;
+    st->n_tokens += (int64_t)n;
+    return st->used >= FLUSH_IDS ? flush(st, err) : RW_OK;
+}
+
+rw_status rw_store_end_document(rw_store *st, rw_error *err) {
+    RW_TRY(rw_store_reserve(st, 1, err));
+    st->ids[st->used] = RW_TOKEN_END_OF_DOCUMENT;
+    return rw_store_add(st, 1, err);
+}
+
+rw_status rw_store_finish(rw_store *st, rw_source *s, rw_error *err) {
+    RW_TRY(flush(st, err));
+    s->fd = st->fd;
+    s->id_bytes = 2;
+    s->n_tokens = st->n_tokens;
+    st->is_open = false;
+    return RW_OK;
+}
+
+void rw_store_close(rw_store *st) {
+    if (st->is_open) close(st->fd);
+    rw_tokenizer_close(st->tokenizer);
+    rw_free(st->ids);
+    *st = (rw_store){0};
+}
