@@ -1,0 +1,26 @@
+/* The hooks of a run: the user's Lua files behind the plain C functions of core/train/hooks.h.
+ *
+ * Value hooks: the last file that has the hook is asked first; `nil` asks the one before it, and at last the
+ * default of lua/rwkv, which is made from the recipe's keys. Events: every file that has the hook is called, in
+ * the order of the recipe. Names are checked against core/train/hooks.def when a file is loaded. */
+#ifndef RW_LUA_HOOKS_H
+#define RW_LUA_HOOKS_H
+
+#include "core/train/hooks.h"
+#include "lua/state.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Makes a state (state.h), loads plan->files in order and fills *hooks, which stays valid until the close.
+ * A file is a path, or the name of a module of this program ("rwkv.early_stop") when no such file exists.
+ * `plan` must outlive it; `initial` is not used after the call. Errors: E_LUA with file and line, E_MEMORY. */
+rw_status rw_lua_hooks_open(rw_lua **out, const rw_plan_lua *plan, const rw_hook_trainer *initial, rw_hooks *hooks,
+                            rw_error *err);
+void rw_lua_hooks_close(rw_lua *lua); /* NULL is fine */
+
+#ifdef __cplusplus
+}
+#endif
+#endif
