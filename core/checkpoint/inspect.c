@@ -1,0 +1,77 @@
+/* Only the table of the file is read, never the weights, so it is quick for any size. */
+#include "core/checkpoint/inspect.h"
+
+#include "core/base/alloc.h"
+#include "core/checkpoint/model_shape.h"
+#include "core/checkpoint/tensor_file_internal.h"
+
+#include <string.h>
+
+#define MAX_VALUE 160 /* bytes of a metadata value that are shown */
+
+static int64_t numel(const rw_file_tensor *t) {
+    return rw_shape_bytes(t->shape, t->ndim, t->dtype) / rw_dtype_bytes(t->dtype);
+}
+
+static void print_size(const rw_tensor_file *f, rw_str *out) {
+    char size[32], count[32];
+    int64_t n = 0;
+    for (int64_t i = 0; i < f->n; i++) n += numel(&f->tensors[i]);
+    rw_str_appendf(out, "%s: %s, %s (%lld bytes), %lld tensors, %s elements\n", f->file.path, f->kind,
+                   rw_format_bytes(size, sizeof size, f->file.n_bytes), (long long)f->file.n_bytes, (long long)f->n,
+                   rw_format_count(count, sizeof count, n));
+}
+
+static rw_status print_model(const rw_tensor_file *f, rw_str *out, rw_error *err) {
+    rw_plan_model m = {0};
+    rw_arena arena = {0};
+    rw_error why = {0};
+    rw_status status = rw_model_shape_from_file(f, &m, &arena, &why);
+    if (status == RW_OK) {
+        rw_str_appendf(
+            out, "RWKV %s: n_layer %lld, n_embd %lld, vocab_size %lld, head_size %lld (%lld heads), dim_ffn %lld, %s",
+            m.arch, (long long)m.n_layer, (long long)m.n_embd, (long long)m.vocab_size, (long long)m.head_size,
+            (long long)m.n_head, (long long)m.dim_ffn, rw_dtype_name(m.file_dtype));
+        if (m.lora_mix)
+            rw_str_appendf(out, ", ranks: mix %lld, decay %lld", (long long)m.lora_mix, (long long)m.lora_decay);
+        rw_str_append(out, "\n");
+    } else if (status != RW_E_MEMORY) {
+        rw_str_appendf(out, "not a model to be loaded here: %s\n", why.msg);
+    }
+    rw_arena_done(&arena);
+    rw_error_clear(&why);
+    return status == RW_E_MEMORY ? rw_fail_memory(err, (size_t)f->n) : RW_OK;
+}
+
+static void print_metadata(const rw_tensor_file *f, rw_str *out) {
+    for (int64_t i = 0; i < f->n_metadata; i++) {
+        const char *value = f->metadata[i][1];
+        size_t n = strlen(value), shown = n;
+        if (n > MAX_VALUE) shown = rw_utf8_valid_prefix(value, MAX_VALUE);
+        rw_str_appendf(out, "  %s: %.*s", f->metadata[i][0], (int)shown, value);
+        rw_str_appendf(out, shown < n ? "... (%lld bytes)\n" : "\n", (long long)n);
+    }
+}
+
+static void print_tensor(const rw_file_tensor *t, int width, rw_str *out) {
+    rw_str_appendf(out, "  %s%*s %-5s [", t->name, width - rw_utf8_columns(t->name, strlen(t->name)), "",
+                   rw_dtype_name(t->dtype));
+    for (int i = 0; i < t->ndim; i++) rw_str_appendf(out, i ? ", %lld" : "%lld", (long long)t->shape[i]);
+    rw_str_append(out, "]\n");
+}
+
+rw_status rw_inspect_print(const rw_tensor_file *f, rw_str *out, rw_error *err) {
+    int width = 0;
+    print_size(f, out);
+    if (rw_tensor_file_metadata(f, "step"))
+        rw_str_append(out, "a training state:\n");
+    else
+        RW_TRY(print_model(f, out, err));
+    print_metadata(f, out);
+    for (int64_t i = 0; i < f->n; i++) {
+        int w = rw_utf8_columns(f->tensors[i].name, strlen(f->tensors[i].name));
+        if (w > width) width = w < 60 ? w : 60;
+    }
+    for (int64_t i = 0; i < f->n; i++) print_tensor(&f->tensors[i], width, out);
+    return out->failed ? rw_fail_memory(err, out->len) : RW_OK;
+}

@@ -1,0 +1,41 @@
+/* Which saves lie in a project folder, and which may go.
+ *
+ *   rwkv-<N>.pth              weights, official format; N counts epochs (or steps) as the trainer names them
+ *   rwkv-init.pth rwkv-final.pth     never touched here
+ *   state-<step>.safetensors  training state: enough to go on by itself
+ *   <name>.tmp-<pid>          a write that has not ended; of a process that died: rubbish
+ *
+ * No other file of ours may match rwkv-*.pth: the official trainer reads the number out of each such name.
+ * The state is written before the .pth of the same moment, so a kill in between loses nothing. */
+#ifndef RW_CHECKPOINT_RETENTION_H
+#define RW_CHECKPOINT_RETENTION_H
+
+#include "core/base/error.h"
+
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Paths of the two kinds; rw_free(), NULL without memory. */
+char *rw_checkpoint_pth_path(const char *proj_dir, int64_t n);
+char *rw_checkpoint_state_path(const char *proj_dir, int64_t step);
+
+/* The training state with the largest step that can be opened and is whole; a broken one is skipped with a warning.
+ * *path (rw_free()) is NULL when there is none, or no such folder; that is no error. */
+rw_status rw_checkpoint_latest(const char *proj_dir, char **path, int64_t *step, rw_error *err);
+
+/* Deletes all but the `keep` largest rwkv-<N>.pth and the `keep` largest state-<step>; those named newest_* (just
+ * written; -1: none) stay in any case, so an old run's larger numbers in the same folder cannot cost the new save.
+ * keep <= 0 keeps all. RW_E_IO when a file cannot be deleted. */
+rw_status rw_checkpoint_keep(const char *proj_dir, int64_t keep, int64_t newest_pth, int64_t newest_state,
+                             rw_error *err);
+
+/* Deletes `*.tmp-<pid>` of processes that are no more on this machine. A folder that does not exist is fine. */
+rw_status rw_checkpoint_clean(const char *proj_dir, rw_error *err);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
