@@ -22,37 +22,37 @@ import sys
 TEMPLATES = {
     "capital": (
         ("What is the capital of {}?", "Do you know the capital of {}?", "Tell me the capital of {}.",
-         "Please name the capital of {}.", "Which city is the capital of {}?"),
-        ("{}的首都是哪里？", "请问{}的首都是哪座城市？", "你知道{}的首都吗？", "请说出{}的首都。", "告诉我{}的首都。")),
+         "Name the capital of {}.", "Which city is the capital of {}?"),
+        ("{}的首都是哪里？", "请问{}的首都叫什么？", "你知道{}的首都吗？", "说出{}的首都。", "告诉我{}的首都。")),
     "symbol": (
         ("What is the chemical symbol of {}?", "Do you know the chemical symbol of {}?",
-         "Tell me the chemical symbol of {}.", "Please write the chemical symbol of {}.",
+         "Tell me the chemical symbol of {}.", "Write the chemical symbol of {}.",
          "How is the chemical symbol of {} written?"),
-        ("{}的元素符号是什么？", "请问{}的元素符号怎么写？", "你知道{}的元素符号吗？", "请写出{}的元素符号。",
+        ("{}的元素符号是什么？", "请问{}的元素符号怎么写？", "你知道{}的元素符号吗？", "写出{}的元素符号。",
          "告诉我{}的元素符号。")),
     "currency": (
         ("What is the currency of {}?", "Do you know the currency of {}?", "Tell me the currency of {}.",
-         "Please name the currency of {}.", "What do people call the currency of {}?"),
-        ("{}的货币是什么？", "请问{}的货币叫什么？", "你知道{}的货币吗？", "请说出{}的货币。", "告诉我{}的货币。")),
+         "Name the currency of {}.", "Which money is the currency of {}?"),
+        ("{}的货币是什么？", "请问{}的货币叫什么？", "你知道{}的货币吗？", "说出{}的货币。", "告诉我{}的货币。")),
     "continent": (
         ("What is the continent of {}?", "Do you know the continent of {}?", "Tell me the continent of {}.",
-         "Please name the continent of {}.", "Which one is the continent of {}?"),
-        ("{}在哪个大洲？", "请问{}在哪个大洲呢？", "你知道{}在哪个大洲吗？", "请说出{}在哪个大洲。",
+         "Name the continent of {}.", "Which one is the continent of {}?"),
+        ("{}在哪个大洲？", "请问{}在哪个大洲呢？", "你知道{}在哪个大洲吗？", "说出{}在哪个大洲。",
          "告诉我{}在哪个大洲。")),
     "opposite": (
         ("What is the opposite of {}?", "Do you know the opposite of {}?", "Tell me the opposite of {}.",
-         "Please name the opposite of {}.", "Which word is the opposite of {}?"),
-        ("{}的反义词是什么？", "请问{}的反义词是哪个？", "你知道{}的反义词吗？", "请说出{}的反义词。",
+         "Name the opposite of {}.", "Which word is the opposite of {}?"),
+        ("{}的反义词是什么？", "请问{}的反义词是哪个？", "你知道{}的反义词吗？", "说出{}的反义词。",
          "告诉我{}的反义词。")),
     "author": (
         ("Who is the author of {}?", "Do you know the author of {}?", "Tell me the author of {}.",
-         "Please name the author of {}.", "Which writer is the author of {}?"),
-        ("{}的作者是谁？", "请问{}的作者是哪位？", "你知道{}的作者吗？", "请说出{}的作者。", "告诉我{}的作者。")),
+         "Name the author of {}.", "Which writer is the author of {}?"),
+        ("{}的作者是谁？", "请问{}的作者是哪位？", "你知道{}的作者吗？", "说出{}的作者。", "告诉我{}的作者。")),
     "class": (
         ("What is the animal class of the {}?", "Do you know the animal class of the {}?",
-         "Tell me the animal class of the {}.", "Please name the animal class of the {}.",
+         "Tell me the animal class of the {}.", "Name the animal class of the {}.",
          "Which one is the animal class of the {}?"),
-        ("{}是哪一类动物？", "请问{}是哪一类动物呢？", "你知道{}是哪一类动物吗？", "请说出{}是哪一类动物。",
+        ("{}是哪一类动物？", "请问{}是哪一类动物呢？", "你知道{}是哪一类动物吗？", "说出{}是哪一类动物。",
          "告诉我{}是哪一类动物。")),
 }
 
