@@ -1,0 +1,116 @@
+/* A device: where tensors live and which kernels work on them.
+ *
+ * kernels/ops.def lists the kernels; from it come the table below and one instance per device (cpu_f32 and
+ * cpu_f64 from the same files, meta, cuda), so that a missing kernel fails when the program is built. Kernels
+ * take plain pointers and sizes in one struct. No kernel allocates: scratch and `saved` come from the caller, who
+ * asks a query row of the same table how many bytes they need.
+ *
+ * The contract of every args struct
+ * - dtype: of the activations and everything declared `void *` without another remark. cpu_f32: F32, cpu_f64: F64.
+ * - rows are packed: R rows of n_seq sequences, cu_seqlens[n_seq + 1] on the device; NULL: n_seq of equal length.
+ *   Empty sequences are allowed (so a fixed maximum can be padded); they pass their state through.
+ * - a state comes in (NULL: zeros; stride 0: one state shared by all sequences) and another goes out (NULL: not
+ * wanted).
+ * - a NULL gradient pointer is not wanted and its work is skipped. A NULL incoming gradient counts as zeros.
+ * - `add` has one bit per gradient (RW_<OP>_ADD_<name>): set: added to what is there; clear: overwritten.
+ * - inputs may not alias outputs unless the header says so.
+ * - numbers that change from step to step are read from rw_exec.scalars, on the device.
+ * - the result does not depend on the order in which threads run. */
+#ifndef RW_KERNELS_DEVICE_H
+#define RW_KERNELS_DEVICE_H
+
+#include "core/base/dtype.h"
+#include "core/base/error.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* What changes from step to step. One per device; kernels read it, reduce.h's clip writes grad_norm and clip_coef. */
+typedef struct {
+    int64_t step; /* optimizer step, from 1 (bias correction) */
+    double lr;    /* before the scale of a parameter's group */
+    double weight_decay;
+    double normaliser;  /* 1 / sum of the loss mask over the whole step */
+    double l2wrap_mask; /* L2Wrap: factor on mask[i] * logit at the argmax (v7: 1e-4 * normaliser) */
+    double l2wrap_rows; /* L2Wrap: factor for every row (v5: 1e-4 / rows of the micro batch) */
+    double grad_norm;   /* written by clip */
+    double clip_coef;   /* written by clip: min(1, grad_clip / (grad_norm + 1e-6)); 1 without clipping */
+    uint64_t seed;
+} rw_step_scalars;
+
+/* How a kernel runs. */
+typedef struct {
+    int threads;              /* CPU: OpenMP threads */
+    rw_step_scalars *scalars; /* on the device */
+    void *impl;               /* the device's own: CUDA stream, cuBLASLt handle, ... */
+} rw_exec;
+
+#define RW_MAX_MIX 6
+
+#include "kernels/adamw.h"
+#include "kernels/channel_mix.h"
+#include "kernels/ddlerp.h"
+#include "kernels/elementwise.h"
+#include "kernels/embedding.h"
+#include "kernels/head_loss.h"
+#include "kernels/matmul.h"
+#include "kernels/norm.h"
+#include "kernels/reduce.h"
+#include "kernels/token_shift.h"
+#include "kernels/wkv6.h"
+
+typedef struct rw_kernels {
+    const char *name;
+#define RW_KERNEL(name, args) void (*name)(const args *a, const rw_exec *ex);
+#define RW_QUERY(name, args)  int64_t (*name)(const args *a, const rw_exec *ex); /* bytes */
+#include "kernels/ops.def"
+#undef RW_KERNEL
+#undef RW_QUERY
+} rw_kernels;
+
+typedef enum { RW_DEVICE_CPU, RW_DEVICE_META, RW_DEVICE_CUDA } rw_device_kind;
+
+typedef struct rw_device rw_device;
+struct rw_device {
+    rw_device_kind kind;
+    rw_dtype compute;   /* dtype of activations and gradients */
+    const char *name;   /* "cpu", "meta", "cuda" */
+    const char *detail; /* e.g. BLAS kernels, GPU name; for people */
+    const rw_kernels *kernels;
+    rw_exec exec;
+    /* Memory of the device, 256-byte aligned, zeroed. meta hands out addresses that must not be used. */
+    void *(*alloc)(rw_device *d, int64_t n_bytes); /* NULL when there is none */
+    void (*free)(rw_device *d, void *p, int64_t n_bytes);
+    void (*zero)(rw_device *d, void *p, int64_t n_bytes);
+    void (*upload)(rw_device *d, void *dst, const void *host, int64_t n_bytes);
+    void (*download)(rw_device *d, void *host, const void *src, int64_t n_bytes);
+    rw_status (*synchronize)(rw_device *d, rw_error *err); /* waits, reports what failed since the last */
+    void (*close)(rw_device *d);
+    /* running state */
+    int64_t live_bytes, peak_bytes; /* through alloc */
+    void *impl;
+};
+
+/* CPU with `threads` OpenMP threads, computing in F32 or F64. Chooses the BLAS kernels for the processor, then
+ * opens OpenBLAS; E_DEVICE says what to install when it is not there. */
+rw_status rw_device_open_cpu(rw_device **out, rw_dtype compute, int threads, rw_error *err);
+/* Computes nothing, allocates nothing; its queries (scratch, saved) answer as those of `like`. */
+rw_status rw_device_open_meta(rw_device **out, const rw_device *like, rw_error *err);
+/* The CUDA device `index`, or E_DEVICE with the reason (no driver, no GPU, built without CUDA). */
+rw_status rw_device_open_cuda(rw_device **out, rw_dtype compute, int index, rw_error *err);
+void rw_device_close(rw_device *d);
+
+/* First row of sequence i (i = n_seq: R). */
+static inline int64_t rw_seq_row(const int32_t *cu_seqlens, int64_t n_seq, int64_t R, int64_t i) {
+    if (cu_seqlens) return cu_seqlens[i];
+    return n_seq > 0 ? R / n_seq * i : 0;
+}
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,59 @@
+/* wkv6: time mixing of x060 (Finch, arXiv:2404.05892) with its decay, group norm and gate.
+ *     w_t = exp(-exp(w0 + w_raw_t))                                       in (0, 1)
+ *     y_t = S_{t-1} r_t + (r_t . (u * k_t)) v_t
+ *     S_t = S_{t-1} diag(w_t) + v_t k_t^T
+ *     out = GN(y; ln_w, ln_b, eps) * silu(gate)       (each part left out when its pointer is NULL)
+ * S is one N x N matrix per sequence and head: row = value channel, column = key channel, in the dtype of the
+ * activations on a CPU, fp32 on a GPU. N = 32, 64, 128; any length, 1 included. No division by w anywhere: a decay
+ * may be 0. Backward: kernels.md 2.1. */
+#ifndef RW_KERNELS_WKV6_H
+#define RW_KERNELS_WKV6_H
+
+#include "core/base/dtype.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum {
+    RW_WKV6_ADD_R = 1,
+    RW_WKV6_ADD_K = 2,
+    RW_WKV6_ADD_V = 4,
+    RW_WKV6_ADD_W = 8,
+    RW_WKV6_ADD_W0 = 16,
+    RW_WKV6_ADD_U = 32,
+    RW_WKV6_ADD_S0 = 64,
+    RW_WKV6_ADD_GATE = 128,
+    RW_WKV6_ADD_LN_W = 256,
+    RW_WKV6_ADD_LN_B = 512,
+};
+
+typedef struct {
+    rw_dtype dtype;
+    int64_t R, H, N, n_seq;
+    const int32_t *cu_seqlens;
+    const void *r, *k, *v, *w_raw; /* [R,H*N] */
+    const void *w0;                /* [H*N] time_decay; NULL: zeros */
+    const void *u;                 /* [H,N] time_faaaa */
+    const void *s0;                /* [n_seq or 1,H,N,N]; NULL: zeros */
+    int64_t s0_stride;             /* elements: H*N*N, or 0 = shared */
+    const void *gate;              /* [R,H*N] before silu; NULL: no gate */
+    const void *ln_w, *ln_b;       /* [H*N]; NULL: no norm */
+    double eps;
+    void *out;   /* [R,H*N] */
+    void *s_out; /* [n_seq,H,N,N]; NULL: not wanted */
+    void *saved; /* wkv6_saved bytes; NULL: no backward */
+    /* backward */
+    const void *dout, *ds_out;                                            /* [R,H*N], [n_seq,H,N,N] */
+    void *dr, *dk, *dv, *dw_raw, *dw0, *du, *ds0, *dgate, *dln_w, *dln_b; /* dw_raw is w.r.t. w_raw */
+    uint32_t add;
+    void *scratch; /* wkv6_forward_scratch, wkv6_backward_scratch */
+} rw_wkv6_args;
+
+#ifdef __cplusplus
+}
+#endif
+#endif
