@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 /* -- mistakes -------------------------------------------------------------------------------------------- */
 
@@ -105,7 +106,10 @@ static void wrong_choice(rw_schema *s, const rw_key *key, const rw_node *node, c
     int n = 0;
     for (char *save, *p = strtok_r(copy, "|", &save); p && n < 15; p = strtok_r(NULL, "|", &save)) names[n++] = p;
     names[n] = NULL;
-    const char *near = rw_did_you_mean(text, names);
+    const char *near = NULL;
+    for (int i = 0; i < n && !near; i++)
+        if (strcasecmp(names[i], text) == 0) near = names[i];
+    if (!near) near = rw_did_you_mean(text, names);
     rw_key_expects(key, expects, sizeof expects);
     if (near && n > 1 && key->type != RW_TYPE_INT_CHOICE)
         rw_problems_add(s->problems, node->at, "expected %s, got '%s' (did you mean '%s'?)", expects, got, near);
@@ -184,11 +188,12 @@ static bool in_range(const rw_range *r, double x) {
     return (r->above_low ? x > r->low : x >= r->low) && (r->below_high ? x < r->high : x <= r->high);
 }
 
-/* The shortest text that reads back to the same number. */
+/* The shortest text that reads back to the same number: 0.9, 1e-5. */
 static const char *number_text(rw_arena *arena, double x) {
     char buf[40];
+    bool small = x != 0 && fabs(x) < 0.01;
     for (int digits = 1; digits <= 17; digits++) {
-        snprintf(buf, sizeof buf, "%.*g", digits, x);
+        snprintf(buf, sizeof buf, small ? "%.*e" : "%.*g", small ? digits - 1 : digits, x);
         if (strtod(buf, NULL) == x) break;
     }
     char *e = strchr(buf, 'e');

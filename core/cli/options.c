@@ -1,0 +1,349 @@
+/* The command line: a first word that names a command, or else a recipe. One table holds every option, so that a
+ * wrong one can be suggested and an option of another command is refused by name. */
+#include "core/cli/options.h"
+
+#include "core/base/alloc.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* -- the options --------------------------------------------------------------------------------------------- */
+
+enum { TRAIN = 1, GENERATE = 2, INSPECT = 4, TOKENIZE = 8 };
+typedef enum { SWITCH, TEXT, NUMBER, COUNT, WORD, NAMES } option_type;
+
+typedef struct {
+    const char *name;
+    int commands; /* bits of the commands that take it          */
+    option_type type;
+    size_t offset;      /* of the field in rw_options                 */
+    double low, high;   /* of a number                                */
+    const char *expect; /* words, or the choices "a|b" of a WORD      */
+} option;
+
+#define FIELD(f) offsetof(rw_options, f)
+
+static const option options[] = {
+    {"--dry-run", TRAIN, SWITCH, FIELD(train.dry_run), 0, 0, ""},
+    {"--resume", TRAIN, TEXT, FIELD(train.resume), 0, 0, "auto, never or a path"},
+    {"--trust", TRAIN, SWITCH, FIELD(train.recipe.trust), 0, 0, ""},
+    {"--env", TRAIN, NAMES, 0, 0, 0, "the name of a variable"},
+    {"--prompt", GENERATE, TEXT, FIELD(generate.prompt), 0, 0, "a text"},
+    {"--temperature", GENERATE, NUMBER, FIELD(generate.temperature), 0, 100, "a number from 0 to 100"},
+    {"--top-p", GENERATE, NUMBER, FIELD(generate.top_p), 0, 1, "a number from 0 to 1"},
+    {"--tokens", GENERATE, COUNT, FIELD(generate.tokens), 1, 1e9, "an integer >= 1"},
+    {"--seed", GENERATE, COUNT, FIELD(generate.seed), 0, 9007199254740991, "an integer >= 0"},
+    {"--tokenizer", GENERATE | TOKENIZE, WORD, FIELD(tokenizer), 0, 0, "world|byte"},
+    {"--vocab", GENERATE | TOKENIZE, TEXT, FIELD(vocab_file), 0, 0, "a file"},
+    {"--dtype", TOKENIZE, WORD, FIELD(tokenize.dtype), 0, 0, "int32|uint16"},
+};
+
+enum { N_OPTIONS = sizeof options / sizeof options[0] };
+
+static const char *const command_names[] = {"generate", "inspect", "tokenize", "lua", NULL};
+
+static const option *find_option(const char *name, size_t n) {
+    for (int i = 0; i < N_OPTIONS; i++)
+        if (strlen(options[i].name) == n && memcmp(options[i].name, name, n) == 0) return &options[i];
+    return NULL;
+}
+
+static int command_bit(rw_command c) {
+    return c == RW_COMMAND_TRAIN      ? TRAIN
+           : c == RW_COMMAND_GENERATE ? GENERATE
+           : c == RW_COMMAND_INSPECT  ? INSPECT
+           : c == RW_COMMAND_TOKENIZE ? TOKENIZE
+                                      : 0;
+}
+
+/* -- reading -------------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    rw_options *o;
+    int argc, next; /* of the word to read */
+    char **argv;
+    const char **overrides, **env_names; /* in the arena, room for argc each */
+    int n_overrides, n_env_names, n_names;
+    const char *names[3]; /* words that are no options */
+    rw_error *err;
+} reader;
+
+static rw_where on_line(const char *what) {
+    return (rw_where){.file = rw_message("command line"), .key = what};
+}
+
+static rw_status unknown_option(const reader *r, const char *word) {
+    static const char *const general[] = {"--help", "--version", "--schema", "--keys"};
+    const char *names[N_OPTIONS + 5];
+    int n = 0, bit = command_bit(r->o->command);
+    for (int i = 0; i < N_OPTIONS; i++)
+        if (options[i].commands & bit) names[n++] = options[i].name;
+    for (int i = 0; i < 4; i++) names[n++] = general[i];
+    names[n] = NULL;
+    const char *near = rw_did_you_mean(word, names);
+    if (near) return rw_fail(r->err, RW_E_USAGE, on_line(word), "unknown option (did you mean '%s'?)", near);
+    return rw_fail(r->err, RW_E_USAGE, on_line(word), "unknown option; rwkv-run --help shows them all");
+}
+
+static rw_status wrong_value(const reader *r, const option *opt, const char *text) {
+    char words[64];
+    snprintf(words, sizeof words, "%s", opt->expect);
+    char *bar = strchr(words, '|');
+    if (bar) {
+        snprintf(words, sizeof words, "%.*s%s%s", (int)(bar - words), opt->expect, rw_message(" or "),
+                 opt->expect + (bar - words) + 1);
+        return rw_fail(r->err, RW_E_USAGE, on_line(opt->name), "expected %s, got '%s'", words, text);
+    }
+    return rw_fail(r->err, RW_E_USAGE, on_line(opt->name), "expected %s, got '%s'", rw_message(words), text);
+}
+
+static bool parse_number(const char *text, double *x) {
+    char *end;
+    if (!*text || text[strspn(text, "0123456789.eE+-")]) return false;
+    *x = strtod(text, &end);
+    return *end == '\0' && end != text && isfinite(*x);
+}
+
+static bool is_choice(const char *choices, const char *text) {
+    size_t n = strlen(text);
+    for (const char *p = choices; n && *p; p += strcspn(p, "|"), p += *p != '\0')
+        if (strcspn(p, "|") == n && memcmp(p, text, n) == 0) return true;
+    return false;
+}
+
+static rw_status set_option(reader *r, const option *opt, const char *text) {
+    char *field = (char *)r->o + opt->offset;
+    double x = 0;
+    switch (opt->type) {
+    case SWITCH:
+        *(bool *)field = true;
+        return RW_OK;
+    case TEXT:
+        if (!text[0] && opt->offset != FIELD(generate.prompt)) return wrong_value(r, opt, text);
+        *(const char **)field = text;
+        return RW_OK;
+    case WORD:
+        if (!is_choice(opt->expect, text)) return wrong_value(r, opt, text);
+        *(const char **)field = text;
+        return RW_OK;
+    case NAMES:
+        if (!text[0] || strchr(text, '=')) return wrong_value(r, opt, text);
+        r->env_names[r->n_env_names++] = text;
+        return RW_OK;
+    case NUMBER:
+    case COUNT:
+        if (!parse_number(text, &x) || x < opt->low || x > opt->high) return wrong_value(r, opt, text);
+        if (opt->type == COUNT && x != floor(x)) return wrong_value(r, opt, text);
+        if (opt->type == COUNT)
+            *(int64_t *)field = (int64_t)x;
+        else
+            *(double *)field = x;
+        return RW_OK;
+    }
+    return RW_OK;
+}
+
+/* "--name value" or "--name=value". */
+static rw_status read_option(reader *r, const char *word) {
+    size_t n = strcspn(word, "=");
+    const option *opt = find_option(word, n);
+    if (!opt) return unknown_option(r, word);
+    if (!(opt->commands & command_bit(r->o->command)))
+        return rw_fail(r->err, RW_E_USAGE, on_line(opt->name), "not an option of this command; see rwkv-run --help");
+    if (opt->type == SWITCH && word[n])
+        return rw_fail(r->err, RW_E_USAGE, on_line(opt->name), "takes no value, got '%s'", word + n + 1);
+    if (opt->type == SWITCH) return set_option(r, opt, NULL);
+    if (word[n]) return set_option(r, opt, word + n + 1);
+    if (r->next >= r->argc) return rw_fail(r->err, RW_E_USAGE, on_line(opt->name), "a value is missing behind it");
+    return set_option(r, opt, r->argv[r->next++]);
+}
+
+/* The options that end the reading, wherever they stand. */
+static bool general_option(rw_options *o, const char *word) {
+    if (strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0)
+        o->command = RW_COMMAND_HELP;
+    else if (strcmp(word, "--version") == 0)
+        o->command = RW_COMMAND_VERSION;
+    else if (strcmp(word, "--schema") == 0)
+        o->command = RW_COMMAND_SCHEMA;
+    else if (strcmp(word, "--keys") == 0)
+        o->command = RW_COMMAND_KEYS;
+    else
+        return false;
+    return true;
+}
+
+/* A word that is no option: an override of the recipe, or a name. */
+static rw_status read_name(reader *r, const char *word) {
+    static const int most[] = {
+        [RW_COMMAND_TRAIN] = 1, [RW_COMMAND_GENERATE] = 1, [RW_COMMAND_INSPECT] = 1, [RW_COMMAND_TOKENIZE] = 2};
+    if (r->o->command == RW_COMMAND_TRAIN && r->n_names == 1 && strchr(word, '=')) {
+        r->overrides[r->n_overrides++] = word;
+        return RW_OK;
+    }
+    if (r->n_names < most[r->o->command]) {
+        r->names[r->n_names++] = word;
+        return RW_OK;
+    }
+    if (r->o->command == RW_COMMAND_TRAIN)
+        return rw_fail(r->err, RW_E_USAGE, on_line(word),
+                       "expected KEY=VALUE behind the recipe, such as train.lr_init=2e-5");
+    return rw_fail(r->err, RW_E_USAGE, on_line(word), "one name too many; see rwkv-run --help");
+}
+
+static rw_status read_words(reader *r) {
+    bool names_only = false; /* behind "--" */
+    while (r->next < r->argc) {
+        const char *word = r->argv[r->next++];
+        if (!names_only && strcmp(word, "--") == 0)
+            names_only = true;
+        else if (!names_only && general_option(r->o, word))
+            return RW_OK;
+        else if (!names_only && word[0] == '-' && word[1])
+            RW_TRY(read_option(r, word));
+        else
+            RW_TRY(read_name(r, word));
+    }
+    return RW_OK;
+}
+
+/* -- what must be there ---------------------------------------------------------------------------------------- */
+
+static rw_status missing(const reader *r, const char *command, const char *what) {
+    return rw_fail(r->err, RW_E_USAGE, on_line(command), "%s is missing; see rwkv-run --help", rw_message(what));
+}
+
+static rw_status finish_train(reader *r) {
+    rw_options *o = r->o;
+    if (r->n_names < 1) return missing(r, NULL, "the recipe");
+    const char *near =
+        strchr(r->names[0], '.') || strchr(r->names[0], '/') ? NULL : rw_did_you_mean(r->names[0], command_names);
+    if (near && access(r->names[0], F_OK) != 0)
+        return rw_fail(r->err, RW_E_USAGE, on_line(r->names[0]), "neither a command nor a recipe (did you mean '%s'?)",
+                       near);
+    o->train.recipe.path = r->names[0];
+    o->train.recipe.overrides = r->overrides;
+    o->train.recipe.n_overrides = r->n_overrides;
+    o->train.recipe.env_names = r->env_names;
+    o->train.recipe.n_env_names = r->n_env_names;
+    return RW_OK;
+}
+
+static rw_status finish(reader *r) {
+    rw_options *o = r->o;
+    switch (o->command) {
+    case RW_COMMAND_TRAIN:
+        return finish_train(r);
+    case RW_COMMAND_GENERATE:
+        if (r->n_names < 1) return missing(r, "generate", "the model (.pth)");
+        if (!o->generate.prompt) return missing(r, "generate", "--prompt TEXT");
+        o->generate.model = r->names[0];
+        return RW_OK;
+    case RW_COMMAND_INSPECT:
+        if (r->n_names < 1) return missing(r, "inspect", "the file");
+        o->inspect.file = r->names[0];
+        return RW_OK;
+    case RW_COMMAND_TOKENIZE:
+        if (r->n_names < 1) return missing(r, "tokenize", "the input (.jsonl)");
+        if (r->n_names < 2) return missing(r, "tokenize", "the prefix of the output");
+        o->tokenize.input = r->names[0];
+        o->tokenize.output = r->names[1];
+        return RW_OK;
+    default:
+        return RW_OK;
+    }
+}
+
+/* -- all of it -------------------------------------------------------------------------------------------------- */
+
+static rw_command command_of(const char *word) {
+    static const rw_command commands[] = {RW_COMMAND_GENERATE, RW_COMMAND_INSPECT, RW_COMMAND_TOKENIZE, RW_COMMAND_LUA};
+    for (int i = 0; command_names[i]; i++)
+        if (strcmp(command_names[i], word) == 0) return commands[i];
+    return RW_COMMAND_TRAIN;
+}
+
+static rw_status read_lua(rw_options *o, int argc, char **argv, rw_error *err) {
+    if (argc < 3)
+        return rw_fail(err, RW_E_USAGE, on_line("lua"), "%s is missing; see rwkv-run --help", rw_message("the script"));
+    o->lua.file = argv[2];
+    o->lua.args = argv + 3;
+    o->lua.n_args = argc - 3;
+    return RW_OK;
+}
+
+rw_status rw_options_parse(rw_options *o, int argc, char **argv, rw_error *err) {
+    *o = (rw_options){.command = RW_COMMAND_HELP};
+    o->train.recipe.check_files = true;
+    o->train.resume = "auto";
+    o->generate.temperature = 1;
+    o->generate.top_p = 1;
+    o->generate.tokens = 256;
+    o->tokenize.dtype = "int32";
+    if (argc < 2) return missing(&(reader){.o = o, .err = err}, NULL, "the recipe");
+    o->command = command_of(argv[1]);
+    if (o->command == RW_COMMAND_LUA) return read_lua(o, argc, argv, err);
+    reader r = {.o = o, .argc = argc, .argv = argv, .err = err, .next = o->command == RW_COMMAND_TRAIN ? 1 : 2};
+    r.overrides = rw_arena_alloc(&o->arena, sizeof *r.overrides * (size_t)argc);
+    r.env_names = rw_arena_alloc(&o->arena, sizeof *r.env_names * (size_t)argc);
+    if (!r.overrides || !r.env_names) return rw_fail_memory(err, sizeof *r.overrides * (size_t)argc);
+    RW_TRY(read_words(&r));
+    return finish(&r);
+}
+
+void rw_options_done(rw_options *o) {
+    rw_arena_done(&o->arena);
+    *o = (rw_options){0};
+}
+
+/* -- help -------------------------------------------------------------------------------------------------------- */
+
+const char *rw_options_help(void) {
+    static const char english[] =
+        "rwkv-run trains RWKV language models.\n"
+        "\n"
+        "  rwkv-run RECIPE.yaml [KEY=VALUE ...]    train; train.lr_init=2e-5 overrides a key\n"
+        "      --dry-run                 print the plan: shape, steps, memory, disk; then end\n"
+        "      --resume auto|never|PATH  go on with a saved run; auto where there is one\n"
+        "      --trust                   no sandbox for scripts, write to any folder\n"
+        "      --env NAME                let the recipe read this variable (RWKV_* always)\n"
+        "  rwkv-run generate MODEL.pth --prompt TEXT\n"
+        "      --temperature 1  --top-p 1  --tokens 256  --seed 0\n"
+        "      --tokenizer world|byte    --vocab FILE  (also $RWKV_VOCAB)\n"
+        "  rwkv-run inspect FILE         what is in a .pth, .bin/.idx or training state\n"
+        "  rwkv-run tokenize IN.jsonl OUT_PREFIX   text to .bin and .idx\n"
+        "      --tokenizer world|byte    --vocab FILE    --dtype int32|uint16\n"
+        "  rwkv-run lua SCRIPT [ARG ...] run a script outside of training\n"
+        "\n"
+        "  --keys     every key of a recipe        --schema   the same for editors\n"
+        "  --version  --help                       RWKV_LANG=zh  Chinese messages\n"
+        "\n"
+        "A first run:  sh recipes/quickstart/run.sh\n"
+        "Exit status:  0 done  1 failed  2 wrong recipe or command line\n"
+        "              3 stopped early, saved, can be resumed\n";
+    static const char chinese[] = "rwkv-run 训练 RWKV 语言模型。\n"
+                                  "\n"
+                                  "  rwkv-run 配方.yaml [键=值 ...]          训练；例如 train.lr_init=2e-5 覆盖一个键\n"
+                                  "      --dry-run                 打印计划（形状、步数、内存、磁盘）后结束\n"
+                                  "      --resume auto|never|PATH  继续已保存的训练；auto：有则继续\n"
+                                  "      --trust                   脚本不受沙箱限制，可写任何文件夹\n"
+                                  "      --env NAME                允许配方读取该环境变量（RWKV_* 总是允许）\n"
+                                  "  rwkv-run generate MODEL.pth --prompt 文本\n"
+                                  "      --temperature 1  --top-p 1  --tokens 256  --seed 0\n"
+                                  "      --tokenizer world|byte    --vocab FILE（或 $RWKV_VOCAB）\n"
+                                  "  rwkv-run inspect FILE         查看 .pth、.bin/.idx 或训练状态的内容\n"
+                                  "  rwkv-run tokenize IN.jsonl OUT_PREFIX   文本转为 .bin 和 .idx\n"
+                                  "      --tokenizer world|byte    --vocab FILE    --dtype int32|uint16\n"
+                                  "  rwkv-run lua SCRIPT [ARG ...] 在训练之外运行脚本\n"
+                                  "\n"
+                                  "  --keys     配方的全部键                 --schema   供编辑器使用的 JSON Schema\n"
+                                  "  --version  --help                       RWKV_LANG=en  英文提示\n"
+                                  "\n"
+                                  "第一次运行：  sh recipes/quickstart/run.sh\n"
+                                  "退出状态：    0 完成  1 失败  2 配方或命令行有误\n"
+                                  "              3 提前停止，已保存，可继续\n";
+    return strcmp(rw_language(), "zh") == 0 ? chinese : english;
+}

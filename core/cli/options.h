@@ -1,0 +1,69 @@
+/* The command line -> what to do. */
+#ifndef RW_CLI_OPTIONS_H
+#define RW_CLI_OPTIONS_H
+
+#include "core/base/arena.h"
+#include "core/base/error.h"
+#include "core/base/str.h"
+#include "core/recipe/recipe.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef enum {
+    RW_COMMAND_HELP,
+    RW_COMMAND_VERSION,
+    RW_COMMAND_SCHEMA, /* JSON Schema of a recipe      */
+    RW_COMMAND_KEYS,   /* reference of all recipe keys */
+    RW_COMMAND_TRAIN,
+    RW_COMMAND_GENERATE,
+    RW_COMMAND_INSPECT,
+    RW_COMMAND_TOKENIZE,
+    RW_COMMAND_LUA
+} rw_command;
+
+/* Strings are lent by argv. Only the section of the command is filled; the rest keeps its defaults. */
+typedef struct {
+    rw_command command;
+    struct {
+        rw_recipe_options recipe; /* overrides and env_names lie in the arena; check_files is set */
+        const char *resume;       /* "auto", "never" or a path                                    */
+        bool dry_run;
+    } train;
+    struct {
+        const char *model, *prompt;
+        double temperature; /* 1; 0: the likeliest token each time                  */
+        double top_p;       /* 1: no limit                                          */
+        int64_t tokens;     /* at most so many; 256                                 */
+        uint64_t seed;      /* 0                                                    */
+    } generate;
+    struct {
+        const char *file;
+    } inspect;
+    struct {
+        const char *input, *output; /* IN.jsonl, prefix of the pair                */
+        const char *dtype;          /* "int32" (the tutorial's tool) or "uint16"    */
+    } tokenize;
+    struct {
+        const char *file;
+        char **args; /* argv behind the file */
+        int n_args;
+    } lua;
+    /* of generate and tokenize */
+    const char *tokenizer;  /* "world" or "byte"; NULL: not said                    */
+    const char *vocab_file; /* NULL: not said                                       */
+    rw_arena arena;
+} rw_options;
+
+/* Reads a command line; argv[0] is skipped. E_USAGE with what to do instead; rw_options_done() in any case. */
+rw_status rw_options_parse(rw_options *o, int argc, char **argv, rw_error *err);
+void rw_options_done(rw_options *o);
+
+/* The text of --help: at most 24 lines of 79 columns. In the user's language. */
+const char *rw_options_help(void);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
