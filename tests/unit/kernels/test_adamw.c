@@ -1,0 +1,129 @@
+/* AdamW against a plain loop, in both modes and both types: segments with their own scales, padding left alone, exact
+ * zeros kept, any number of threads. */
+#include "tests/unit/kernels/device_test.h"
+
+enum { N = 30000 };
+static const rw_adamw_segment segments[] = {
+    {0, 7, 1, 0}, {64, 20001, 2.5, 1}, {20096, 0, 1, 1}, {20096, 1, 1, 1}, {20160, 9000, 0.5, 0}};
+enum { N_SEGMENTS = sizeof segments / sizeof *segments };
+
+static void plain_step(double *p, const double *grad, double *m, double *v, const rw_step_scalars *s, bool w_mode,
+                       double eps) {
+    for (int k = 0; k < N_SEGMENTS; k++)
+        for (int64_t i = segments[k].offset; i < segments[k].offset + segments[k].n; i++) {
+            double g = grad[i] * s->clip_coef, t = (double)s->step;
+            m[i] = 0.9 * m[i] + (1 - 0.9) * g;
+            v[i] = 0.99 * v[i] + (1 - 0.99) * g * g;
+            double step = (m[i] / (1 - pow(0.9, t))) / (sqrt(v[i] / (1 - pow(0.99, t))) + eps);
+            if (w_mode && segments[k].decay) step += s->weight_decay * p[i];
+            p[i] -= s->lr * segments[k].lr_scale * step;
+        }
+}
+
+typedef struct {
+    double *p, *g, *m, *v;
+} buffers;
+
+static buffers new_buffers(void) {
+    buffers b = {test_memory(8 * N), test_memory(8 * N), test_memory(8 * N), test_memory(8 * N)};
+    test_fill_f64(b.p, N, 1, -1, 1);
+    memset(b.m, 0, 8 * N), memset(b.v, 0, 8 * N);
+    return b;
+}
+static void free_buffers(buffers *b) {
+    free(b->p), free(b->g), free(b->m), free(b->v);
+}
+
+static void gradient_of(buffers *b, int step) {
+    test_fill_f64(b->g, N, (uint64_t)(100 + step), -2, 2);
+    b->g[3] = 0; /* a parameter that no row touched */
+}
+
+static rw_step_scalars scalars_of(int step) {
+    return (rw_step_scalars){.step = step, .lr = 1e-3 * step, .weight_decay = 0.1, .clip_coef = step == 2 ? 0.25 : 1};
+}
+
+static void check(rw_dtype t, bool w_mode, int threads, double eps, double tolerance) {
+    rw_device *d = test_device(t, threads);
+    buffers plain = new_buffers(), wide = new_buffers();
+    float *f[4];
+    double *const source[4] = {wide.p, wide.g, wide.m, wide.v};
+    for (int k = 0; k < 4; k++) f[k] = test_memory(4 * N);
+    for (int k = 0; k < 4; k++)
+        for (int i = 0; i < N && k != 1; i++) f[k][i] = (float)source[k][i];
+    rw_adamw_args a = {.dtype = t,
+                       .n_segments = N_SEGMENTS,
+                       .segments = segments,
+                       .beta1 = 0.9,
+                       .beta2 = 0.99,
+                       .eps = eps,
+                       .adam_w_mode = w_mode};
+    a.p = t == RW_F64 ? (void *)wide.p : f[0], a.grad = t == RW_F64 ? (void *)wide.g : f[1];
+    a.m = t == RW_F64 ? (void *)wide.m : f[2], a.v = t == RW_F64 ? (void *)wide.v : f[3];
+    for (int step = 1; step <= 5; step++) {
+        gradient_of(&plain, step), gradient_of(&wide, step);
+        for (int i = 0; i < N; i++) f[1][i] = (float)wide.g[i];
+        *d->exec.scalars = scalars_of(step);
+        plain_step(plain.p, plain.g, plain.m, plain.v, d->exec.scalars, w_mode, eps);
+        d->kernels->adamw(&a, &d->exec);
+    }
+    buffers start = new_buffers();
+    for (int i = 0; i < N; i++) {
+        double got = t == RW_F64 ? wide.p[i] : (double)f[0][i];
+        assert_true(fabs(got - plain.p[i]) <= tolerance);
+        if (plain.p[i] == start.p[i]) /* padding, and element 3: not one bit */
+            assert_true(t == RW_F64 ? wide.p[i] == start.p[i] : f[0][i] == (float)start.p[i]);
+    }
+    assert_true(plain.p[3] == start.p[3] && plain.p[8] == start.p[8] && plain.p[100] != start.p[100]);
+    free_buffers(&plain), free_buffers(&wide), free_buffers(&start);
+    for (int k = 0; k < 4; k++) free(f[k]);
+    rw_device_close(d);
+}
+
+static void test_against_plain_loop(void **state) {
+    (void)state;
+    for (int threads = 1; threads <= 4; threads += 3)
+        for (int w_mode = 0; w_mode < 2; w_mode++) {
+            check(RW_F64, w_mode, threads, 1e-8, 1e-14);
+            check(RW_F64, w_mode, threads, 1e-18, 1e-14);
+            check(RW_F32, w_mode, threads, 1e-8, 3e-7);
+            check(RW_F32, w_mode, threads, 1e-18, 3e-7);
+        }
+}
+
+static void test_threads_give_equal_bits(void **state) {
+    (void)state;
+    float *p[2];
+    for (int k = 0; k < 2; k++) {
+        rw_device *d = test_device(RW_F32, k ? 3 : 1);
+        float *g = test_memory(4 * N), *m = test_memory(4 * N), *v = test_memory(4 * N);
+        p[k] = test_memory(4 * N);
+        test_fill_f32(p[k], N, 1, -1, 1), test_fill_f32(g, N, 2, -1, 1);
+        test_fill_f32(m, N, 3, -1, 1), test_fill_f32(v, N, 4, 0, 1);
+        rw_adamw_args a = {.dtype = RW_F32,
+                           .n_segments = N_SEGMENTS,
+                           .segments = segments,
+                           .p = p[k],
+                           .grad = g,
+                           .m = m,
+                           .v = v,
+                           .beta1 = 0.9,
+                           .beta2 = 0.99,
+                           .eps = 1e-8,
+                           .adam_w_mode = true};
+        *d->exec.scalars = scalars_of(2);
+        d->kernels->adamw(&a, &d->exec);
+        free(g), free(m), free(v);
+        rw_device_close(d);
+    }
+    assert_memory_equal(p[0], p[1], 4 * N);
+    free(p[0]), free(p[1]);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_against_plain_loop),
+        cmocka_unit_test(test_threads_give_equal_bits),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

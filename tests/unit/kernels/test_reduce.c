@@ -1,0 +1,81 @@
+/* Sums and the global norm: against a long double loop, the same bits for any number of threads, and what happens to
+ * numbers that are not finite. */
+#include "tests/unit/kernels/device_test.h"
+
+static double sum_of(rw_device *d, const rw_sum_args *a) {
+    rw_sum_args s = *a;
+    double out = NAN;
+    s.out = &out;
+    s.scratch = test_memory((size_t)d->kernels->sum_scratch(a, &d->exec));
+    d->kernels->sum(&s, &d->exec);
+    free(s.scratch);
+    return out;
+}
+
+static void check_sum(int64_t n, bool squares, bool weighted) {
+    float *x = test_memory(sizeof(float) * (size_t)n), *w = test_memory(sizeof(float) * (size_t)n);
+    test_fill_f32(x, n, 1, -1, 3), test_fill_f32(w, n, 2, 0, 1);
+    long double want = 0;
+    for (int64_t i = 0; i < n; i++)
+        want += (long double)x[i] * (squares ? (long double)x[i] : 1) * (weighted ? (long double)w[i] : 1);
+    rw_device *one = test_device(RW_F32, 1), *many = test_device(RW_F32, 3);
+    rw_sum_args a = {.dtype = RW_F32, .n = n, .x = x, .weight = weighted ? w : NULL, .squares = squares};
+    double got = sum_of(one, &a), again = sum_of(many, &a);
+    assert_true(fabs(got - (double)want) <= 1e-12 * (1 + (double)n));
+    assert_memory_equal(&got, &again, sizeof got);
+    rw_device_close(one), rw_device_close(many);
+    free(x), free(w);
+}
+
+static void test_sum(void **state) {
+    (void)state;
+    static const int64_t sizes[] = {0, 1, 15, 16, 17, 16383, 16384, 16385, 100001};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
+        for (int k = 0; k < 4; k++) check_sum(sizes[i], k & 1, k & 2);
+}
+
+static void test_sum_adds(void **state) {
+    (void)state;
+    rw_device *d = test_device(RW_F64, 1);
+    double x[3] = {1, 2, 4}, out = 10, scratch[1];
+    rw_sum_args a = {.dtype = RW_F64, .n = 3, .x = x, .out = &out, .add = true, .scratch = scratch};
+    d->kernels->sum(&a, &d->exec);
+    assert_true(out == 17);
+    rw_device_close(d);
+}
+
+static void clip(rw_device *d, const double *grad, int64_t n, double max_norm) {
+    double scratch[1];
+    rw_clip_args a = {.dtype = RW_F64, .n = n, .grad = grad, .max_norm = max_norm, .scratch = scratch};
+    assert_int_equal(d->kernels->clip_scratch(&a, &d->exec), 8);
+    d->kernels->clip(&a, &d->exec);
+}
+
+static void test_clip(void **state) {
+    (void)state;
+    rw_device *d = test_device(RW_F64, 1);
+    const rw_step_scalars *s = d->exec.scalars;
+    double grad[4] = {3, 4, 0, 0};
+    clip(d, grad, 4, 1);
+    assert_true(s->grad_norm == 5 && fabs(s->clip_coef - 1 / (5 + 1e-6)) < 1e-15);
+    clip(d, grad, 4, 10);
+    assert_true(s->grad_norm == 5 && s->clip_coef == 1);
+    clip(d, grad, 4, 0);
+    assert_true(s->grad_norm == 5 && s->clip_coef == 1);
+    grad[2] = NAN;
+    clip(d, grad, 4, 1);
+    assert_true(isnan(s->grad_norm) && isnan(s->clip_coef));
+    grad[2] = INFINITY;
+    clip(d, grad, 4, 1);
+    assert_true(isinf(s->grad_norm) && isnan(s->clip_coef));
+    rw_device_close(d);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_sum),
+        cmocka_unit_test(test_sum_adds),
+        cmocka_unit_test(test_clip),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
