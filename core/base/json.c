@@ -28,6 +28,7 @@ static rw_where place_of(const json_error_t *e, rw_where at) {
 }
 
 static rw_status fail_json(const json_error_t *e, size_t n, rw_where at, rw_error *err) {
+    if (!e->text[0]) return rw_fail_memory(err, n); /* jansson says nothing when memory is short */
     switch (json_error_code(e)) {
     case json_error_out_of_memory:
         return rw_fail_memory(err, n);
