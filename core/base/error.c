@@ -82,7 +82,7 @@ static size_t next_conversion(const char **s, const char **start) {
     return 0;
 }
 
-static bool same_conversions(const char *a, const char *b) {
+bool rw_message_fits(const char *a, const char *b) {
     for (;;) {
         const char *start_a = a, *start_b = b;
         size_t n_a = next_conversion(&a, &start_a), n_b = next_conversion(&b, &start_b);
@@ -94,7 +94,7 @@ static bool same_conversions(const char *a, const char *b) {
 static const char *translate(const char *english) {
     for (size_t i = 0; i < sizeof messages / sizeof messages[0]; i++)
         if (strcmp(messages[i].english, english) == 0)
-            return same_conversions(english, messages[i].chinese) ? messages[i].chinese : english;
+            return rw_message_fits(english, messages[i].chinese) ? messages[i].chinese : english;
     return english;
 }
 
@@ -104,7 +104,7 @@ const char *rw_message(const char *english) {
 
 int rw_messages_check(void) {
     for (size_t i = 0; i < sizeof messages / sizeof messages[0]; i++)
-        if (!same_conversions(messages[i].english, messages[i].chinese)) return (int)i + 1;
+        if (!rw_message_fits(messages[i].english, messages[i].chinese)) return (int)i + 1;
     return 0;
 }
 

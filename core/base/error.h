@@ -64,7 +64,9 @@ const char *rw_status_name(rw_status code);
 const char *rw_language(void);
 /* The text in the user's language, or `english` itself when there is no translation. */
 const char *rw_message(const char *english);
-/* For the test of messages.def: 0, or the number of the first row whose conversions differ. */
+/* Whether both formats have the same conversions in the same order, so that one can stand for the other. */
+bool rw_message_fits(const char *english, const char *translation);
+/* For the test of messages.def: 0, or the number of the first row that does not fit. */
 int rw_messages_check(void);
 
 #define RW_AT_NONE       ((rw_where){0})

@@ -87,6 +87,13 @@ static void exit_codes(void **state) {
 static void translations_fit(void **state) {
     (void)state;
     assert_int_equal(rw_messages_check(), 0);
+    assert_true(rw_message_fits("%d of 100%% in '%s'", "100%%: %d ... %s"));
+    assert_true(rw_message_fits("%5.2f%s", "%5.2f, %s"));
+    assert_false(rw_message_fits("%d %s", "%s %d"));
+    assert_false(rw_message_fits("%ld", "%d"));
+    assert_false(rw_message_fits("%d", "%d %d"));
+    assert_false(rw_message_fits("%d", "100%%"));
+    assert_false(rw_message_fits("x", "x %"));
 }
 
 /* The language is read once, so each case runs in a process of its own, which says by its exit status whether

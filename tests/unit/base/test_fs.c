@@ -115,6 +115,7 @@ static rw_status write_sample(const char *path, rw_error *err) {
     rw_writer_printf(&w, "%0600d", 7);
     rw_writer_patch(&w, 0, "head", 4);
     rw_writer_patch(&w, w.offset - 1, "8", 1);
+    rw_writer_patch(&w, w.offset - 602, "[==]", 4); /* half of it written, half still in the buffer */
     assert_true(w.error.code != RW_OK || w.offset == 4 + 30000 * 12 + LARGE + 600);
     return rw_writer_commit(&w, err);
 }
@@ -125,6 +126,7 @@ static void check_sample(const char *path) {
     assert_memory_equal(found, "headline 000000\nline 000001\n", 28);
     assert_memory_equal(found + 4 + 29999 * 12, "line 029999\nxxx", 15);
     assert_string_equal(found + strlen(found) - 4, "0008");
+    assert_memory_equal(found + strlen(found) - 603, "x[==]0", 6);
     rw_free(found);
 }
 

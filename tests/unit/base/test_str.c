@@ -69,6 +69,8 @@ static void suggests(void **state) {
     assert_null(rw_did_you_mean("epoch_steps", names));
     assert_null(rw_did_you_mean("x", names));
     assert_null(rw_did_you_mean("", names));
+    static const char *const twins[] = {"beta1", "beta2", NULL};
+    assert_string_equal(rw_did_you_mean("beta3", twins), "beta1");
 }
 
 static void numbers_for_people(void **state) {

@@ -29,11 +29,13 @@ static void version_2(void **state) {
     put("v2/slice/job/cpu.max", "max 100000\n");
     put("v2/slice/cpu.max", "250000 100000\n");
     put("v2/cpu.max", "400000 100000\n");
+    put("v2/wide/cpu.max", "800000 100000\n");
     put("v2/slice/job/memory.max", "max\n");
     put("v2/memory.max", "1073741824\n");
     const char *root = rw_test_path("v2");
     assert_int_equal(rw_cgroup_cpus("0::/slice/job\n", root), 3); /* 2.5 rounded up; the group above is stricter */
     assert_int_equal(rw_cgroup_cpus("0::/\n", root), 4);
+    assert_int_equal(rw_cgroup_cpus("0::/wide\n", root), 4);
     assert_int_equal(rw_cgroup_cpus("0::/elsewhere/not/visible\n", root), 4);
     assert_int_equal(rw_cgroup_memory("0::/slice/job\n", root), 1 << 30);
 }
