@@ -19,7 +19,8 @@ static const char *join(const char *dir, const char *name) {
     static char ring[16][4096];
     static unsigned next;
     char *path = ring[next++ % 16];
-    snprintf(path, sizeof ring[0], "%s%s%s", dir, name[0] ? "/" : "", name);
+    int n = snprintf(path, sizeof ring[0], "%s%s%s", dir, name[0] ? "/" : "", name);
+    if (n >= (int)sizeof ring[0]) fail_msg("path too long: %s", name);
     return path;
 }
 
@@ -56,7 +57,7 @@ const char *rw_source_path(const char *relative) {
 
 /* -- scratch folder --------------------------------------------------------------------------------- */
 
-static char scratch[4096];
+static char scratch[2048];
 static pid_t scratch_owner; /* a forked child must not remove its parent's folder */
 
 static int remove_one(const char *path, const struct stat *st, int type, struct FTW *ftw) {
@@ -71,8 +72,8 @@ static void remove_scratch(void) {
 const char *rw_test_folder(void) {
     if (scratch[0]) return scratch;
     const char *tmp = getenv("TMPDIR");
-    snprintf(scratch, sizeof scratch, "%s/rwkv-test-XXXXXX", tmp && tmp[0] ? tmp : "/tmp");
-    if (!mkdtemp(scratch)) fail_msg("cannot make a folder like '%s'", scratch);
+    int n = snprintf(scratch, sizeof scratch, "%s/rwkv-test-XXXXXX", tmp && tmp[0] ? tmp : "/tmp");
+    if (n >= (int)sizeof scratch || !mkdtemp(scratch)) fail_msg("cannot make a folder like '%s'", scratch);
     scratch_owner = getpid();
     atexit(remove_scratch);
     return scratch;
