@@ -49,6 +49,7 @@ static const struct {
 } others[] = {
     {"time_first", "this is RWKV-4 or RWKV-5.0; this program knows x052, x060 and x070"},
     {"lora_A", "this is a LoRA adapter, not a whole model; merge it into its base model first"},
+    {"ffnPre.", "trained with pre_ffn (it has tensors 'ffnPre.'), which this program cannot run yet"},
     {"embeddings.weight", "this is a model under the names of Hugging Face; fetch the official .pth of the same model"},
     {"att.time_state",
      "this holds only initial states (time_state), no model; load them together with their base model"},
@@ -80,7 +81,6 @@ static rw_status refuse_additions(const survey *s, rw_error *err) {
         const char *part, *what;
     } additions[] = {
         {"head_q.weight", "trained with head_qk"},
-        {"ffnPre.", "trained with pre_ffn"},
         {"att.time_state", "trained with train_type states"},
     };
     for (size_t i = 0; i < sizeof additions / sizeof *additions; i++)
