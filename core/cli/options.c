@@ -307,7 +307,7 @@ const char *rw_options_help(void) {
         "\n"
         "  rwkv-run RECIPE.yaml [KEY=VALUE ...]    train; train.lr_init=2e-5 overrides a key\n"
         "      --dry-run                 print the plan: shape, steps, memory, disk; then end\n"
-        "      --resume auto|never|PATH  go on with a saved run; auto where there is one\n"
+        "      --resume auto|never|PATH  go on with a saved run; auto: if there is one\n"
         "      --trust                   no sandbox for scripts, write to any folder\n"
         "      --env NAME                let the recipe read this variable (RWKV_* always)\n"
         "  rwkv-run generate MODEL.pth --prompt TEXT\n"

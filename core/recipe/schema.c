@@ -204,7 +204,7 @@ static const char *number_text(rw_arena *arena, double x) {
 /* -- paths ------------------------------------------------------------------------------------------------ */
 
 const char *rw_schema_path(rw_arena *arena, const char *dir, const char *path) {
-    while (path[0] == '.' && path[1] == '/' && path[2]) path += 2;
+    while (path[0] == '.' && path[1] == '/' && path[2] && !strchr("/~", path[2])) path += 2;
     if (path[0] == '/' || !dir || !dir[0] || strcmp(dir, ".") == 0) return rw_arena_strdup(arena, path);
     return rw_arena_printf(arena, "%s%s%s", dir, dir[strlen(dir) - 1] == '/' ? "" : "/", path);
 }

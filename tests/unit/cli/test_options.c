@@ -1,0 +1,167 @@
+/* The command line: every command, wrong options with their messages, the size of the help. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h>
+
+#include "core/base/str.h"
+#include "core/cli/options.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { MOST = 32 };
+
+/* Splits at blanks. */
+static int split(const char *line, char *copy, char **argv) {
+    int argc = 0;
+    strcpy(copy, line);
+    argv[argc++] = "rwkv-run";
+    for (char *save, *w = strtok_r(copy, " ", &save); w; w = strtok_r(NULL, " ", &save)) argv[argc++] = w;
+    argv[argc] = NULL;
+    return argc;
+}
+
+static char words[512], *arguments[MOST];
+
+static rw_status parse(const char *line, rw_options *o, rw_error *err) {
+    int argc = split(line, words, arguments);
+    return rw_options_parse(o, argc, arguments, err);
+}
+
+static void must_parse(const char *line, rw_options *o) {
+    rw_error err = {0};
+    if (parse(line, o, &err) != RW_OK) fail_msg("%s: %s", line, err.msg);
+}
+
+static void trains(void **state) {
+    (void)state;
+    rw_options o;
+    must_parse("r.yaml train.lr_init=1e-5 --dry-run name=a=b --env A --resume never --env=B --trust", &o);
+    assert_int_equal(o.command, RW_COMMAND_TRAIN);
+    assert_string_equal(o.train.recipe.path, "r.yaml");
+    assert_int_equal(o.train.recipe.n_overrides, 2);
+    assert_string_equal(o.train.recipe.overrides[1], "name=a=b");
+    assert_int_equal(o.train.recipe.n_env_names, 2);
+    assert_string_equal(o.train.recipe.env_names[1], "B");
+    assert_string_equal(o.train.resume, "never");
+    assert_true(o.train.dry_run && o.train.recipe.trust && o.train.recipe.check_files);
+    rw_options_done(&o);
+    must_parse("--dry-run r.yaml", &o);
+    assert_string_equal(o.train.recipe.path, "r.yaml");
+    assert_string_equal(o.train.resume, "auto");
+    rw_options_done(&o);
+    must_parse("-- -odd-name.yaml", &o);
+    assert_string_equal(o.train.recipe.path, "-odd-name.yaml");
+    rw_options_done(&o);
+}
+
+static void other_commands(void **state) {
+    (void)state;
+    rw_options o;
+    must_parse(
+        "generate m.pth --prompt -x --temperature 0.5 --top-p=0.9 --tokens 10 --seed 7 --vocab v --tokenizer byte", &o);
+    assert_int_equal(o.command, RW_COMMAND_GENERATE);
+    assert_string_equal(o.generate.model, "m.pth");
+    assert_string_equal(o.generate.prompt, "-x");
+    assert_true(o.generate.temperature == 0.5 && o.generate.top_p == 0.9);
+    assert_int_equal(o.generate.tokens, 10);
+    assert_int_equal(o.generate.seed, 7);
+    assert_string_equal(o.vocab_file, "v");
+    assert_string_equal(o.tokenizer, "byte");
+    rw_options_done(&o);
+    must_parse("generate --prompt= m.pth", &o);
+    assert_string_equal(o.generate.prompt, "");
+    assert_true(o.generate.temperature == 1 && o.generate.top_p == 1);
+    rw_options_done(&o);
+    must_parse("inspect a.pth", &o);
+    assert_string_equal(o.inspect.file, "a.pth");
+    rw_options_done(&o);
+    must_parse("tokenize a.jsonl out --dtype uint16", &o);
+    assert_string_equal(o.tokenize.input, "a.jsonl");
+    assert_string_equal(o.tokenize.output, "out");
+    assert_string_equal(o.tokenize.dtype, "uint16");
+    rw_options_done(&o);
+    must_parse("lua s.lua --any -thing", &o);
+    assert_string_equal(o.lua.file, "s.lua");
+    assert_int_equal(o.lua.n_args, 2);
+    rw_options_done(&o);
+}
+
+static void general_options_work_anywhere(void **state) {
+    (void)state;
+    static const struct {
+        const char *line;
+        rw_command command;
+    } cases[] = {{"--help", RW_COMMAND_HELP},          {"-h", RW_COMMAND_HELP},
+                 {"generate --help", RW_COMMAND_HELP}, {"r.yaml --version", RW_COMMAND_VERSION},
+                 {"--schema", RW_COMMAND_SCHEMA},      {"--keys", RW_COMMAND_KEYS}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        rw_options o;
+        must_parse(cases[i].line, &o);
+        assert_int_equal(o.command, cases[i].command);
+        rw_options_done(&o);
+    }
+}
+
+static void mistakes_have_messages(void **state) {
+    (void)state;
+    static const char *const cases[][2] = {
+        {"", "command line: the recipe is missing; see rwkv-run --help"},
+        {"r.yaml --dry-rum", "command line: --dry-rum: unknown option (did you mean '--dry-run'?)"},
+        {"r.yaml --my_testing", "command line: --my_testing: unknown option; rwkv-run --help shows them all"},
+        {"r.yaml --prompt x", "command line: --prompt: not an option of this command; see rwkv-run --help"},
+        {"r.yaml --resume", "command line: --resume: a value is missing behind it"},
+        {"r.yaml --resume=", "command line: --resume: expected auto, never or a path, got ''"},
+        {"r.yaml --dry-run=yes", "command line: --dry-run: takes no value, got 'yes'"},
+        {"r.yaml --env A=3", "command line: --env: expected the name of a variable, got 'A=3'"},
+        {"r.yaml s.yaml", "command line: s.yaml: expected KEY=VALUE behind the recipe, such as train.lr_init=2e-5"},
+        {"genrate", "command line: genrate: neither a command nor a recipe (did you mean 'generate'?)"},
+        {"generate", "command line: generate: the model (.pth) is missing; see rwkv-run --help"},
+        {"generate m.pth", "command line: generate: --prompt TEXT is missing; see rwkv-run --help"},
+        {"generate m.pth --top-p 2", "command line: --top-p: expected a number from 0 to 1, got '2'"},
+        {"generate m.pth --tokens 1.5", "command line: --tokens: expected an integer >= 1, got '1.5'"},
+        {"generate m.pth --temperature nan", "command line: --temperature: expected a number from 0 to 100, got 'nan'"},
+        {"generate m.pth --tokenizer gpt", "command line: --tokenizer: expected world or byte, got 'gpt'"},
+        {"generate m.pth --temprature 1", "command line: --temprature: unknown option (did you mean '--temperature'?)"},
+        {"inspect", "command line: inspect: the file is missing; see rwkv-run --help"},
+        {"inspect a b", "command line: b: one name too many; see rwkv-run --help"},
+        {"tokenize a", "command line: tokenize: the prefix of the output is missing; see rwkv-run --help"},
+        {"lua", "command line: lua: the script is missing; see rwkv-run --help"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        rw_options o;
+        rw_error err = {0};
+        char text[2048];
+        assert_int_equal(parse(cases[i][0], &o, &err), RW_E_USAGE);
+        rw_error_format(&err, text, sizeof text);
+        assert_string_equal(text, cases[i][1]);
+        rw_options_done(&o);
+        rw_error_clear(&err);
+    }
+}
+
+static void help_fits_a_screen(void **state) {
+    (void)state;
+    int lines = 0;
+    for (const char *p = rw_options_help(), *end; *p; p = end + 1, lines++) {
+        end = strchr(p, '\n');
+        assert_non_null(end);
+        assert_true(rw_utf8_columns(p, (size_t)(end - p)) <= 79);
+    }
+    assert_true(lines <= 24);
+}
+
+int main(void) {
+    setenv("RWKV_LANG", "en", 0);
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(trains),
+        cmocka_unit_test(other_commands),
+        cmocka_unit_test(general_options_work_anywhere),
+        cmocka_unit_test(mistakes_have_messages),
+        cmocka_unit_test(help_fits_a_screen),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
