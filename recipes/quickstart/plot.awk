@@ -94,7 +94,7 @@ END {
     print repeat(" ", 7) corner repeat(line, width)
     end = "step " last
     print repeat(" ", 8) first repeat(" ", width - length(first "") - length(end)) end
-    summary = sprintf("training %.4f (mean of the last %d%%)", tail_mean(), 5)
+    summary = sprintf("training %.4f", tail_mean())
     if (n_valid) summary = summary sprintf(", held out %.4f", valid[n_valid])
     print "  at the end: " summary
 }
