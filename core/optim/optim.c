@@ -1,6 +1,8 @@
 /* Groups, clipping and the update: see optim.h. */
 #include "core/optim/optim.h"
 
+#include "core/base/alloc.h"
+
 #include <string.h>
 
 static bool has(const char *name, const char *part) {
@@ -14,17 +16,19 @@ static int rank_of(const rw_segment *s) {
     return rank;
 }
 
-static double scale_of(const char *name) {
-    if (has(name, "_w1") || has(name, "_w2") || has(name, "time_mix") || has(name, "time_maa")) return 1;
-    if (has(name, "time_decay") || has(name, "att.w0")) return 2;
-    if (has(name, "time_first")) return 3;
+/* First match wins. In the official stage 2 both faster groups, and the mixes with them, run at 5 times. */
+static double scale_of(const char *name, bool stage2) {
+    if (has(name, "_w1") || has(name, "_w2")) return 1;
+    if (has(name, "time_mix") || has(name, "time_maa") || has(name, "time_faaaa")) return stage2 ? 5 : 1;
+    if (has(name, "time_decay")) return stage2 ? 5 : 2;
+    if (has(name, "att.w0")) return 2;
     return 1;
 }
 
 void rw_optim_groups(rw_layout *l, const rw_plan_train *plan) {
     for (size_t i = 0; i < l->n_segments; i++) {
         rw_segment *s = &l->segments[i];
-        s->lr_scale = plan->layerwise_lr ? scale_of(s->name) : 1;
+        s->lr_scale = plan->layerwise_lr ? scale_of(s->name, plan->my_pile_stage == 2) : 1;
         s->decay = plan->weight_decay > 0 && has(s->name, ".weight") && rank_of(s) >= 2;
     }
 }

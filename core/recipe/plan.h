@@ -59,6 +59,7 @@ typedef struct {
     double beta1, beta2, adam_eps;
     double weight_decay, weight_decay_final; /* final <= 0: stays */
     bool layerwise_lr;
+    int64_t my_pile_stage; /* 2: the learning-rate groups of the official stage 2 */
     double grad_clip;      /* global norm; 0: no clipping */
     int grad_cp;           /* 0 keep activations, 1 recompute each block in the backward pass */
     const char *precision; /* as asked: "fp32", "tf32", "fp16", "bf16" */

@@ -1,0 +1,142 @@
+/* Parameters to and from files: see weights.h. */
+#include "core/checkpoint/weights.h"
+
+#include "core/base/alloc.h"
+
+#include <stdio.h>
+#include <string.h>
+
+/* -- loading ------------------------------------------------------------------------------------------------ */
+
+static bool same_shape(const rw_segment *s, const rw_file_tensor *t) {
+    if (s->ndim != t->ndim) return false;
+    for (int i = 0; i < s->ndim; i++)
+        if (s->shape[i] != t->shape[i]) return false;
+    return true;
+}
+
+static const char *shape_text(const int64_t *shape, int ndim, char *buf, size_t size) {
+    size_t at = (size_t)snprintf(buf, size, "[");
+    for (int i = 0; i < ndim && at < size; i++)
+        at += (size_t)snprintf(buf + at, size - at, i ? ", %lld" : "%lld", (long long)shape[i]);
+    if (at < size) snprintf(buf + at, size - at, "]");
+    return buf;
+}
+
+static rw_status shape_error(const rw_segment *s, const rw_file_tensor *t, const char *path, rw_error *err) {
+    char have[96], want[96];
+    return rw_fail(err, RW_E_FORMAT, RW_AT_FILE(path), "%s has shape %s, the model expects %s", s->name,
+                   shape_text(t->shape, t->ndim, have, sizeof have), shape_text(s->shape, s->ndim, want, sizeof want));
+}
+
+/* A host device is read into directly; others through one tensor's worth of host memory. */
+static rw_status load_one(rw_params *p, rw_param_kind kind, size_t i, const rw_tensor_file *f, const rw_file_tensor *t,
+                          rw_error *err) {
+    rw_dtype dtype = p->device->compute;
+    int64_t n_bytes = p->layout.segments[i].n * rw_dtype_bytes(dtype);
+    if (p->device->kind == RW_DEVICE_CPU && kind == RW_PARAM_VALUE)
+        return rw_tensor_file_read(f, t, p->tensors[i].data, dtype, err);
+    void *host = rw_alloc_pages((size_t)n_bytes);
+    if (!host) return rw_fail_memory(err, (size_t)n_bytes);
+    rw_status status = rw_tensor_file_read(f, t, host, dtype, err);
+    if (status == RW_OK) rw_params_set(p, kind, i, 0, p->layout.segments[i].n, host);
+    rw_free_pages(host, (size_t)n_bytes);
+    return status;
+}
+
+static rw_status refuse_unknown(const rw_params *p, const rw_tensor_file *f, const char *path, rw_error *err) {
+    for (int64_t i = 0; i < rw_tensor_file_count(f); i++) {
+        const char *name = rw_tensor_file_at(f, i)->name;
+        if (rw_layout_find(&p->layout, name) < 0)
+            return rw_fail(err, RW_E_FORMAT, RW_AT_FILE(path), "tensor '%s' does not belong to this model", name);
+    }
+    return RW_OK;
+}
+
+rw_status rw_weights_load(rw_params *p, rw_param_kind kind, const rw_tensor_file *f, const char *path,
+                          const char *prefix, rw_error *err) {
+    char name[256];
+    for (size_t i = 0; i < p->layout.n_segments; i++) {
+        const rw_segment *s = &p->layout.segments[i];
+        if (kind != RW_PARAM_VALUE && !s->trainable) continue;
+        snprintf(name, sizeof name, "%s%s", prefix, s->name);
+        const rw_file_tensor *t = rw_tensor_file_find(f, name);
+        if (!t) return rw_fail(err, RW_E_FORMAT, RW_AT_FILE(path), "tensor '%s' is missing", name);
+        if (!same_shape(s, t)) return shape_error(s, t, path, err);
+        RW_TRY(load_one(p, kind, i, f, t, err));
+    }
+    return *prefix ? RW_OK : refuse_unknown(p, f, path, err);
+}
+
+/* -- saving --------------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    rw_params *p;
+    rw_param_kind kind;
+    size_t index;
+} source;
+
+static rw_status fetch(const rw_save_tensor *t, int64_t first, int64_t n, void *buf, rw_error *err) {
+    const source *s = t->data;
+    (void)err;
+    rw_params_get(s->p, s->kind, s->index, first, n, buf);
+    return RW_OK;
+}
+
+static size_t name_bytes(const rw_params *p, const char *const *prefixes, int n_kinds) {
+    size_t n = 0;
+    for (int k = 0; k < n_kinds; k++)
+        for (size_t i = 0; i < p->layout.n_segments; i++)
+            n += strlen(prefixes[k]) + strlen(p->layout.segments[i].name) + 1;
+    return n;
+}
+
+static void fill(rw_weights_list *list, rw_params *p, rw_param_kind kind, const char *prefix, rw_dtype dtype,
+                 char **name) {
+    for (size_t i = 0; i < p->layout.n_segments; i++) {
+        const rw_segment *s = &p->layout.segments[i];
+        if (kind != RW_PARAM_VALUE && !s->trainable) continue;
+        source *src = (source *)list->sources + list->n;
+        rw_save_tensor *t = &list->tensors[list->n++];
+        *src = (source){p, kind, i};
+        t->name = *name;
+        *name += sprintf(*name, "%s%s", prefix, s->name) + 1;
+        t->ndim = s->ndim;
+        for (int d = 0; d < s->ndim; d++) t->shape[d] = s->shape[d];
+        t->src_dtype = p->device->compute;
+        t->dtype = dtype == RW_DTYPE_NONE ? p->device->compute : dtype;
+        t->fetch = fetch;
+        t->data = src;
+    }
+}
+
+rw_status rw_weights_list_new(rw_weights_list *list, rw_params *p, const rw_param_kind *kinds,
+                              const char *const *prefixes, int n_kinds, rw_dtype dtype, rw_error *err) {
+    size_t n = p->layout.n_segments * (size_t)n_kinds;
+    *list = (rw_weights_list){0};
+    list->tensors = rw_alloc_array(n, sizeof *list->tensors);
+    list->sources = rw_alloc_array(n, sizeof(source));
+    list->names = rw_alloc(name_bytes(p, prefixes, n_kinds));
+    if (!list->tensors || !list->sources || !list->names) {
+        rw_weights_list_done(list);
+        return rw_fail_memory(err, n * sizeof *list->tensors);
+    }
+    char *name = list->names;
+    for (int k = 0; k < n_kinds; k++) fill(list, p, kinds[k], prefixes[k], dtype, &name);
+    return RW_OK;
+}
+
+void rw_weights_list_done(rw_weights_list *list) {
+    rw_free(list->tensors);
+    rw_free(list->sources);
+    rw_free(list->names);
+    *list = (rw_weights_list){0};
+}
+
+rw_status rw_weights_save_pth(rw_params *p, const char *path, rw_dtype dtype, rw_error *err) {
+    rw_weights_list list;
+    RW_TRY(rw_weights_list_new(&list, p, (rw_param_kind[]){RW_PARAM_VALUE}, (const char *[]){""}, 1, dtype, err));
+    rw_status status = rw_pth_write(path, list.tensors, list.n, err);
+    rw_weights_list_done(&list);
+    return status;
+}

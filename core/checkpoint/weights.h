@@ -1,0 +1,38 @@
+/* Parameters to and from files of named tensors. */
+#ifndef RW_CHECKPOINT_WEIGHTS_H
+#define RW_CHECKPOINT_WEIGHTS_H
+
+#include "core/checkpoint/checkpoint.h"
+#include "core/tensor/layout.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Fills `kind` of every parameter from the tensor PREFIX + name. All must be there with the right shape, whatever the
+ * order and dtype; with an empty prefix a tensor that the model does not know is an error too. Errors: E_FORMAT with
+ * the file and the tensor's name. */
+rw_status rw_weights_load(rw_params *p, rw_param_kind kind, const rw_tensor_file *f, const char *path,
+                          const char *prefix, rw_error *err);
+
+/* What a save writes, in official order: n entries for each kind. */
+typedef struct {
+    rw_save_tensor *tensors; /* owned */
+    int64_t n;
+    void *sources; /* owned */
+    char *names;   /* owned */
+} rw_weights_list;
+
+/* kinds and prefixes: n_kinds of them. `dtype` is that of the file; RW_DTYPE_NONE: as computed with. The list lends
+ * `p`. */
+rw_status rw_weights_list_new(rw_weights_list *list, rw_params *p, const rw_param_kind *kinds,
+                              const char *const *prefixes, int n_kinds, rw_dtype dtype, rw_error *err);
+void rw_weights_list_done(rw_weights_list *list);
+
+/* The official file: values alone. */
+rw_status rw_weights_save_pth(rw_params *p, const char *path, rw_dtype dtype, rw_error *err);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

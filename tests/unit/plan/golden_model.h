@@ -1,0 +1,167 @@
+/* Helpers of the golden tests that run whole models: a folder's config, batch and files, and an engine for them. */
+#ifndef RW_TESTS_UNIT_PLAN_GOLDEN_MODEL_H
+#define RW_TESTS_UNIT_PLAN_GOLDEN_MODEL_H
+
+// clang-format off
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+// clang-format on
+
+#include "core/base/alloc.h"
+#include "core/base/fs.h"
+#include "core/base/json.h"
+#include "core/checkpoint/checkpoint.h"
+#include "core/checkpoint/weights.h"
+#include "core/plan/engine.h"
+#include "tests/unit/golden.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static inline void must(rw_status status, const rw_error *err) {
+    if (status == RW_OK) return;
+    char text[2048];
+    rw_error_format(err, text, sizeof text);
+    fail_msg("%s", text);
+}
+
+static inline const char *format_path(char buf[512], const char *dir, const char *name) {
+    if (snprintf(buf, 512, "%s/%s", dir, name) >= 512) fail_msg("%s: path too long", dir);
+    return buf;
+}
+
+static inline json_t *read_json(const char *path) {
+    rw_error err = {0};
+    char *text;
+    int64_t n;
+    json_t *json;
+    must(rw_file_slurp(path, 1 << 26, &text, &n, &err), &err);
+    must(rw_json_parse(text, (size_t)n, RW_AT_FILE(path), &json, &err), &err);
+    rw_free(text);
+    return json;
+}
+
+static inline int64_t json_int(const json_t *j, const char *key, int64_t otherwise) {
+    const json_t *v = json_object_get(j, key);
+    return json_is_integer(v) ? (int64_t)json_integer_value(v) : otherwise;
+}
+
+static inline double json_num(const json_t *j, const char *key, double otherwise) {
+    const json_t *v = json_object_get(j, key);
+    return json_is_number(v) ? json_number_value(v) : otherwise;
+}
+
+static inline const char *json_text(const json_t *j, const char *key, const char *otherwise) {
+    const json_t *v = json_object_get(j, key);
+    return json_is_string(v) ? json_string_value(v) : otherwise;
+}
+
+/* Sizes from a config.json; LoRA ranks from the weights. */
+static inline void plan_from_config(rw_plan *p, const json_t *c, const rw_tensor_file *weights) {
+    *p = (rw_plan){0};
+    rw_plan_model *m = &p->model;
+    m->arch = json_text(c, "arch", "x060");
+    m->n_layer = json_int(c, "n_layer", 0);
+    m->n_embd = json_int(c, "n_embd", 0);
+    m->vocab_size = json_int(c, "vocab_size", 0);
+    m->head_size = json_int(c, "head_size", 64);
+    m->n_head = m->n_embd / m->head_size;
+    m->dim_ffn = json_int(c, "ffn_hidden", json_int(c, "dim_ffn", 0));
+    m->head_size_divisor = json_num(c, "head_size_divisor", 8);
+    m->init = "tutorial";
+    const rw_file_tensor *w2 = rw_tensor_file_find(weights, "blocks.0.att.time_maa_w2");
+    const rw_file_tensor *d2 = rw_tensor_file_find(weights, "blocks.0.att.time_decay_w2");
+    m->lora_mix = w2 ? w2->shape[1] : 32;
+    m->lora_decay = d2 ? d2->shape[0] : 64;
+    p->train.l2wrap = "off";
+    p->train.loss_norm = "step";
+    p->train.accumulate = 1;
+    p->train.head_chunk = 7; /* several chunks, the last one shorter */
+    p->needs.arena_bytes = (int64_t)1 << 28;
+}
+
+/* The .pth of a config: its own, or the one that `key` names relative to the golden root. */
+static inline void weights_path(char buf[512], const char *root, const char *dir, const json_t *c, const char *key) {
+    const char *named = json_text(c, key, NULL);
+    format_path(buf, named ? root : dir, named ? named : "model.pth");
+}
+
+/* Reads a whole tensor as double; free with rw_free(). */
+static inline double *read_tensor(const rw_tensor_file *f, const rw_file_tensor *t, int64_t *n) {
+    rw_error err = {0};
+    *n = 1;
+    for (int i = 0; i < t->ndim; i++) *n *= t->shape[i];
+    double *out = rw_alloc_array((size_t)*n, sizeof *out);
+    must(rw_tensor_file_read(f, t, out, RW_F64, &err), &err);
+    return out;
+}
+
+/* The golden files store ids as I64 or I32, which the reader hands out as they are. */
+static inline int32_t *read_ids(const rw_tensor_file *f, const char *name, int64_t *n) {
+    rw_error err = {0};
+    const rw_file_tensor *t = rw_tensor_file_find(f, name);
+    assert_non_null(t);
+    *n = 1;
+    for (int i = 0; i < t->ndim; i++) *n *= t->shape[i];
+    int32_t *ids = rw_alloc_array((size_t)*n, sizeof *ids);
+    if (t->dtype == RW_I32) {
+        must(rw_tensor_file_read(f, t, ids, RW_I32, &err), &err);
+        return ids;
+    }
+    int64_t *wide = rw_alloc_array((size_t)*n, sizeof *wide);
+    must(rw_tensor_file_read(f, t, wide, RW_I64, &err), &err);
+    for (int64_t i = 0; i < *n; i++) ids[i] = (int32_t)wide[i];
+    rw_free(wide);
+    return ids;
+}
+
+/* numpy v1.0, little-endian F32, C order: the data as double. */
+static inline double *read_npy(const char *path, int64_t *n) {
+    rw_error err = {0};
+    char *bytes;
+    int64_t size;
+    must(rw_file_slurp(path, 1 << 28, &bytes, &size, &err), &err);
+    assert_true(size > 10 && memcmp(bytes, "\x93NUMPY\x01\x00", 8) == 0);
+    int64_t header = 10 + (unsigned char)bytes[8] + 256 * (unsigned char)bytes[9];
+    int width = strstr(bytes + 10, "<f8") ? 8 : 4;
+    *n = (size - header) / width;
+    double *out = rw_alloc_array((size_t)*n, sizeof *out);
+    rw_convert(out, RW_F64, bytes + header, width == 8 ? RW_F64 : RW_F32, *n);
+    rw_free(bytes);
+    return out;
+}
+
+static inline void to_double(const void *x, rw_dtype dtype, int64_t n, double *out) {
+    if (dtype == RW_F64)
+        memcpy(out, x, (size_t)n * sizeof *out);
+    else
+        rw_convert(out, RW_F64, x, dtype, n);
+}
+
+/* max |a - b| / max |b| over n; 0 / 0 is 0. */
+static inline double rel_error(const double *a, const double *b, int64_t n, double *abs_error) {
+    double diff = 0, top = 0;
+    for (int64_t i = 0; i < n; i++) {
+        if (!(fabs(a[i] - b[i]) <= diff)) diff = fabs(a[i] - b[i]);
+        if (fabs(b[i]) > top) top = fabs(b[i]);
+    }
+    if (abs_error) *abs_error = diff;
+    return diff == 0 ? 0 : diff / (top > 0 ? top : 1e-300);
+}
+
+static inline int by_value(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return x < y ? -1 : x > y;
+}
+
+static inline double median(double *x, int n) {
+    qsort(x, (size_t)n, sizeof *x, by_value);
+    return n ? x[n / 2] : 0;
+}
+
+#endif

@@ -1,0 +1,158 @@
+/* Initial values against the official code: init/x060-* (tutorial and newest form). Constants and formulas element by
+ * element (a float32 rounding apart: pow differs in the last place), random ones by their distribution. */
+#include "tests/unit/plan/golden_model.h"
+
+typedef struct {
+    rw_params *params;
+    const char *dir;
+    int checked, orthogonal, uniform;
+    double formula; /* worst difference, relative to max(1, |x|) */
+} checks;
+
+static double max_diff(const double *a, const double *b, int64_t n) {
+    double d = 0;
+    for (int64_t i = 0; i < n; i++) {
+        double scale = fabs(b[i]) > 1 ? fabs(b[i]) : 1;
+        if (!(fabs(a[i] - b[i]) / scale <= d)) d = fabs(a[i] - b[i]) / scale;
+    }
+    return d;
+}
+
+/* Rows or columns, the shorter side, are orthogonal with length `gain`. */
+static void check_orthogonal(const char *name, const double *a, int64_t rows, int64_t cols, double gain) {
+    int64_t k = rows < cols ? rows : cols, n = rows < cols ? cols : rows;
+    for (int64_t i = 0; i < k; i++)
+        for (int64_t j = 0; j <= i; j++) {
+            double dot = 0;
+            for (int64_t x = 0; x < n; x++)
+                dot += rows < cols ? a[i * cols + x] * a[j * cols + x] : a[x * cols + i] * a[x * cols + j];
+            double want = i == j ? gain * gain : 0;
+            if (!(fabs(dot - want) <= 2e-6 * gain * gain))
+                fail_msg("%s: product %g of %lld and %lld, expected %g", name, dot, (long long)i, (long long)j, want);
+        }
+}
+
+static void check_uniform(const char *name, const double *a, int64_t n, const json_t *s) {
+    double low = a[0], high = a[0], sum = 0, sq = 0, bound = fmax(fabs(json_num(s, "min", 0)), json_num(s, "max", 0));
+    for (int64_t i = 0; i < n; i++) {
+        low = fmin(low, a[i]);
+        high = fmax(high, a[i]);
+        sum += a[i];
+        sq += a[i] * a[i];
+    }
+    double mean = sum / (double)n, std = sqrt(sq / (double)n - mean * mean), want = json_num(s, "std", 0);
+    bool fine = high <= bound * 1.01 && low >= -bound * 1.01 && high > bound * 0.98 && low < -bound * 0.98 &&
+                fabs(std / want - 1) < 0.03 && fabs(mean) < 4 * want / sqrt((double)n);
+    if (!fine)
+        fail_msg("%s: range %g to %g, mean %g, deviation %g; official %g and %g", name, low, high, mean, std, bound,
+                 want);
+}
+
+static void check_tensor(checks *c, const rw_tensor_file *formulas, const char *name, const json_t *s) {
+    int i = rw_layout_find(&c->params->layout, name);
+    if (i < 0) fail_msg("%s: no parameter %s", c->dir, name);
+    const rw_segment *seg = &c->params->layout.segments[i];
+    json_t *shape = json_object_get(s, "shape");
+    assert_int_equal(json_array_size(shape), seg->ndim);
+    for (int d = 0; d < seg->ndim; d++)
+        assert_int_equal(json_integer_value(json_array_get(shape, (size_t)d)), seg->shape[d]);
+    double *have = rw_alloc_array((size_t)seg->n, sizeof *have);
+    to_double(c->params->tensors[i].data, c->params->device->compute, seg->n, have);
+    const char *kind = json_text(s, "kind", "");
+    if (strcmp(kind, "constant") == 0) {
+        for (int64_t e = 0; e < seg->n; e++)
+            if (!(fabs(have[e] - json_num(s, "mean", NAN)) <= 1e-7))
+                fail_msg("%s: %g, expected %g", name, have[e], json_num(s, "mean", NAN));
+    } else if (strcmp(kind, "formula") == 0) {
+        const rw_file_tensor *t = rw_tensor_file_find(formulas, name);
+        assert_non_null(t);
+        int64_t n;
+        double *want = read_tensor(formulas, t, &n), d = max_diff(have, want, n);
+        if (!(d <= c->formula)) c->formula = d;
+        rw_free(want);
+    } else if (strcmp(kind, "orthogonal") == 0) {
+        int64_t cols = seg->shape[seg->ndim - 1];
+        check_orthogonal(name, have, seg->n / cols, cols,
+                         (json_num(s, "singular_min", 0) + json_num(s, "singular_max", 0)) / 2);
+        c->orthogonal++;
+    } else {
+        check_uniform(name, have, seg->n, s);
+        c->uniform++;
+    }
+    rw_free(have);
+    c->checked++;
+}
+
+static void one_tag(const char *tag, const char *form) {
+    rw_error err = {0};
+    char dir[512], path[600];
+    snprintf(dir, sizeof dir, "%s/init/%s", rw_golden_dir(), tag);
+    json_t *stats = read_json(format_path(path, dir, "stats.json"));
+    rw_tensor_file *formulas;
+    must(rw_tensor_file_open(&formulas, format_path(path, dir, "deterministic.safetensors"), &err), &err);
+    rw_plan plan;
+    plan_from_config(&plan, json_object_get(stats, "config"), formulas);
+    plan.model.init = form;
+    rw_device *device;
+    rw_model *m;
+    must(rw_device_open_cpu(&device, RW_F32, 2, &err), &err);
+    must(rw_model_new(&m, &plan.model, device, NULL, &err), &err);
+    must(rw_model_init(m, 7, &err), &err);
+    checks c = {.params = m->params, .dir = dir};
+    const char *name;
+    json_t *s;
+    json_object_foreach(json_object_get(stats, "tensors"), name, s) check_tensor(&c, formulas, name, s);
+    size_t i;
+    json_t *key;
+    json_array_foreach(json_object_get(stats, "key_order"), i, key)
+        assert_string_equal(m->params->layout.segments[i].name, json_string_value(key));
+    assert_int_equal(m->params->layout.n_segments, json_array_size(json_object_get(stats, "key_order")));
+    print_message("  %-14s %d tensors in the official order (%d orthogonal, %d uniform), formulas within %.1e\n", tag,
+                  c.checked, c.orthogonal, c.uniform, c.formula);
+    assert_true(c.formula <= 5e-7);
+    rw_model_free(m);
+    rw_device_close(device);
+    rw_tensor_file_close(formulas);
+    json_decref(stats);
+}
+
+static void tutorial_form(void **state) {
+    (void)state;
+    rw_golden_path("init/x060-a/stats.json");
+    one_tag("x060-a", "tutorial");
+    one_tag("x060-b", "tutorial");
+}
+
+static void newest_form(void **state) {
+    (void)state;
+    rw_golden_path("init/x060-newest-a/stats.json");
+    one_tag("x060-newest-a", "newest");
+}
+
+/* A seed gives the same bits, another seed others. */
+static void seeds(void **state) {
+    (void)state;
+    rw_error err = {0};
+    rw_plan_model shape = {.arch = "x060", .n_layer = 2, .n_embd = 64, .vocab_size = 96, .head_size = 32, .n_head = 2};
+    shape.dim_ffn = 224;
+    shape.lora_mix = 32;
+    shape.lora_decay = 64;
+    rw_device *device;
+    rw_model *m[3];
+    must(rw_device_open_cpu(&device, RW_F32, 2, &err), &err);
+    for (int i = 0; i < 3; i++) {
+        must(rw_model_new(&m[i], &shape, device, NULL, &err), &err);
+        must(rw_model_init(m[i], i < 2 ? 5 : 6, &err), &err);
+    }
+    size_t n = (size_t)m[0]->params->layout.n_trainable * sizeof(float);
+    assert_memory_equal(m[0]->params->values, m[1]->params->values, n);
+    assert_true(memcmp(m[0]->params->values, m[2]->params->values, n) != 0);
+    for (int i = 0; i < 3; i++) rw_model_free(m[i]);
+    rw_device_close(device);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {cmocka_unit_test(tutorial_form), cmocka_unit_test(newest_form),
+                                       cmocka_unit_test(seeds)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
