@@ -305,11 +305,11 @@ const char *rw_options_help(void) {
     static const char english[] =
         "rwkv-run trains RWKV language models.\n"
         "\n"
-        "  rwkv-run RECIPE.yaml [KEY=VALUE ...]    train; train.lr_init=2e-5 overrides a key\n"
-        "      --dry-run                 print the plan: shape, steps, memory, disk; then end\n"
+        "  rwkv-run RECIPE.yaml [KEY=VALUE ...]    train; train.lr_init=2e-5 sets a key\n"
+        "      --dry-run                 print the plan (steps, memory, disk) and end\n"
         "      --resume auto|never|PATH  go on with a saved run; auto: if there is one\n"
         "      --trust                   no sandbox for scripts, write to any folder\n"
-        "      --env NAME                let the recipe read this variable (RWKV_* always)\n"
+        "      --env NAME                let the recipe read this variable (or RWKV_*)\n"
         "  rwkv-run generate MODEL.pth --prompt TEXT\n"
         "      --temperature 1  --top-p 1  --tokens 256  --seed 0\n"
         "      --tokenizer world|byte    --vocab FILE  (also $RWKV_VOCAB)\n"
@@ -326,7 +326,7 @@ const char *rw_options_help(void) {
         "              3 stopped early, saved, can be resumed\n";
     static const char chinese[] = "rwkv-run 训练 RWKV 语言模型。\n"
                                   "\n"
-                                  "  rwkv-run 配方.yaml [键=值 ...]          训练；例如 train.lr_init=2e-5 覆盖一个键\n"
+                                  "  rwkv-run 配方.yaml [键=值 ...]          训练；例如 train.lr_init=2e-5\n"
                                   "      --dry-run                 打印计划（形状、步数、内存、磁盘）后结束\n"
                                   "      --resume auto|never|PATH  继续已保存的训练；auto：有则继续\n"
                                   "      --trust                   脚本不受沙箱限制，可写任何文件夹\n"

@@ -96,6 +96,7 @@ static rw_status fail_in_libyaml(reader *r) {
     if (tab_in_indentation(r, p->problem_mark.line))
         return rw_fail(r->err, RW_E_RECIPE, at, "a tab in the indentation; YAML allows only spaces there");
     const char *problem = p->problem ? p->problem : "?", *hint = hint_for(problem);
+    problem = rw_message(problem);
     if (p->context && p->context_mark.line != p->problem_mark.line)
         return rw_fail(r->err, RW_E_RECIPE, at, "not valid YAML: %s, begun on line %d; %s", problem,
                        (int)p->context_mark.line + 1, hint);
