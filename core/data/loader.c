@@ -250,6 +250,7 @@ static rw_status set_cursor(rw_loader *l, const rw_cursor *cursor, rw_error *err
 
 static rw_status allocate(rw_loader *l, const char *file, rw_error *err) {
     int64_t n = count_slots(&l->plan, file), n_bytes = memory_bytes(&l->plan, file);
+    l->host_bytes = (int64_t)sizeof *l + n_bytes;
     l->memory = rw_alloc_pages((size_t)n_bytes);
     if (!l->memory) return rw_fail_memory(err, (size_t)n_bytes);
     char *p = l->memory;
@@ -270,7 +271,6 @@ rw_status rw_loader_open(rw_loader **out, const rw_plan_data *plan, const char *
     l->ctx_len = plan->ctx_len;
     l->n_held = plan->accumulate;
     l->eval_only = is_eval_only(plan, file);
-    l->host_bytes = rw_loader_bytes_for(plan, file);
     pthread_mutex_init(&l->mutex, NULL);
     pthread_cond_init(&l->changed, NULL);
     rw_status s = open_source(&l->source, plan, file, info, err);
