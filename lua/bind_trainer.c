@@ -127,9 +127,14 @@ static int read_only(lua_State *L) {
 
 /* -- trainer --------------------------------------------------------------------------------------- */
 
+static rw_hook_trainer *checked_self(lua_State *L, const char *method) {
+    if (lua_type(L, 1) != LUA_TUSERDATA) luaL_error(L, "%s is called with a colon: trainer:%s(...)", method, method);
+    return checked(L, TRAINER);
+}
+
 /* trainer:stop(why) */
 static int l_stop(lua_State *L) {
-    rw_hook_trainer *t = checked(L, TRAINER);
+    rw_hook_trainer *t = checked_self(L, "stop");
     const char *why = luaL_optstring(L, 2, "a hook asked for it");
     t->ask_stop = true;
     snprintf(t->stop_reason, sizeof t->stop_reason, "%s", why);
@@ -138,7 +143,7 @@ static int l_stop(lua_State *L) {
 
 /* trainer:save() */
 static int l_save(lua_State *L) {
-    rw_hook_trainer *t = checked(L, TRAINER);
+    rw_hook_trainer *t = checked_self(L, "save");
     t->ask_save = true;
     return 0;
 }

@@ -1,9 +1,9 @@
 /* What scripts can reach: an allow-list, copied into a table that is the environment of every chunk.
  *
  * Left out on purpose: io, debug, package, ffi, jit, load and its kin, getfenv and setfenv, string.dump, most of
- * os: whatever touches files, processes, bytecode or the engine's own functions. Functions that loop in C are
- * our own (pattern.c, sort below) or look at the watchdog first (guarded). Chunks are loaded as text only:
- * LuaJIT does not check bytecode.
+ * os: whatever touches files, processes, bytecode or the engine's own functions. Functions whose time can grow
+ * faster than what they touch are our own (pattern.c, sort below); the others are linear, so bounded by the memory.
+ * Chunks are loaded as text only: LuaJIT does not check bytecode.
  *
  * Globals: reading an unknown one gives nil, as always in Lua; assigning one is an error that names the line,
  * because a forgotten `local` is how a hook's state leaks into another's.
@@ -28,9 +28,23 @@
 
 /* -- our own versions of library functions --------------------------------------------------------- */
 
-/* upvalue 1: a function that may take long for one instruction */
-static int guarded(lua_State *L) {
-    rw_lua_check_time(L);
+/* upvalue 1: the handler a script gave to xpcall. Once time is up it is not called: no hook fires while an error
+ * that a hook raised is handled, so a handler that loops could not be stopped. */
+static int call_handler(lua_State *L) {
+    if (!rw_lua_watchdog_expired(&rw_lua_of(L)->watchdog)) {
+        lua_pushvalue(L, lua_upvalueindex(1));
+        lua_insert(L, 1);
+        lua_call(L, lua_gettop(L) - 1, 1);
+    }
+    return 1;
+}
+
+/* xpcall(f, handler, ...); upvalue 1: Lua's own */
+static int l_xpcall(lua_State *L) {
+    luaL_checkany(L, 2);
+    lua_pushvalue(L, 2);
+    lua_pushcclosure(L, call_handler, 1);
+    lua_replace(L, 2);
     lua_pushvalue(L, lua_upvalueindex(1));
     lua_insert(L, 1);
     lua_call(L, lua_gettop(L) - 1, LUA_MULTRET);
@@ -191,8 +205,10 @@ static void load_file(lua_State *L, const char *path, const char *root) {
         luaL_error(L, "%s", text);
     }
     const int64_t head = skip_head(data, n);
+    const bool compiled = head < n && data[head] == '\033';
     const int status = luaL_loadbufferx(L, data + head, (size_t)(n - head), name, "t");
     rw_free(data);
+    if (compiled) luaL_error(L, "this is compiled code, not a text; scripts are loaded as text only");
     if (status != 0) lua_error(L);
     set_environment(L);
     lua_remove(L, -2);
@@ -357,17 +373,6 @@ static void allow(lua_State *L, const char *library, const char *const *names) {
         lua_pop(L, 1);
 }
 
-/* [env] -> [env]: env[library][name] asks the watchdog first. */
-static void guard(lua_State *L, const char *library, const char *const *names) {
-    lua_getfield(L, -1, library);
-    for (; *names; names++) {
-        lua_getfield(L, -1, *names);
-        lua_pushcclosure(L, guarded, 1);
-        lua_setfield(L, -2, *names);
-    }
-    lua_pop(L, 1);
-}
-
 static void open_library(lua_State *L, lua_CFunction open, const char *name) {
     lua_pushcfunction(L, open);
     lua_pushstring(L, name);
@@ -401,8 +406,6 @@ static void allow_all(lua_State *L) {
     static const char *const os[] = {"clock", "date", "difftime", "time", NULL};
     static const char *const bit[] = {"arshift", "band", "bnot",   "bor",   "bswap", "bxor", "lshift",
                                       "rol",     "ror",  "rshift", "tobit", "tohex", NULL};
-    static const char *const slow_string[] = {"byte",    "char", "format", "lower", "rep",
-                                              "reverse", "sub",  "upper",  NULL};
     allow(L, NULL, base);
     allow(L, "coroutine", coroutine);
     allow(L, "string", string);
@@ -410,8 +413,6 @@ static void allow_all(lua_State *L) {
     allow(L, "math", math);
     allow(L, "os", os);
     allow(L, "bit", bit);
-    guard(L, "string", slow_string);
-    guard(L, "table", table);
 }
 
 /* Replaces what our own code does better bounded. [env] -> [env] */
@@ -423,6 +424,9 @@ static void add_own(lua_State *L) {
     lua_pushcfunction(L, l_sort);
     lua_setfield(L, -2, "sort");
     lua_pop(L, 1);
+    lua_getfield(L, -1, "xpcall");
+    lua_pushcclosure(L, l_xpcall, 1);
+    lua_setfield(L, -2, "xpcall");
     lua_pushcfunction(L, l_collectgarbage);
     lua_setfield(L, -2, "collectgarbage");
 }
