@@ -35,11 +35,15 @@ static rw_where at(const checker *c, rw_key_id id) {
 
 /* -- model ------------------------------------------------------------------------------------------------- */
 
+/* `what` names the key that says `of`; NULL: a fixed number. */
 static void check_multiple(checker *c, rw_key_id id, int64_t of, const char *what) {
     int64_t n = value(c, id)->i;
-    if (given(c, id) && of > 0 && n % of != 0)
+    if (!given(c, id) || of <= 0 || n % of == 0) return;
+    if (what)
         rw_problems_add(c->p, at(c, id), "expected a multiple of %s (%lld), got %lld", what, (long long)of,
                         (long long)n);
+    else
+        rw_problems_add(c->p, at(c, id), "expected a multiple of %lld, got %lld", (long long)of, (long long)n);
 }
 
 static void check_from_scratch(checker *c) {
@@ -60,8 +64,8 @@ static void check_from_scratch(checker *c) {
 
 static void check_model(checker *c) {
     if (!given(c, RW_KEY_model_load_model)) check_from_scratch(c);
-    check_multiple(c, RW_KEY_model_n_embd, 32, "32");
-    check_multiple(c, RW_KEY_model_dim_ffn, 32, "32");
+    check_multiple(c, RW_KEY_model_n_embd, 32, NULL);
+    check_multiple(c, RW_KEY_model_dim_ffn, 32, NULL);
     int64_t embd = value(c, RW_KEY_model_n_embd)->i;
     if (given(c, RW_KEY_model_n_embd) && embd % 32 == 0)
         check_multiple(c, RW_KEY_model_n_embd, value(c, RW_KEY_model_head_size)->i, "model.head_size");

@@ -77,7 +77,7 @@ static const char *hint_for(const char *problem) {
         {"did not find expected key", "keys of one section need the same indentation"},
         {"did not find expected '-'", "items of one list need the same indentation"},
         {"block sequence entries", "a list begins on its own line, or is written [a, b]"},
-        {"cannot start any token", "put quotes around a value that begins with @, ` or %"},
+        {"cannot start any token", "put quotes around a value that begins with @ or `"},
         {"unknown escape", "in double quotes a backslash is written twice; single quotes keep it as it is"},
     };
     for (size_t i = 0; i < sizeof hints / sizeof hints[0]; i++)
