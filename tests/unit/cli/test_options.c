@@ -18,7 +18,8 @@ enum { MOST = 32 };
 static int split(const char *line, char *copy, char **argv) {
     int argc = 0;
     strcpy(copy, line);
-    argv[argc++] = "rwkv-run";
+    static char name[] = "rwkv-run";
+    argv[argc++] = name;
     for (char *save, *w = strtok_r(copy, " ", &save); w; w = strtok_r(NULL, " ", &save)) argv[argc++] = w;
     argv[argc] = NULL;
     return argc;

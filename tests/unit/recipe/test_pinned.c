@@ -159,11 +159,40 @@ static void good_recipes_hold_what_they_pin(void **state) {
     assert_int_equal(n_failed, 0);
 }
 
+/* recipes/<name>/recipe.yaml: what the project itself offers is in order, down to the files it names. */
+static rw_status check_own(void *ctx, const char *name, rw_error *unused) {
+    (void)unused;
+    char path[512], got[4096];
+    rw_recipe r;
+    rw_error err = {0};
+    snprintf(path, sizeof path, "recipes/%s/recipe.yaml", name);
+    if (!rw_exists(path)) return RW_OK;
+    if (load(&r, path, &(pins){0}, &err) != RW_OK) {
+        rw_error_format(&err, got, sizeof got);
+        failed(path, "refused", "no message", got);
+    }
+    ++*(int *)ctx;
+    rw_error_clear(&err);
+    rw_recipe_done(&r);
+    return RW_OK;
+}
+
+static void own_recipes_are_in_order(void **state) {
+    (void)state;
+    rw_error err = {0};
+    int n = 0;
+    n_failed = 0;
+    assert_int_equal(rw_dir_list("recipes", check_own, &n, &err), RW_OK);
+    assert_true(n >= 1);
+    assert_int_equal(n_failed, 0);
+}
+
 int main(void) {
     setenv("RWKV_LANG", "en", 1);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(bad_recipes_say_what_they_pin),
         cmocka_unit_test(good_recipes_hold_what_they_pin),
+        cmocka_unit_test(own_recipes_are_in_order),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
