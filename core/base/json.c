@@ -9,9 +9,18 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* jansson reports some lacks of memory as mistakes in the text, so each is remembered here. */
+static _Thread_local bool short_of_memory;
+
+static void *allocate(size_t n) {
+    void *p = rw_alloc(n);
+    if (!p) short_of_memory = true;
+    return p;
+}
+
 /* Before main(), so that no value made with one allocator is freed with another. */
 __attribute__((constructor)) static void use_our_allocator(void) {
-    json_set_alloc_funcs(rw_alloc, rw_free);
+    json_set_alloc_funcs(allocate, rw_free);
 }
 
 /* -- reading ----------------------------------------------------------------------------------------- */
@@ -44,7 +53,9 @@ static rw_status fail_json(const json_error_t *e, size_t n, rw_where at, rw_erro
 
 rw_status rw_json_parse(const char *text, size_t n, rw_where at, json_t **out, rw_error *err) {
     json_error_t e = {0};
+    short_of_memory = false;
     *out = json_loadb(text, n, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY | JSON_ALLOW_NUL, &e);
+    if (!*out && short_of_memory) return rw_fail_memory(err, n);
     return *out ? RW_OK : fail_json(&e, n, at, err);
 }
 

@@ -65,15 +65,20 @@ static const rw_zip_record *find_in(rw_tensor_file *f, const rw_zip *z, const ch
     return *name ? rw_zip_find(z, *name) : NULL;
 }
 
-/* The part before "/data.pkl", "" when it stands at the top; NULL when there is none. */
-static char *find_root(rw_tensor_file *f, const rw_zip *z) {
-    static const char pickle[] = "/data.pkl";
-    if (rw_zip_find(z, "data.pkl")) return rw_arena_strdup(&f->arena, "");
+/* The part before "data.pkl": "ROOT/", or "" when it stands at the top. */
+static rw_status find_root(rw_tensor_file *f, const rw_zip *z, const char **root, rw_error *err) {
+    *root = "";
+    if (rw_zip_find(z, "data.pkl")) return RW_OK;
     for (int64_t i = 0; i < z->n_records; i++) {
         const char *name = z->records[i].name, *slash = strchr(name, '/');
-        if (slash && !strcmp(slash, pickle)) return rw_arena_strndup(&f->arena, name, (size_t)(slash + 1 - name));
+        if (!slash || strcmp(slash, "/data.pkl")) continue;
+        *root = rw_arena_strndup(&f->arena, name, (size_t)(slash + 1 - name));
+        return *root ? RW_OK : rw_fail_memory(err, strlen(name));
     }
-    return NULL;
+    return rw_fail(err, RW_E_FORMAT, RW_AT_FILE(f->file.path),
+                   "a zip without data.pkl, so not a file of torch.save (its first record is '%.200s'); if a .pth was "
+                   "packed into it, unpack it first",
+                   z->n_records ? z->records[0].name : "");
 }
 
 /* A small record in memory, NUL-terminated, its CRC checked; rw_free(). */
@@ -148,13 +153,8 @@ static rw_status read_tensors(rw_tensor_file *f, const rw_zip *z, const char *ro
 }
 
 static rw_status read_zip(rw_tensor_file *f, const rw_zip *z, rw_error *err) {
-    const char *root = find_root(f, z);
-    if (!root)
-        return rw_fail(
-            err, RW_E_FORMAT, RW_AT_FILE(f->file.path),
-            "a zip without data.pkl, so not a file of torch.save (its first record is '%.200s'); if a .pth was "
-            "packed into it, unpack it first",
-            z->n_records ? z->records[0].name : "");
+    const char *root;
+    RW_TRY(find_root(f, z, &root, err));
     RW_TRY(check_byte_order(f, z, root, err));
     return read_tensors(f, z, root, err);
 }
