@@ -73,6 +73,7 @@ void rw_lua_push_module(lua_State *L, const char *name);
 /* -- the other files ------------------------------------------------------------------------------- */
 
 void rw_lua_add_patterns(lua_State *L); /* pattern.c; [table] -> [table]      */
+void rw_lua_add_tables(lua_State *L);   /* table.c; [env] -> [env]          */
 void rw_lua_open_trainer(lua_State *L); /* bind_trainer.c: the two metatables */
 /* [] -> [trainer]; valid until the running call ends. */
 void rw_lua_push_trainer(lua_State *L, rw_hook_trainer *t);

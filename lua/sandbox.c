@@ -2,7 +2,7 @@
  *
  * Left out on purpose: io, debug, package, ffi, jit, load and its kin, getfenv and setfenv, string.dump, most of
  * os: whatever touches files, processes, bytecode or the engine's own functions. Functions whose time can grow
- * faster than what they touch are our own (pattern.c, sort below); the others are linear, so bounded by the memory.
+ * faster than what they touch are our own (pattern.c, table.c); the others are linear, so bounded by the memory.
  * Chunks are loaded as text only: LuaJIT does not check bytecode.
  *
  * Globals: reading an unknown one gives nil, as always in Lua; assigning one is an error that names the line,
@@ -90,63 +90,6 @@ static int l_collectgarbage(lua_State *L) {
     else
         lua_pushinteger(L, lua_gc(L, what == 0 ? LUA_GCCOLLECT : LUA_GCSTEP, 0));
     return 1;
-}
-
-/* -- table.sort ------------------------------------------------------------------------------------
- * A heap sort: n log n for any input and any comparison, where the library's quicksort can be driven to n^2. */
-
-/* Is t[a] < t[b]? [t, compare or nil] */
-static bool is_less(lua_State *L, int a, int b) {
-    bool less;
-    if (lua_isnil(L, 2)) {
-        lua_rawgeti(L, 1, a);
-        lua_rawgeti(L, 1, b);
-        less = lua_lessthan(L, -2, -1);
-        lua_pop(L, 2);
-    } else {
-        lua_pushvalue(L, 2);
-        lua_rawgeti(L, 1, a);
-        lua_rawgeti(L, 1, b);
-        lua_call(L, 2, 1);
-        less = lua_toboolean(L, -1);
-        lua_pop(L, 1);
-    }
-    return less;
-}
-
-static void swap(lua_State *L, int a, int b) {
-    lua_rawgeti(L, 1, a);
-    lua_rawgeti(L, 1, b);
-    lua_rawseti(L, 1, a);
-    lua_rawseti(L, 1, b);
-}
-
-static void sift_down(lua_State *L, int root, int n) {
-    for (int child = 2 * root; child <= n; child = 2 * root) {
-        if (child < n && is_less(L, child, child + 1)) child++;
-        if (!is_less(L, root, child)) return;
-        swap(L, root, child);
-        root = child;
-    }
-}
-
-static int l_sort(lua_State *L) {
-    luaL_checktype(L, 1, LUA_TTABLE);
-    if (!lua_isnoneornil(L, 2)) luaL_checktype(L, 2, LUA_TFUNCTION);
-    lua_settop(L, 2);
-    const size_t len = lua_objlen(L, 1);
-    if (len > INT_MAX / 2) return luaL_error(L, "table too large to sort");
-    const int n = (int)len;
-    for (int i = n / 2; i >= 1; i--) {
-        if (i % 256 == 0) rw_lua_check_time(L);
-        sift_down(L, i, n);
-    }
-    for (int end = n; end > 1; end--) {
-        if (end % 256 == 0) rw_lua_check_time(L);
-        swap(L, 1, end);
-        sift_down(L, 1, end - 1);
-    }
-    return 0;
 }
 
 /* -- chunks ---------------------------------------------------------------------------------------- */
@@ -391,10 +334,9 @@ static void open_libraries(lua_State *L, bool jit) {
 
 /* [env] -> [env] */
 static void allow_all(lua_State *L) {
-    static const char *const base[] = {"assert", "error",        "getmetatable", "ipairs",   "next",
-                                       "pairs",  "pcall",        "rawequal",     "rawget",   "rawset",
-                                       "select", "setmetatable", "tonumber",     "tostring", "type",
-                                       "unpack", "xpcall",       "_VERSION",     NULL};
+    static const char *const base[] = {"assert",   "error",  "getmetatable", "ipairs", "next",         "pcall",
+                                       "rawequal", "rawget", "rawset",       "select", "setmetatable", "tonumber",
+                                       "tostring", "type",   "unpack",       "xpcall", "_VERSION",     NULL};
     static const char *const coroutine[] = {"create", "resume", "running", "status", "wrap", "yield", NULL};
     static const char *const string[] = {"byte", "char",    "format", "len",   "lower",
                                          "rep",  "reverse", "sub",    "upper", NULL};
@@ -420,10 +362,7 @@ static void add_own(lua_State *L) {
     lua_getfield(L, -1, "string");
     rw_lua_add_patterns(L);
     lua_pop(L, 1);
-    lua_getfield(L, -1, "table");
-    lua_pushcfunction(L, l_sort);
-    lua_setfield(L, -2, "sort");
-    lua_pop(L, 1);
+    rw_lua_add_tables(L);
     lua_getfield(L, -1, "xpcall");
     lua_pushcclosure(L, l_xpcall, 1);
     lua_setfield(L, -2, "xpcall");

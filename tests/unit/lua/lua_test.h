@@ -73,7 +73,7 @@ static inline rw_status open_hooks(bench *b, const char *first, const char *seco
     b->plan.n_files = 0;
     if (first) b->files[b->plan.n_files++] = first;
     if (second) b->files[b->plan.n_files++] = second;
-    if (b->plan.budget_ms == 0) b->plan.budget_ms = 2000;
+    if (b->plan.budget_ms == 0) b->plan.budget_ms = 20000; /* the machine may be busy */
     if (b->plan.memory_bytes == 0) b->plan.memory_bytes = 32 << 20;
     rw_hook_trainer t = a_trainer(0);
     return rw_lua_hooks_open(&b->lua, &b->plan, &t, &b->hooks, &b->err);

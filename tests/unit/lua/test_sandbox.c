@@ -115,7 +115,7 @@ static void stops_in_time(const char *script) {
     const int64_t ms = (rw_now_ns() - begin) / 1000000;
     if (!strstr(b.text, "still running after 150 ms") && !strstr(b.text, "memory") && !strstr(b.text, "too complex"))
         fail_msg("%s\n -> %s", script, b.text);
-    if (ms > 2500) fail_msg("took %lld ms: %s", (long long)ms, script);
+    if (ms > 5000) fail_msg("took %lld ms: %s", (long long)ms, script);
 }
 
 static void test_endless_loops(void **state) {
@@ -192,6 +192,7 @@ static void test_memory_is_bounded(void **state) {
         "local s = ('x'):rep(1e7):gsub('x', ('y'):rep(100))",
         "local t = {} for i = 1, 1e9 do t[i] = coroutine.create(function() end) end",
         "local t = {} for i = 1, 1e9 do t['k' .. i] = i end",
+        "local function f() return coroutine.wrap(f)() end f()", /* uses no C stack */
         "local s = 'ab' for i = 1, 30 do s = ('%s%s'):format(s, s) end",
     };
     for (size_t i = 0; i < sizeof bombs / sizeof bombs[0]; i++) {
@@ -224,7 +225,6 @@ static void test_memory_comes_back(void **state) {
 static void test_deep_recursion(void **state) {
     (void)state;
     fails("local function f() return 1 + f() end f()", "stack overflow");
-    fails("local function f() return coroutine.wrap(f)() end f()", "memory"); /* no C stack is used */
     fails("local s = 'x' for i = 1, 300 do s = '(' .. s end (('x'):rep(300)):find(s)", "pattern");
     fails("local function f() error(setmetatable({}, {__tostring = f})) end f()", "the error is a table");
 }
