@@ -1,0 +1,242 @@
+/* label: gpu
+ * One small training step of matmul, relu squared and adamw, all buffers in one arena on the device:
+ *     h = x W1^T;  a = max(h, 0)^2;  y = x + a W2^T;  L = |y|^2 / 2;  W1, W2 by AdamW with the step's own numbers.
+ * Run 100 times kernel by kernel, and 100 times as one recorded graph: every buffer must hold the same bits. The same
+ * code on the CPU in fp64 and fp32 is the reference. */
+#include "tests/unit/kernels/device_test.h"
+
+#include "core/base/thread.h"
+#include "kernels/cuda/cuda.h"
+
+enum { R = 384, C = 256, F = 896, STEPS = 100, ALIGN = 256 };
+
+/* -- buffers in one arena -------------------------------------------------------------------------- */
+
+enum { X, W, GRAD, MOMENT, VARIANCE, H, A, Y, DA, N_BUFFERS };
+static const char *const buffer_names[N_BUFFERS] = {"x", "W", "grad", "m", "v", "h", "a", "y", "da"};
+static const int64_t buffer_sizes[N_BUFFERS] = {R * C, 2 * F *C, 2 * F *C, 2 * F *C, 2 * F *C, R *F, R *F, R *C, R *F};
+enum { N_SEGMENTS = 2 };
+static const rw_adamw_segment segments[N_SEGMENTS] = {{0, F *C, 1, 1}, {F * C, F *C, 2, 0}};
+
+typedef struct {
+    rw_device *d;
+    char *arena;
+    int64_t arena_bytes;
+    void *buffers[N_BUFFERS];
+    rw_adamw_segment *segments;
+} probe;
+
+static int64_t aligned(int64_t n) {
+    return (n + ALIGN - 1) / ALIGN * ALIGN;
+}
+
+/* Lays the buffers out from `arena`; returns the bytes that they need. */
+static int64_t lay(probe *p, char *arena) {
+    int64_t at = 0, width = rw_dtype_bytes(p->d->compute);
+    for (int i = 0; i < N_BUFFERS; i++) {
+        p->buffers[i] = arena ? arena + at : NULL;
+        at += aligned(buffer_sizes[i] * width);
+    }
+    p->segments = arena ? (rw_adamw_segment *)(arena + at) : NULL;
+    return at + aligned(sizeof segments);
+}
+
+static void put(probe *p, int buffer, uint64_t stream, int64_t first, int64_t n, double scale) {
+    const int64_t width = rw_dtype_bytes(p->d->compute);
+    float *f = test_memory((size_t)(n * 8));
+    double *wide = test_memory((size_t)(n * 8));
+    test_fill_f32(f, n, stream, -scale, scale);
+    for (int64_t i = 0; i < n; i++) wide[i] = (double)f[i];
+    p->d->upload(p->d, (char *)p->buffers[buffer] + first * width, width == 8 ? (void *)wide : (void *)f, n * width);
+    free(f), free(wide);
+}
+
+static void start(probe *p) {
+    p->d->zero(p->d, p->arena, p->arena_bytes);
+    put(p, X, 1, 0, R * C, 1);
+    put(p, W, 2, 0, F * C, 0.1);
+    put(p, W, 3, F * C, F * C, 0.1);
+    p->d->upload(p->d, p->segments, segments, sizeof segments);
+}
+
+static void open_probe(probe *p, rw_device *d) {
+    p->d = d;
+    p->arena_bytes = lay(p, NULL);
+    p->arena = d->alloc(d, p->arena_bytes);
+    assert_non_null(p->arena);
+    lay(p, p->arena);
+    start(p);
+}
+
+static void close_probe(probe *p) {
+    p->d->free(p->d, p->arena, p->arena_bytes);
+    assert_int_equal(p->d->live_bytes, 0);
+    rw_device_close(p->d);
+}
+
+/* -- the step -------------------------------------------------------------------------------------- */
+
+static void scalars_of(rw_device *d, int step) {
+    rw_step_scalars s = {.step = step, .lr = 1e-3 / (1 + 0.05 * step), .weight_decay = 0.1, .clip_coef = 0.5};
+    d->upload(d, d->exec.scalars, &s, sizeof s);
+}
+
+static void matmul(probe *p, rw_matmul_args a) {
+    a.dtype = p->d->compute;
+    p->d->kernels->matmul(&a, &p->d->exec);
+}
+
+static void one_step(probe *p) {
+    const rw_kernels *k = p->d->kernels;
+    const rw_exec *ex = &p->d->exec;
+    const rw_dtype t = p->d->compute;
+    const int64_t half = F * C * rw_dtype_bytes(t);
+    void **b = p->buffers, *w1 = b[W], *w2 = (char *)b[W] + half, *dw1 = b[GRAD], *dw2 = (char *)b[GRAD] + half;
+    rw_relu_sq_args act = {.dtype = t, .n = R * F, .x = b[H], .out = b[A], .dout = b[DA], .dx = b[DA]};
+
+    matmul(p, (rw_matmul_args){.M = R, .N = F, .K = C, .a = b[X], .b = w1, .out = b[H], .trans_b = true});
+    k->relu_sq_forward(&act, ex);
+    matmul(p, (rw_matmul_args){.M = R, .N = C, .K = F, .a = b[A], .b = w2, .c = b[X], .out = b[Y], .trans_b = true});
+    matmul(p, (rw_matmul_args){.M = C, .N = F, .K = R, .a = b[Y], .b = b[A], .out = dw2, .trans_a = true});
+    matmul(p, (rw_matmul_args){.M = R, .N = F, .K = C, .a = b[Y], .b = w2, .out = b[DA]});
+    k->relu_sq_backward(&act, ex);
+    matmul(p, (rw_matmul_args){.M = F, .N = C, .K = R, .a = b[DA], .b = b[X], .out = dw1, .trans_a = true});
+    rw_adamw_args adam = {.dtype = t,
+                          .n_segments = N_SEGMENTS,
+                          .segments = p->segments,
+                          .p = b[W],
+                          .grad = b[GRAD],
+                          .m = b[MOMENT],
+                          .v = b[VARIANCE],
+                          .beta1 = 0.9,
+                          .beta2 = 0.99,
+                          .eps = 1e-8,
+                          .adam_w_mode = true};
+    k->adamw(&adam, ex);
+}
+
+static void run_steps(probe *p, int n) {
+    rw_error err = {0};
+    start(p);
+    for (int step = 1; step <= n; step++) {
+        scalars_of(p->d, step);
+        one_step(p);
+    }
+    if (p->d->synchronize(p->d, &err) != RW_OK) fail_msg("%s", err.msg);
+}
+
+/* The same with the step recorded once. */
+static void replay_steps(probe *p, int n) {
+    rw_error err = {0};
+    rw_cuda_graph *g = NULL;
+    start(p);
+    if (rw_cuda_graph_begin(p->d, &err) != RW_OK) fail_msg("%s", err.msg);
+    one_step(p);
+    if (rw_cuda_graph_end(p->d, &g, &err) != RW_OK) fail_msg("%s", err.msg);
+    for (int step = 1; step <= n; step++) {
+        scalars_of(p->d, step);
+        if (rw_cuda_graph_replay(p->d, g, &err) != RW_OK) fail_msg("%s", err.msg);
+    }
+    if (p->d->synchronize(p->d, &err) != RW_OK) fail_msg("%s", err.msg);
+    printf("graph of %lld nodes, replayed %d times\n", (long long)rw_cuda_graph_nodes(g), n);
+    rw_cuda_graph_free(g);
+}
+
+static double *numbers_of(probe *p, int buffer) {
+    const int64_t n = buffer_sizes[buffer], width = rw_dtype_bytes(p->d->compute);
+    double *x = test_memory((size_t)n * 8);
+    void *raw = test_memory((size_t)(n * width));
+    p->d->download(p->d, raw, p->buffers[buffer], n * width);
+    for (int64_t i = 0; i < n; i++) x[i] = width == 8 ? ((double *)raw)[i] : (double)((float *)raw)[i];
+    free(raw);
+    return x;
+}
+
+/* Root of the mean square of the difference, over that of b. */
+static double distance(probe *p, probe *q, int buffer) {
+    double *a = numbers_of(p, buffer), *b = numbers_of(q, buffer), error = 0, size = 0;
+    for (int64_t i = 0; i < buffer_sizes[buffer]; i++) {
+        error += (a[i] - b[i]) * (a[i] - b[i]);
+        size += b[i] * b[i];
+    }
+    free(a), free(b);
+    return sqrt(error / fmax(size, 1e-300));
+}
+
+static rw_device *gpu(void) {
+    rw_device *d = NULL;
+    rw_error err = {0};
+    if (rw_cuda_open(&d, RW_F32, 0, &err) == RW_OK) return d;
+    printf("SKIPPED: %s\n", err.msg);
+    skip();
+    return NULL;
+}
+
+/* -- tests ----------------------------------------------------------------------------------------- */
+
+static void test_graph_gives_equal_bits(void **state) {
+    (void)state;
+    probe p;
+    open_probe(&p, gpu());
+    printf("%s: arena of %lld bytes\n", p.d->detail, (long long)p.arena_bytes);
+    char *eager = test_memory((size_t)p.arena_bytes), *again = test_memory((size_t)p.arena_bytes);
+    run_steps(&p, STEPS);
+    p.d->download(p.d, eager, p.arena, p.arena_bytes);
+    run_steps(&p, STEPS);
+    p.d->download(p.d, again, p.arena, p.arena_bytes);
+    assert_memory_equal(eager, again, (size_t)p.arena_bytes);
+    replay_steps(&p, STEPS);
+    p.d->download(p.d, again, p.arena, p.arena_bytes);
+    assert_memory_equal(eager, again, (size_t)p.arena_bytes);
+    free(eager), free(again);
+    close_probe(&p);
+    printf("PASS: %d steps, with and without a graph, the same bits in every buffer\n", STEPS);
+}
+
+static void compare_with_cpu(int steps, double tolerance) {
+    probe g, f, d;
+    open_probe(&g, gpu());
+    open_probe(&f, test_device(RW_F32, rw_cpu_count()));
+    open_probe(&d, test_device(RW_F64, rw_cpu_count()));
+    run_steps(&g, steps), run_steps(&f, steps), run_steps(&d, steps);
+    printf("after %d steps, rms difference to fp64 over rms:   GPU        CPU fp32\n", steps);
+    for (int i = 0; i < N_BUFFERS; i++) {
+        double gpu_error = distance(&g, &d, i), cpu_error = distance(&f, &d, i);
+        printf("  %-4s %45.2e %10.2e\n", buffer_names[i], gpu_error, cpu_error);
+        assert_true(gpu_error <= tolerance);
+    }
+    close_probe(&g), close_probe(&f), close_probe(&d);
+}
+
+static void test_against_the_cpu(void **state) {
+    (void)state;
+    compare_with_cpu(1, 2e-6);     /* fp32 rounding of sums of 256 to 896 terms */
+    compare_with_cpu(STEPS, 1e-3); /* a trajectory: m and v of small gradients drift apart */
+}
+
+static void test_errors_are_reported(void **state) {
+    (void)state;
+    rw_device *d = gpu(), *none = NULL;
+    rw_error err = {0};
+    rw_matmul_args wrong = {.dtype = RW_F32, .M = 4, .N = 4, .K = 4, .lda = -1, .a = d, .b = d, .out = d};
+    d->kernels->matmul(&wrong, &d->exec); /* cuBLAS refuses the pitch before it looks at the addresses */
+    assert_int_equal(d->synchronize(d, &err), RW_E_DEVICE);
+    assert_non_null(strstr(err.msg, "cuda: matmul"));
+    assert_int_equal(d->synchronize(d, &err), RW_OK);
+    assert_null(d->alloc(d, (int64_t)1 << 50));
+    assert_int_equal(d->synchronize(d, &err), RW_OK);
+    rw_device_close(d);
+    assert_int_equal(rw_cuda_open(&none, RW_F32, 99, &err), RW_E_DEVICE);
+    assert_int_equal(rw_cuda_open(&none, RW_F64, 0, &err), RW_E_UNSUPPORTED);
+    assert_int_equal(rw_device_open_cuda(&none, RW_F32, 0, &err), rw_cuda_missing_kernels() ? RW_E_DEVICE : RW_OK);
+    rw_device_close(none);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_graph_gives_equal_bits),
+        cmocka_unit_test(test_against_the_cpu),
+        cmocka_unit_test(test_errors_are_reported),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
