@@ -1,5 +1,5 @@
 /* Inside the lua folder only: what state, sandbox, hooks and the bindings share. The other folders include
- * state.h and hooks.h, which know no lua.h. */
+ * state.h and hooks.h, which know no lua.h. C alone, as lua.h is. */
 #ifndef RW_LUA_BIND_H
 #define RW_LUA_BIND_H
 

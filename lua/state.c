@@ -172,6 +172,16 @@ static const char *plan_path(const rw_plan_lua *plan, const char *file) {
     return NULL;
 }
 
+/* The traceback, but for a last line "[C]: at 0x...": the C function that entered, of no use to anyone. */
+static void set_detail(const char *trace, rw_error *err) {
+    static const char entry_line[] = "\n\t[C]: at 0x";
+    char text[sizeof((rw_lua_fault *)0)->trace];
+    copy_text(text, sizeof text, trace);
+    char *last = strrchr(text, '\n');
+    if (last && strncmp(last, entry_line, sizeof entry_line - 1) == 0) *last = '\0';
+    if (text[0]) rw_error_set_detail(err, text);
+}
+
 static rw_status fail_with(const rw_lua *lua, const rw_lua_job *job, rw_status code, const char *msg, rw_error *err) {
     const rw_lua_fault *fault = &lua->fault;
     const char *file = fault->file[0] ? fault->file : job->file ? job->file : "";
@@ -181,7 +191,7 @@ static rw_status fail_with(const rw_lua *lua, const rw_lua_job *job, rw_status c
     if (!at.file && file[0]) snprintf(place, sizeof place, line > 0 ? "%.500s:%d: " : "%.500s: ", file, line);
     if (job->hook) snprintf(hook, sizeof hook, "%.48s at step %lld: ", job->hook, (long long)job->step);
     rw_fail(err, code, at.file ? at : RW_AT_NONE, "%s%s%s", place, hook, msg);
-    if (fault->trace[0]) rw_error_set_detail(err, fault->trace);
+    set_detail(fault->trace, err);
     return code;
 }
 

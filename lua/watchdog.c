@@ -39,7 +39,7 @@ static void watch_call(rw_lua_watchdog *w) {
         const int64_t now = rw_now_ns();
         if (end_ns != 0 && now >= end_ns) end_process(w);
         if (end_ns == 0 && now >= w->deadline_ns) {
-            atomic_store(&w->expired, true);
+            __atomic_store_n(&w->expired, true, __ATOMIC_RELAXED);
             /* counted from here, so that a process that was stopped for a while is not ended at once */
             end_ns = w->grace_ms > 0 ? now + w->grace_ms * 1000000 : INT64_MAX;
         }
@@ -101,7 +101,7 @@ void rw_lua_watchdog_stop(rw_lua_watchdog *w) {
 }
 
 void rw_lua_watchdog_begin(rw_lua_watchdog *w, const char *what) {
-    atomic_store(&w->expired, false);
+    __atomic_store_n(&w->expired, false, __ATOMIC_RELAXED);
     if (!w->started) return;
     pthread_mutex_lock(&w->lock);
     snprintf(w->what, sizeof w->what, "%s", what);

@@ -11,9 +11,12 @@
 #include "core/base/error.h"
 
 #include <pthread.h>
-#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
 
 typedef struct {
     int64_t budget_ms; /* <= 0: no limit, and no thread                       */
@@ -26,7 +29,7 @@ typedef struct {
     int64_t deadline_ns; /* under lock; 0: nothing runs                         */
     uint64_t call;       /* under lock: which call runs                         */
     char what[128];      /* under lock: its name, for the message               */
-    atomic_bool expired; /* of the call that runs                               */
+    bool expired;        /* of the call that runs; read and written by __atomic_ alone */
 } rw_lua_watchdog;
 
 /* Fails with E_MEMORY when no thread can be had. An all-zero watchdog may be stopped. */
@@ -38,7 +41,10 @@ void rw_lua_watchdog_begin(rw_lua_watchdog *w, const char *what);
 void rw_lua_watchdog_end(rw_lua_watchdog *w);
 
 static inline bool rw_lua_watchdog_expired(rw_lua_watchdog *w) {
-    return atomic_load_explicit(&w->expired, memory_order_relaxed);
+    return __atomic_load_n(&w->expired, __ATOMIC_RELAXED);
 }
 
+#ifdef __cplusplus
+}
+#endif
 #endif

@@ -293,6 +293,28 @@ static void test_errors_of_calls(void **state) {
                   ":2: on_train_end at step 120: stop is called with a colon: trainer:stop(...)");
 }
 
+/* Lua shortens long chunk names; the messages do not. */
+static void test_long_paths(void **state) {
+    (void)state;
+    bench b = {0};
+    rw_error err = {0};
+    char dir[700];
+    snprintf(dir, sizeof dir, "%s/a-folder-with-a-name-that-is-longer-than-the-sixty-bytes-of-a-chunk-name",
+             rw_test_folder());
+    assert_int_equal(rw_mkdir_all(dir, &err), RW_OK);
+    static const char *const scripts[] = {"local x =\n= 1", "local x\nx = nil + 1", "local x\nundeclared = 1"};
+    for (int i = 0; i < 3; i++) {
+        char file[800], expected[900];
+        snprintf(file, sizeof file, "%s/mine.lua", dir);
+        assert_int_equal(rw_write_file(file, scripts[i], (int64_t)strlen(scripts[i]), &err), RW_OK);
+        assert_int_equal(open_hooks(&b, file, NULL), RW_E_LUA);
+        snprintf(expected, sizeof expected, "%s:2: ", file);
+        assert_int_equal(strncmp(error_of(&b), expected, strlen(expected)), 0);
+        assert_null(strstr(b.text, "..."));
+        close_hooks(&b);
+    }
+}
+
 static void test_traceback_is_the_detail(void **state) {
     (void)state;
     bench b = {0};
@@ -302,6 +324,7 @@ static void test_traceback_is_the_detail(void **state) {
     assert_non_null(b.err.detail);
     assert_contains(b.err.detail, "stack traceback");
     assert_contains(b.err.detail, "in function 'inner'");
+    assert_null(strstr(b.err.detail, "[C]: at"));
     close_hooks(&b);
 }
 
@@ -450,6 +473,7 @@ int main(void) {
         cmocka_unit_test(test_missing_file),
         cmocka_unit_test(test_require_beside_the_hook),
         cmocka_unit_test(test_errors_of_calls),
+        cmocka_unit_test(test_long_paths),
         cmocka_unit_test(test_traceback_is_the_detail),
         cmocka_unit_test(test_a_failed_hook_leaves_the_state_usable),
         cmocka_unit_test(test_objects_expire),
