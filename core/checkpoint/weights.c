@@ -100,7 +100,9 @@ static void fill(rw_weights_list *list, rw_params *p, rw_param_kind kind, const 
         rw_save_tensor *t = &list->tensors[list->n++];
         *src = (source){p, kind, i};
         t->name = *name;
-        *name += sprintf(*name, "%s%s", prefix, s->name) + 1;
+        size_t n = strlen(prefix) + strlen(s->name) + 1;
+        snprintf(*name, n, "%s%s", prefix, s->name);
+        *name += n;
         t->ndim = s->ndim;
         for (int d = 0; d < s->ndim; d++) t->shape[d] = s->shape[d];
         t->src_dtype = p->device->compute;
