@@ -6,6 +6,7 @@
 #define RW_TRAIN_HOOKS_H
 
 #include "core/base/error.h"
+#include "core/metrics/metrics.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -34,14 +35,7 @@ typedef struct {
 } rw_hook_trainer;
 
 /* What a hook sees as `metrics`, by name; NaN: not known. */
-typedef struct {
-    int64_t step, epoch, tokens;
-    double loss;       /* of the step */
-    double loss_epoch; /* mean over the epoch so far */
-    double val_loss;
-    double lr, weight_decay, grad_norm, clip_coef;
-    double tokens_per_second, seconds_left, elapsed;
-} rw_hook_metrics;
+typedef rw_metrics rw_hook_metrics;
 
 typedef enum {
 #define RW_HOOK(name, kind, args, result, default_file, doc) RW_HOOK_##name,

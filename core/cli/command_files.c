@@ -1,0 +1,96 @@
+/* rwkv-run inspect FILE, rwkv-run tokenize IN.jsonl OUT_PREFIX, rwkv-run lua SCRIPT. */
+#include "core/base/alloc.h"
+#include "core/base/thread.h"
+#include "core/checkpoint/checkpoint.h"
+#include "core/checkpoint/inspect.h"
+#include "core/cli/commands.h"
+#include "core/data/binidx.h"
+#include "core/data/tokenize.h"
+#include "core/data/tokenizer.h"
+#include "lua/state.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+/* -- inspect ---------------------------------------------------------------------------------------------------- */
+
+static bool ends_with(const char *text, const char *end) {
+    size_t n = strlen(text), m = strlen(end);
+    return n >= m && strcmp(text + n - m, end) == 0;
+}
+
+static rw_status inspect_binidx(const char *path, rw_error *err) {
+    int fd;
+    rw_binidx_info info;
+    char a[32], b[32];
+    RW_TRY(rw_binidx_open(&fd, &info, path, err));
+    close(fd);
+    printf("%s: binidx, %s tokens in %s documents, %s\n", path, rw_format_count(a, sizeof a, info.n_tokens),
+           rw_format_count(b, sizeof b, info.n_items), info.dtype_code == RW_BINIDX_U16 ? "uint16" : "int32");
+    return RW_OK;
+}
+
+rw_status rw_command_inspect(const rw_options *o, rw_error *err) {
+    const char *path = o->inspect.file;
+    if (ends_with(path, ".bin") || ends_with(path, ".idx")) return inspect_binidx(path, err);
+    rw_tensor_file *f;
+    RW_TRY(rw_tensor_file_open(&f, path, err));
+    rw_str text = {0};
+    rw_status status = rw_inspect_print(f, &text, err);
+    if (status == RW_OK) fwrite(text.data, 1, text.len, stdout);
+    rw_str_done(&text);
+    rw_tensor_file_close(f);
+    return status;
+}
+
+/* -- tokenize ----------------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    int64_t began_ns;
+    bool terminal;
+} progress_bar;
+
+static rw_status show_progress(void *ctx, const rw_tokenize_progress *p, rw_error *err) {
+    const progress_bar *bar = ctx;
+    (void)err;
+    if (!bar->terminal) return RW_OK;
+    double seconds = (double)(rw_now_ns() - bar->began_ns) * 1e-9 + 1e-9, rate = (double)p->n_bytes / seconds;
+    char left[32];
+    rw_format_seconds(left, sizeof left, (double)(p->n_bytes_total - p->n_bytes) / (rate + 1e-9));
+    fprintf(stderr, "\r\033[K%3.0f %%  %.0f MB/s  left %s",
+            p->n_bytes_total ? 100.0 * (double)p->n_bytes / (double)p->n_bytes_total : 100.0, rate / 1e6, left);
+    return RW_OK;
+}
+
+rw_status rw_command_tokenize(const rw_options *o, rw_error *err) {
+    char *vocab = NULL;
+    bool world = !o->tokenizer || strcmp(o->tokenizer, "world") == 0;
+    if (world) RW_TRY(rw_vocab_find(o->vocab_file, NULL, &vocab, err));
+    rw_tokenize_options options = {.tokenizer = o->tokenizer, .vocab_file = vocab};
+    bool tutorial = o->tokenize.dtype && strcmp(o->tokenize.dtype, "int32") == 0;
+    options.layout = tutorial ? RW_LAYOUT_PREPROCESS : RW_LAYOUT_MAKE_DATA;
+    progress_bar bar = {rw_now_ns(), isatty(STDERR_FILENO) != 0};
+    rw_tokenize_progress done;
+    rw_status status =
+        rw_tokenize_file(o->tokenize.input, o->tokenize.output, &options, show_progress, &bar, &done, err);
+    if (bar.terminal) fputs("\r\033[K", stderr);
+    rw_free(vocab);
+    RW_TRY(status);
+    char a[32], b[32];
+    printf("%s%s.bin and .idx: %s tokens in %s documents\n", o->tokenize.output, tutorial ? "_text_document" : "",
+           rw_format_count(a, sizeof a, done.n_tokens), rw_format_count(b, sizeof b, done.n_documents));
+    if (done.n_dropped > 0) printf("%lld empty documents left out\n", (long long)done.n_dropped);
+    return RW_OK;
+}
+
+/* -- lua ---------------------------------------------------------------------------------------------------------- */
+
+rw_status rw_command_lua(const rw_options *o, rw_error *err) {
+    rw_plan_lua plan = {.memory_bytes = (int64_t)256 << 20};
+    rw_lua *lua;
+    RW_TRY(rw_lua_new(&lua, &plan, err));
+    rw_status status = rw_lua_run_file(lua, o->lua.file, err);
+    rw_lua_free(lua);
+    return status;
+}

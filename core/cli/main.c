@@ -1,0 +1,50 @@
+/* rwkv-run: the one place that prints errors and decides the exit status. */
+#include "core/cli/commands.h"
+
+#include <stdio.h>
+
+static rw_status print_text(void (*print)(rw_str *)) {
+    rw_str text = {0};
+    print(&text);
+    if (text.data) fputs(text.data, stdout);
+    rw_str_done(&text);
+    return RW_OK;
+}
+
+static rw_status run(const rw_options *o, rw_error *err) {
+    switch (o->command) {
+    case RW_COMMAND_HELP:
+        fputs(rw_options_help(), stdout);
+        return RW_OK;
+    case RW_COMMAND_VERSION:
+        printf("rwkv-run %s\n", RW_VERSION);
+        return RW_OK;
+    case RW_COMMAND_SCHEMA:
+        return print_text(rw_keys_print_schema);
+    case RW_COMMAND_KEYS:
+        return print_text(rw_keys_print_markdown);
+    case RW_COMMAND_TRAIN:
+        return rw_command_train(o, err);
+    case RW_COMMAND_GENERATE:
+        return rw_command_generate(o, err);
+    case RW_COMMAND_INSPECT:
+        return rw_command_inspect(o, err);
+    case RW_COMMAND_TOKENIZE:
+        return rw_command_tokenize(o, err);
+    case RW_COMMAND_LUA:
+        return rw_command_lua(o, err);
+    }
+    return rw_fail(err, RW_E_INTERNAL, RW_AT_NONE, "unknown command");
+}
+
+int main(int argc, char **argv) {
+    rw_options options;
+    rw_error err = {0};
+    rw_status status = rw_options_parse(&options, argc, argv, &err);
+    if (status == RW_OK) status = run(&options, &err);
+    if (err.code != RW_OK) rw_print_error(&err);
+    rw_error_clear(&err);
+    rw_options_done(&options);
+    if (fflush(stdout) != 0 && status == RW_OK) status = RW_E_IO;
+    return rw_status_exit_code(status);
+}

@@ -1,0 +1,200 @@
+/* Generation: see generate.h. The state lies in buffers of its own, since what a tape makes is gone after its reset. */
+#include "core/infer/generate.h"
+
+#include "core/base/alloc.h"
+#include "core/checkpoint/model_shape.h"
+#include "core/checkpoint/weights.h"
+#include "core/model/model.h"
+
+#include <string.h>
+
+struct rw_generator {
+    rw_device *device;
+    rw_arena names;
+    rw_plan_model shape;
+    rw_model *model;
+    rw_step_arena arena;
+    rw_tape *tape;
+    char *state; /* owned, on the device: per layer att_shift, ffn_shift, wkv */
+    int64_t state_bytes;
+    int32_t *tokens; /* owned, on the device: [RW_PREFILL]                         */
+};
+
+/* -- the state's buffers ----------------------------------------------------------------------------------- */
+
+static int64_t layer_elements(const rw_plan_model *m) {
+    return 2 * m->n_embd + m->n_embd * m->head_size;
+}
+
+static char *state_at(const rw_generator *g, int layer, int64_t element) {
+    return g->state + (layer * layer_elements(&g->shape) + element) * rw_dtype_bytes(g->device->compute);
+}
+
+/* The stored state as tensors of the tape, one sequence. */
+static void state_tensors(rw_generator *g, rw_state *s) {
+    const rw_plan_model *m = &g->shape;
+    rw_dtype d = g->device->compute;
+    int64_t shift[] = {1, m->n_embd}, wkv[] = {1, m->n_head, m->head_size, m->head_size};
+    for (int l = 0; l < m->n_layer; l++) {
+        s->att_shift[l] = rw_tape_wrap(g->tape, d, 2, shift, state_at(g, l, 0));
+        s->ffn_shift[l] = rw_tape_wrap(g->tape, d, 2, shift, state_at(g, l, m->n_embd));
+        s->wkv[l] = rw_tape_wrap(g->tape, d, 4, wkv, state_at(g, l, 2 * m->n_embd));
+    }
+}
+
+static void keep(rw_generator *g, void *to, const rw_tensor *from) {
+    rw_unary_args a = {
+        .dtype = from->dtype, .op = RW_UNARY_COPY, .n = rw_tensor_count(from), .x = from->data, .out = to};
+    g->device->kernels->unary_forward(&a, &g->device->exec);
+}
+
+static void keep_state(rw_generator *g, const rw_state *s) {
+    for (int l = 0; l < g->shape.n_layer; l++) {
+        keep(g, state_at(g, l, 0), s->att_shift[l]);
+        keep(g, state_at(g, l, g->shape.n_embd), s->ffn_shift[l]);
+        keep(g, state_at(g, l, 2 * g->shape.n_embd), s->wkv[l]);
+    }
+}
+
+/* -- one piece --------------------------------------------------------------------------------------------------- */
+
+static void read_logits(rw_generator *g, const rw_tensor *logits, int64_t row, float *out) {
+    int64_t V = g->shape.vocab_size;
+    const char *from = (const char *)logits->data + row * V * rw_dtype_bytes(logits->dtype);
+    if (logits->dtype == RW_F32)
+        g->device->download(g->device, out, from, V * 4);
+    else
+        rw_convert(out, RW_F32, from, logits->dtype, V); /* the fp64 CPU device of tests */
+}
+
+/* The last row of x [R,C] as a tensor of its own; nothing is recorded here. */
+static rw_tensor *last_row(rw_generator *g, rw_tensor *x) {
+    int64_t shape[] = {1, x->shape[1]};
+    char *row = (char *)x->data + (x->shape[0] - 1) * x->shape[1] * rw_dtype_bytes(x->dtype);
+    return rw_tape_wrap(g->tape, x->dtype, 2, shape, row);
+}
+
+static rw_status piece(rw_generator *g, const int32_t *tokens, int64_t n, bool real, float *logits, float *all,
+                       rw_error *err) {
+    rw_state *in = rw_alloc(2 * sizeof *in), *out = in ? in + 1 : NULL;
+    if (!in) return rw_fail_memory(err, 2 * sizeof *in);
+    rw_tape_reset(g->tape);
+    rw_tape_record(g->tape, false);
+    if (real) g->device->upload(g->device, g->tokens, tokens, n * (int64_t)sizeof *tokens);
+    state_tensors(g, in);
+    rw_tensor *hidden = rw_model_forward(g->model, g->tape, (rw_rows){n, 1, NULL}, g->tokens, in, out, 0);
+    rw_tensor *y = hidden ? rw_model_logits(g->model, g->tape, all || !real ? hidden : last_row(g, hidden)) : NULL;
+    rw_status status = rw_tape_error(g->tape, err);
+    if (status == RW_OK && real) {
+        keep_state(g, out);
+        status = g->device->synchronize(g->device, err);
+        if (logits) read_logits(g, y, y->shape[0] - 1, logits);
+        for (int64_t i = 0; all && i < n; i++) read_logits(g, y, i, all + i * g->shape.vocab_size);
+    }
+    rw_free(in);
+    rw_tape_reset(g->tape);
+    return status;
+}
+
+rw_status rw_generator_feed(rw_generator *g, const int32_t *tokens, int64_t n, float *logits, float *all_logits,
+                            rw_error *err) {
+    for (int64_t i = 0; i < n; i++)
+        if (tokens[i] < 0 || tokens[i] >= g->shape.vocab_size)
+            return rw_fail(err, RW_E_DATA, RW_AT_NONE, "token id %d is outside the model's vocabulary of %lld",
+                           tokens[i], (long long)g->shape.vocab_size);
+    for (int64_t at = 0; at < n; at += RW_PREFILL) {
+        int64_t m = n - at < RW_PREFILL ? n - at : RW_PREFILL;
+        float *all = all_logits ? all_logits + at * g->shape.vocab_size : NULL;
+        RW_TRY(piece(g, tokens + at, m, true, at + m == n ? logits : NULL, all, err));
+    }
+    return RW_OK;
+}
+
+void rw_generator_reset(rw_generator *g) {
+    g->device->zero(g->device, g->state, g->state_bytes);
+}
+
+rw_status rw_generator_state(rw_generator *g, int layer, float *att_shift, float *ffn_shift, float *wkv,
+                             rw_error *err) {
+    const rw_plan_model *m = &g->shape;
+    RW_TRY(g->device->synchronize(g->device, err));
+    int64_t C = m->n_embd;
+    float *to[] = {att_shift, ffn_shift, wkv};
+    int64_t from[] = {0, C, 2 * C}, n[] = {C, C, C * m->head_size};
+    for (int i = 0; i < 3; i++) {
+        if (!to[i]) continue;
+        if (g->device->compute == RW_F32)
+            g->device->download(g->device, to[i], state_at(g, layer, from[i]), n[i] * 4);
+        else
+            rw_convert(to[i], RW_F32, state_at(g, layer, from[i]), g->device->compute, n[i]);
+    }
+    return RW_OK;
+}
+
+/* -- opening ----------------------------------------------------------------------------------------------------------
+ */
+
+static rw_status open_model(rw_generator *g, const char *path, rw_device *device, bool real, rw_error *err) {
+    g->device = device;
+    rw_tensor_file *f;
+    RW_TRY(rw_tensor_file_open(&f, path, err));
+    rw_status status = rw_model_shape_from_file(f, &g->shape, &g->names, err);
+    if (status == RW_OK) status = rw_model_new(&g->model, &g->shape, device, NULL, err);
+    if (status == RW_OK && real) status = rw_weights_load(g->model->params, RW_PARAM_VALUE, f, path, "", err);
+    rw_tensor_file_close(f);
+    return status;
+}
+
+static rw_status open_buffers(rw_generator *g, int64_t arena_bytes, rw_error *err) {
+    g->state_bytes = g->shape.n_layer * layer_elements(&g->shape) * rw_dtype_bytes(g->device->compute);
+    g->state = g->device->alloc(g->device, g->state_bytes);
+    g->tokens = g->device->alloc(g->device, RW_PREFILL * (int64_t)sizeof *g->tokens);
+    if (!g->state || !g->tokens) return rw_fail_memory(err, (size_t)g->state_bytes);
+    RW_TRY(rw_step_arena_init(&g->arena, g->device, arena_bytes, err));
+    return rw_tape_new(&g->tape, g->device, &g->arena, err);
+}
+
+/* The arena that the largest piece, with logits of every row, needs: by running it on the meta device. */
+static rw_status measure(const char *path, rw_device *like, int64_t *arena_bytes, rw_error *err) {
+    rw_device *meta;
+    RW_TRY(rw_device_open_meta(&meta, like, err));
+    rw_generator *g = rw_alloc(sizeof *g);
+    rw_status status = g ? open_model(g, path, meta, false, err) : rw_fail_memory(err, sizeof *g);
+    if (status == RW_OK) status = open_buffers(g, 0, err);
+    if (status == RW_OK) status = piece(g, NULL, RW_PREFILL, false, NULL, NULL, err);
+    if (status == RW_OK) *arena_bytes = g->arena.high_water;
+    rw_generator_close(g);
+    rw_device_close(meta);
+    return status;
+}
+
+rw_status rw_generator_open(rw_generator **out, const char *path, rw_device *device, rw_error *err) {
+    *out = NULL;
+    int64_t arena_bytes = 0;
+    RW_TRY(measure(path, device, &arena_bytes, err));
+    rw_generator *g = rw_alloc(sizeof *g);
+    if (!g) return rw_fail_memory(err, sizeof *g);
+    rw_status status = open_model(g, path, device, true, err);
+    if (status == RW_OK) status = open_buffers(g, arena_bytes, err);
+    if (status != RW_OK) {
+        rw_generator_close(g);
+        return status;
+    }
+    *out = g;
+    return RW_OK;
+}
+
+void rw_generator_close(rw_generator *g) {
+    if (!g) return;
+    rw_tape_free(g->tape);
+    rw_step_arena_done(&g->arena);
+    if (g->state) g->device->free(g->device, g->state, g->state_bytes);
+    if (g->tokens) g->device->free(g->device, g->tokens, RW_PREFILL * (int64_t)sizeof *g->tokens);
+    rw_model_free(g->model);
+    rw_arena_done(&g->names);
+    rw_free(g);
+}
+
+const rw_plan_model *rw_generator_model(const rw_generator *g) {
+    return &g->shape;
+}

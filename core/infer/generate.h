@@ -1,0 +1,36 @@
+/* A model that reads tokens and predicts the next one: the training model's own forward pass, with the state carried
+ * from call to call. Long prompts go through in pieces of RW_PREFILL tokens. */
+#ifndef RW_INFER_GENERATE_H
+#define RW_INFER_GENERATE_H
+
+#include "core/base/error.h"
+#include "core/recipe/plan.h"
+#include "kernels/device.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define RW_PREFILL 128
+
+typedef struct rw_generator rw_generator;
+
+/* Reads the weights of a .pth onto the device, which must outlive the generator. Free with rw_generator_close(). */
+rw_status rw_generator_open(rw_generator **out, const char *path, rw_device *device, rw_error *err);
+void rw_generator_close(rw_generator *g);
+const rw_plan_model *rw_generator_model(const rw_generator *g);
+
+/* Forgets what was read: the state is zeros again. */
+void rw_generator_reset(rw_generator *g);
+/* Reads n >= 1 tokens. logits [V]: after the last of them; all_logits [n,V] (or NULL): after each. Errors: E_DATA for
+ * an id outside the vocabulary. */
+rw_status rw_generator_feed(rw_generator *g, const int32_t *tokens, int64_t n, float *logits, float *all_logits,
+                            rw_error *err);
+/* The state after what was read, as floats: att_shift and ffn_shift [C], wkv [H,N,N] (row = value channel) of a layer.
+ */
+rw_status rw_generator_state(rw_generator *g, int layer, float *att_shift, float *ffn_shift, float *wkv, rw_error *err);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

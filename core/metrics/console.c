@@ -1,0 +1,132 @@
+/* The progress of a run on standard error: on a terminal one line that redraws itself, a bar and what the log hook
+ * says; elsewhere (a file, a pipe) plain lines. Validation, saves and the end are always lines of their own. */
+#include "core/base/alloc.h"
+#include "core/base/log.h"
+#include "core/base/str.h"
+#include "core/base/thread.h"
+#include "core/metrics/metrics.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#define BAR        20
+#define REDRAW_NS  100000000ll
+#define LINE_BYTES 1024
+
+typedef struct {
+    bool terminal, shown;
+    int64_t n_steps, log_every, drawn_ns;
+    char line[LINE_BYTES]; /* what the bar shows now */
+} console;
+
+static int columns(void) {
+    struct winsize w;
+    if (ioctl(STDERR_FILENO, TIOCGWINSZ, &w) == 0 && w.ws_col > 0) return w.ws_col;
+    return 80;
+}
+
+static void hide(void *ctx) {
+    console *c = ctx;
+    if (c->shown) fputs("\r\033[K", stderr);
+}
+
+static void show(void *ctx) {
+    console *c = ctx;
+    if (c->shown) {
+        fputs(c->line, stderr);
+        fflush(stderr);
+    }
+}
+
+static rw_status open_sink(rw_sink **out, const rw_plan *plan, rw_error *err) {
+    console *c = rw_alloc(sizeof *c);
+    *out = (rw_sink *)c;
+    if (!c) return rw_fail_memory(err, sizeof *c);
+    const char *term = getenv("TERM");
+    c->terminal = isatty(STDERR_FILENO) && !(term && strcmp(term, "dumb") == 0);
+    c->n_steps = plan->train.n_steps;
+    c->log_every = plan->log.every > 0 ? plan->log.every : 1;
+    rw_log_set_around(hide, show, c);
+    return RW_OK;
+}
+
+/* Cuts the line to the width of the terminal, so that it never wraps. */
+static void fit(char *line, int width) {
+    size_t n = strlen(line);
+    while (n > 0 && rw_utf8_columns(line, n) >= width) n--;
+    line[rw_utf8_valid_prefix(line, n)] = 0;
+}
+
+static void draw(console *c, const rw_metrics *m, const char *text) {
+    int64_t done = m->step + 1;
+    int filled = c->n_steps > 0 ? (int)(done * BAR / c->n_steps) : 0;
+    if (filled > BAR) filled = BAR;
+    char bar[BAR + 1];
+    for (int i = 0; i < BAR; i++) bar[i] = i < filled ? '=' : i == filled ? '>' : ' ';
+    bar[BAR] = 0;
+    hide(c);
+    snprintf(c->line, sizeof c->line, "[%s] %s", bar, text);
+    fit(c->line, columns());
+    c->shown = true;
+    show(c);
+}
+
+static void step(console *c, const rw_metrics *m, const char *text) {
+    bool last = m->step + 1 >= c->n_steps, due = (m->step + 1) % c->log_every == 0 || last;
+    if (!text) return;
+    if (!c->terminal) {
+        if (due) fprintf(stderr, "%s\n", text);
+        return;
+    }
+    int64_t now = rw_now_ns();
+    if (now - c->drawn_ns < REDRAW_NS && !last) return;
+    c->drawn_ns = now;
+    draw(c, m, text);
+}
+
+static void note(console *c, const char *what, const char *text) {
+    hide(c);
+    fprintf(stderr, "%s%s\n", what, text);
+    show(c);
+}
+
+static rw_status event(rw_sink *sink, rw_event e, const rw_metrics *m, const char *text, rw_error *err) {
+    console *c = (console *)sink;
+    char line[96];
+    (void)err;
+    switch (e) {
+    case RW_EVENT_STEP:
+        step(c, m, text);
+        break;
+    case RW_EVENT_VALID:
+        snprintf(line, sizeof line, "step %lld  val_loss %.4f", (long long)(m->step + 1), m->val_loss);
+        note(c, "", line);
+        break;
+    case RW_EVENT_SAVE:
+        note(c, "saved ", text);
+        break;
+    case RW_EVENT_RESUME:
+        note(c, "goes on from ", text);
+        break;
+    case RW_EVENT_END:
+        note(c, "", text);
+        break;
+    case RW_EVENT_RUN:
+    case RW_EVENT_EPOCH:
+        break;
+    }
+    return RW_OK;
+}
+
+static void close_sink(rw_sink *sink) {
+    console *c = (console *)sink;
+    if (c->shown) fputc('\n', stderr);
+    rw_log_set_around(NULL, NULL, NULL);
+    rw_free(c);
+}
+
+const rw_sink_ops rw_sink_console = {"console", "a progress line on standard error", open_sink, event, close_sink};

@@ -1,0 +1,73 @@
+/* metrics.jsonl: one JSON object a line, appended, never truncated. "event" says which; numbers that are not known are
+ * left out. After a resume the steps that a killed process had logged beyond its last save come again. */
+#include "core/base/alloc.h"
+#include "core/base/json.h"
+#include "core/metrics/append.h"
+#include "core/metrics/metrics.h"
+
+#include <math.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+typedef struct {
+    int fd;
+    char *path; /* owned */
+    rw_str line;
+} jsonl;
+
+static const char *const names[] = {
+    [RW_EVENT_RUN] = "run",     [RW_EVENT_RESUME] = "resume", [RW_EVENT_STEP] = "step", [RW_EVENT_VALID] = "valid",
+    [RW_EVENT_EPOCH] = "epoch", [RW_EVENT_SAVE] = "save",     [RW_EVENT_END] = "end"};
+
+static rw_status open_sink(rw_sink **out, const rw_plan *plan, rw_error *err) {
+    jsonl *s = rw_alloc(sizeof *s);
+    *out = (rw_sink *)s;
+    if (!s) return rw_fail_memory(err, sizeof *s);
+    rw_status status = rw_append_open(&s->fd, &s->path, plan->save.proj_dir, "metrics.jsonl", err);
+    if (status != RW_OK) rw_free(s);
+    return status;
+}
+
+static void number(rw_str *s, const char *key, double x) {
+    if (!isfinite(x)) return;
+    rw_str_appendf(s, ",\"%s\":", key);
+    rw_json_append_number(s, x);
+}
+
+static rw_status event(rw_sink *sink, rw_event e, const rw_metrics *m, const char *text, rw_error *err) {
+    jsonl *s = (jsonl *)sink;
+    rw_str *l = &s->line;
+    rw_str_clear(l);
+    rw_str_appendf(l, "{\"event\":\"%s\",\"step\":%lld,\"epoch\":%lld,\"tokens\":%lld", names[e], (long long)m->step,
+                   (long long)m->epoch, (long long)m->tokens);
+    if (e == RW_EVENT_STEP) number(l, "loss", m->loss);
+    if (e == RW_EVENT_EPOCH) number(l, "loss_epoch", m->loss_epoch);
+    if (e == RW_EVENT_VALID) number(l, "val_loss", m->val_loss);
+    if (e == RW_EVENT_STEP) {
+        number(l, "lr", m->lr);
+        number(l, "weight_decay", m->weight_decay);
+        number(l, "grad_norm", m->grad_norm);
+        number(l, "tokens_per_second", m->tokens_per_second);
+    }
+    number(l, "elapsed", m->elapsed);
+    if (e == RW_EVENT_RUN || e == RW_EVENT_RESUME) number(l, "time", (double)time(NULL));
+    if (text && e != RW_EVENT_STEP) {
+        rw_str_append(l, ",\"text\":");
+        rw_json_append_string(l, text, strlen(text));
+    }
+    rw_str_append(l, "}\n");
+    if (l->failed) return rw_fail_memory(err, l->len);
+    return rw_append(s->fd, s->path, l->data, l->len, err);
+}
+
+static void close_sink(rw_sink *sink) {
+    jsonl *s = (jsonl *)sink;
+    close(s->fd);
+    rw_free(s->path);
+    rw_str_done(&s->line);
+    rw_free(s);
+}
+
+const rw_sink_ops rw_sink_jsonl = {"jsonl", "metrics.jsonl: every event as a JSON object", open_sink, event,
+                                   close_sink};

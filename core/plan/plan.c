@@ -1,0 +1,259 @@
+/* Making the plan: see plan.h. Each function decides one section; the order is that of the questions: which model,
+ * which data, which device, how much of everything. */
+#include "core/plan/plan.h"
+
+#include "core/base/alloc.h"
+#include "core/base/fs.h"
+#include "core/base/log.h"
+#include "core/base/thread.h"
+#include "core/checkpoint/checkpoint.h"
+#include "core/checkpoint/model_shape.h"
+#include "core/checkpoint/weights.h"
+#include "core/data/binidx.h"
+#include "core/data/loader.h"
+#include "core/data/tokenizer.h"
+#include "core/plan/engine.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#define BYTE_VOCAB       257
+#define WORLD_VOCAB      65536
+#define HEAD_CHUNK_BYTES ((int64_t)128 << 20) /* logits at a time; wider chunks win nothing on a CPU */
+
+/* Anonymous memory of the process beside the engine's buffers: libraries, Lua, tables; and BLAS's for each thread.
+ * Measured (tests/README.md), not known. */
+#define RW_PROCESS_BYTES            ((int64_t)24 << 20)
+#define RW_PROCESS_BYTES_PER_THREAD ((int64_t)32 << 20)
+
+static bool is(const char *a, const char *b) {
+    return a && strcmp(a, b) == 0;
+}
+
+/* -- model ---------------------------------------------------------------------------------------------------- */
+
+static int64_t or_else(int64_t given, int64_t otherwise) {
+    return given > 0 ? given : otherwise;
+}
+
+static rw_status shape_from_scratch(rw_plan_model *m, const rw_plan_data *d, const rw_recipe *r, rw_error *err) {
+    if (!m->arch)
+        return rw_fail(err, RW_E_RECIPE, rw_recipe_where(r, RW_KEY_model_arch),
+                       "missing: give load_model, or arch with n_layer and n_embd to start from scratch");
+    if (m->n_layer <= 0)
+        return rw_fail(err, RW_E_RECIPE, rw_recipe_where(r, RW_KEY_model_n_layer),
+                       "missing: a model from scratch needs it");
+    if (m->n_embd <= 0)
+        return rw_fail(err, RW_E_RECIPE, rw_recipe_where(r, RW_KEY_model_n_embd),
+                       "missing: a model from scratch needs it");
+    m->head_size = or_else(m->head_size, 64);
+    m->vocab_size = or_else(m->vocab_size, is(d->tokenizer, "byte") ? BYTE_VOCAB : WORLD_VOCAB);
+    m->dim_ffn = or_else(m->dim_ffn, m->n_embd * 7 / 2 / 32 * 32);
+    m->lora_mix = m->n_embd >= 4096 ? 64 : 32;
+    m->lora_decay = m->n_embd >= 4096 ? 128 : 64;
+    m->head_size_divisor = 8;
+    return RW_OK;
+}
+
+/* A size that the recipe states must be the file's. */
+static rw_status same_as_file(const rw_recipe *r, rw_key_id key, int64_t stated, int64_t found, const char *file,
+                              rw_error *err) {
+    if (stated <= 0 || stated == found) return RW_OK;
+    return rw_fail(err, RW_E_RECIPE, rw_recipe_where(r, key),
+                   "the recipe says %lld, but %s has %lld; leave this key out", (long long)stated, file,
+                   (long long)found);
+}
+
+static rw_status shape_from_file(rw_plan_model *m, const rw_recipe *r, rw_arena *arena, rw_error *err) {
+    rw_tensor_file *f;
+    RW_TRY(rw_tensor_file_open(&f, m->load_model, err));
+    rw_plan_model found = *m;
+    rw_status status = rw_model_shape_from_file(f, &found, arena, err);
+    rw_tensor_file_close(f);
+    RW_TRY(status);
+    if (m->arch && !is(m->arch, found.arch))
+        return rw_fail(err, RW_E_RECIPE, rw_recipe_where(r, RW_KEY_model_arch),
+                       "the recipe says %s, but %s is %s; leave this key out", m->arch, m->load_model, found.arch);
+    RW_TRY(same_as_file(r, RW_KEY_model_n_layer, m->n_layer, found.n_layer, m->load_model, err));
+    RW_TRY(same_as_file(r, RW_KEY_model_n_embd, m->n_embd, found.n_embd, m->load_model, err));
+    RW_TRY(same_as_file(r, RW_KEY_model_vocab_size, m->vocab_size, found.vocab_size, m->load_model, err));
+    RW_TRY(same_as_file(r, RW_KEY_model_head_size, m->head_size, found.head_size, m->load_model, err));
+    RW_TRY(same_as_file(r, RW_KEY_model_dim_ffn, m->dim_ffn, found.dim_ffn, m->load_model, err));
+    *m = found;
+    return RW_OK;
+}
+
+static rw_status decide_model(rw_plan *p, const rw_recipe *r, rw_arena *arena, rw_error *err) {
+    rw_plan_model *m = &p->model;
+    RW_TRY(m->load_model ? shape_from_file(m, r, arena, err) : shape_from_scratch(m, &p->data, r, err));
+    if (m->n_embd % m->head_size || m->n_embd % 32)
+        return rw_fail(err, RW_E_RECIPE, rw_recipe_where(r, RW_KEY_model_n_embd),
+                       "%lld is not a multiple of head_size %lld and of 32", (long long)m->n_embd,
+                       (long long)m->head_size);
+    m->n_head = m->n_embd / m->head_size;
+    return rw_model_find(m->arch, err) ? RW_OK : RW_E_UNSUPPORTED;
+}
+
+/* -- data ------------------------------------------------------------------------------------------------------- */
+
+static rw_status file_there(const rw_recipe *r, rw_key_id key, const char *data_type, const char *path, rw_error *err) {
+    if (!path || is(data_type, "binidx") || rw_exists(path)) return RW_OK;
+    return rw_fail(err, RW_E_RECIPE, rw_recipe_where(r, key), "no such file: %s", path);
+}
+
+static rw_status decide_data(rw_plan *p, const rw_recipe *r, rw_arena *arena, rw_error *err) {
+    rw_plan_data *d = &p->data;
+    bool tokens = is(d->data_type, "binidx");
+    if (!d->tokenizer) d->tokenizer = tokens ? "none" : "world";
+    if (tokens && !is(d->tokenizer, "none"))
+        return rw_fail(err, RW_E_RECIPE, rw_recipe_where(r, RW_KEY_data_tokenizer),
+                       "binidx holds token ids already; leave this key out");
+    if (!tokens && is(d->tokenizer, "none"))
+        return rw_fail(err, RW_E_RECIPE, rw_recipe_where(r, RW_KEY_data_tokenizer),
+                       "%s holds text: expected world or byte", d->data_type);
+    RW_TRY(file_there(r, RW_KEY_data_data_file, d->data_type, d->data_file, err));
+    RW_TRY(file_there(r, RW_KEY_data_valid_file, d->data_type, d->valid_file, err));
+    if (!is(d->tokenizer, "world")) return RW_OK;
+    char *found = NULL;
+    rw_status status = rw_vocab_find(d->vocab_file, r->dir, &found, err);
+    if (status == RW_OK) d->vocab_file = rw_arena_strdup(arena, found);
+    rw_free(found);
+    return status;
+}
+
+/* binidx says in its header how much it holds; text is counted when it is read. */
+static rw_status count_data(rw_plan *p, rw_error *err) {
+    p->needs.data_tokens = -1;
+    if (!is(p->data.data_type, "binidx")) return RW_OK;
+    rw_data_info info;
+    RW_TRY(rw_data_info_read(&p->data, p->data.data_file, &info, err));
+    p->needs.data_tokens = info.n_tokens;
+    if (p->data.valid_file) RW_TRY(rw_data_info_read(&p->data, p->data.valid_file, &info, err));
+    return RW_OK;
+}
+
+static void share_sizes(rw_plan *p) {
+    p->data.vocab_size = p->model.vocab_size;
+    p->data.rows_per_batch = p->train.micro_bsz;
+    p->data.accumulate = p->train.accumulate;
+    p->data.seed = p->train.random_seed;
+    p->train.ctx_len = p->data.ctx_len;
+    p->train.n_steps = p->train.epoch_steps * p->train.epoch_count;
+}
+
+/* -- device and sizes ------------------------------------------------------------------------------------------------
+ */
+
+static rw_status open_device(rw_plan *p, rw_device **device, rw_arena *arena, rw_error *err) {
+    p->threads = rw_cpu_count();
+    if (!is(p->device, "cpu")) {
+        rw_error why = {0};
+        rw_status status = rw_device_open_cuda(device, RW_F32, 0, &why);
+        if (status == RW_OK || is(p->device, "cuda")) {
+            if (err) *err = why;
+            p->device = "cuda";
+            return status;
+        }
+        rw_error_clear(&why);
+    }
+    p->device = "cpu";
+    p->train.compute = RW_F32;
+    if (is(p->train.precision, "bf16") || is(p->train.precision, "fp16"))
+        rw_info("precision %s: this CPU computes in fp32", p->train.precision);
+    RW_TRY(rw_device_open_cpu(device, RW_F32, p->threads, err));
+    p->cpu_kernels = rw_arena_strdup(arena, (*device)->detail);
+    return RW_OK;
+}
+
+/* As many rows of logits as fit, in whole multiples of 64, and not many more chunks than needed. */
+static int64_t decide_head_chunk(const rw_plan *p) {
+    int64_t rows = p->train.micro_bsz * p->data.ctx_len, fit = HEAD_CHUNK_BYTES / (p->model.vocab_size * 4) / 64 * 64;
+    if (fit < 64) fit = 64;
+    int64_t n_chunks = (rows + fit - 1) / fit, each = (rows + n_chunks - 1) / n_chunks;
+    return each < rows ? (each + 63) / 64 * 64 : rows;
+}
+
+rw_status rw_plan_make(rw_plan *plan, const rw_recipe *recipe, rw_arena *arena, rw_device **device, rw_error *err) {
+    *plan = (rw_plan){.resume = "auto"};
+    *device = NULL;
+    rw_recipe_to_plan(recipe, plan);
+    plan->recipe_path = recipe->path;
+    plan->recipe_dir = recipe->dir;
+    RW_TRY(decide_data(plan, recipe, arena, err));
+    RW_TRY(decide_model(plan, recipe, arena, err));
+    share_sizes(plan);
+    RW_TRY(count_data(plan, err));
+    if (plan->train.head_chunk <= 0) plan->train.head_chunk = decide_head_chunk(plan);
+    if (plan->save.dtype == RW_DTYPE_NONE)
+        plan->save.dtype = plan->model.file_dtype != RW_DTYPE_NONE ? plan->model.file_dtype : RW_F32;
+    RW_TRY(open_device(plan, device, arena, err));
+    rw_status status = rw_plan_measure(plan, *device, err);
+    if (status != RW_OK) {
+        rw_device_close(*device);
+        *device = NULL;
+    }
+    return status;
+}
+
+/* -- what it will need
+ * --------------------------------------------------------------------------------------------------- */
+
+static void part(rw_plan_needs *n, const char *name, int64_t n_bytes) {
+    if (n_bytes <= 0 || n->n_parts == RW_PLAN_MAX_PARTS) return;
+    n->parts[n->n_parts++] = (rw_plan_part){name, n_bytes};
+    n->engine_bytes += n_bytes;
+}
+
+static rw_status file_sizes(rw_plan *plan, rw_params *p, rw_error *err) {
+    rw_weights_list pth, state;
+    const rw_param_kind kinds[] = {RW_PARAM_VALUE, RW_PARAM_M, RW_PARAM_V};
+    RW_TRY(rw_weights_list_new(&pth, p, kinds, (const char *[]){""}, 1, plan->save.dtype, err));
+    plan->needs.pth_bytes = rw_pth_bytes("rwkv-final.pth", pth.tensors, pth.n);
+    rw_weights_list_done(&pth);
+    RW_TRY(rw_weights_list_new(&state, p, kinds, (const char *[]){"param.", "m.", "v."}, 3, RW_DTYPE_NONE, err));
+    plan->needs.state_bytes = rw_safetensors_bytes(state.tensors, state.n, NULL, 0);
+    rw_weights_list_done(&state);
+    return RW_OK;
+}
+
+/* One training step and one evaluation; the arena's high-water mark is what they need. */
+static rw_status run_on_meta(rw_plan *plan, rw_device *meta, rw_error *err) {
+    rw_engine e;
+    RW_TRY(rw_engine_open(&e, plan, meta, true, err));
+    rw_batch b = {.n_rows = plan->train.micro_bsz * plan->train.ctx_len, .n_seq = plan->train.micro_bsz, .mask_sum = 1};
+    rw_engine_begin_step(&e, 0, 0, 0, 1);
+    rw_status status = rw_engine_micro_step(&e, &b, NULL, err);
+    if (status == RW_OK) status = rw_engine_update(&e, err);
+    if (status == RW_OK) status = rw_engine_evaluate(&e, &b, NULL, err);
+    plan->needs.arena_bytes = e.arena.high_water;
+    rw_params *p = e.model->params;
+    int64_t each = p->layout.n_trainable * rw_dtype_bytes(meta->compute);
+    plan->needs.n_params = p->layout.n_params;
+    part(&plan->needs, "parameters", each + p->layout.n_frozen * rw_dtype_bytes(meta->compute));
+    part(&plan->needs, "gradients", each);
+    part(&plan->needs, "Adam moments", 2 * each);
+    part(&plan->needs, "table of parameters", p->n_segments * (int64_t)sizeof(rw_adamw_segment));
+    part(&plan->needs, "batch", rw_engine_batch_bytes(plan));
+    part(&plan->needs, "activations (step arena)", e.arena.high_water);
+    if (status == RW_OK) status = file_sizes(plan, p, err);
+    rw_engine_close(&e);
+    return status;
+}
+
+rw_status rw_plan_measure(rw_plan *plan, const rw_device *like, rw_error *err) {
+    rw_plan_needs *n = &plan->needs;
+    int64_t data_tokens = n->data_tokens;
+    *n = (rw_plan_needs){.data_tokens = data_tokens};
+    rw_device *meta;
+    RW_TRY(rw_device_open_meta(&meta, like, err));
+    rw_status status = run_on_meta(plan, meta, err);
+    rw_device_close(meta);
+    RW_TRY(status);
+    if (plan->data.data_file) part(n, "data loader", rw_loader_bytes_for(&plan->data, plan->data.data_file));
+    if (plan->data.valid_file) part(n, "validation loader", rw_loader_bytes_for(&plan->data, plan->data.valid_file));
+    n->tokens_per_step = plan->train.micro_bsz * plan->train.ctx_len * plan->train.accumulate;
+    n->tokens_total = n->tokens_per_step * plan->train.n_steps;
+    n->process_bytes = n->engine_bytes + RW_PROCESS_BYTES + RW_PROCESS_BYTES_PER_THREAD * plan->threads;
+    n->disk_free = rw_disk_free(plan->save.proj_dir ? plan->save.proj_dir : ".");
+    return RW_OK;
+}

@@ -1,0 +1,141 @@
+/* The plan for people, and its automatic choices for plan.yaml and the training state. */
+#include "core/base/fs.h"
+#include "core/base/thread.h"
+#include "core/plan/plan.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static void row(rw_str *out, const char *name, const char *text) {
+    rw_str_appendf(out, "  %-26s %s\n", name, text);
+}
+
+static void bytes_row(rw_str *out, const char *name, int64_t n) {
+    char buf[32];
+    rw_str_appendf(out, "  %-26s %10s\n", name, rw_format_bytes(buf, sizeof buf, n));
+}
+
+static void print_shape(const rw_plan *p, rw_str *out) {
+    char line[256], count[32];
+    const rw_plan_model *m = &p->model;
+    rw_format_count(count, sizeof count, p->needs.n_params);
+    snprintf(line, sizeof line, "%s  L%lld C%lld H%lld N%lld  vocabulary %lld  %s parameters", m->arch,
+             (long long)m->n_layer, (long long)m->n_embd, (long long)m->n_head, (long long)m->head_size,
+             (long long)m->vocab_size, count);
+    row(out, "model", line);
+    row(out, "weights from", m->load_model ? m->load_model : "initial values");
+}
+
+static void print_data(const rw_plan *p, rw_str *out) {
+    char line[512], count[32] = "counted when read";
+    if (p->needs.data_tokens >= 0) {
+        rw_format_count(count, sizeof count, p->needs.data_tokens);
+        snprintf(count + strlen(count), sizeof count - strlen(count), " tokens");
+    }
+    snprintf(line, sizeof line, "%s (%s, tokenizer %s): %s", p->data.data_file, p->data.data_type, p->data.tokenizer,
+             count);
+    row(out, "data", line);
+    if (p->data.valid_file) row(out, "held out", p->data.valid_file);
+}
+
+static void print_steps(const rw_plan *p, rw_str *out) {
+    char line[256], a[32], b[32];
+    const rw_plan_train *t = &p->train;
+    snprintf(line, sizeof line, "%lld = %lld epochs of %lld; %s tokens each, %s in all", (long long)t->n_steps,
+             (long long)t->epoch_count, (long long)t->epoch_steps,
+             rw_format_count(a, sizeof a, p->needs.tokens_per_step),
+             rw_format_count(b, sizeof b, p->needs.tokens_total));
+    row(out, "steps", line);
+    snprintf(line, sizeof line, "micro_bsz %lld x ctx_len %lld x accumulate %lld; lr %g to %g; %s",
+             (long long)t->micro_bsz, (long long)t->ctx_len, (long long)t->accumulate, t->lr_init, t->lr_final,
+             t->weight_decay > 0 ? "AdamW" : "Adam");
+    row(out, "batch", line);
+}
+
+static void print_files(const rw_plan *p, rw_str *out) {
+    char a[32], b[32], c[32], line[256];
+    snprintf(line, sizeof line, "%s (%s .pth + %s training state); free disk %s",
+             rw_format_bytes(a, sizeof a, p->needs.pth_bytes + p->needs.state_bytes), rw_dtype_name(p->save.dtype),
+             "fp32", p->needs.disk_free >= 0 ? rw_format_bytes(b, sizeof b, p->needs.disk_free) : "unknown");
+    row(out, "each save", line);
+    rw_str_appendf(out, "  %-26s %s\n", "saved to", p->save.proj_dir);
+    if (p->needs.disk_free >= 0 && p->needs.disk_free < p->needs.pth_bytes + p->needs.state_bytes)
+        rw_str_appendf(out, "  WARNING: the disk has no room for one save of %s\n",
+                       rw_format_bytes(c, sizeof c, p->needs.pth_bytes + p->needs.state_bytes));
+}
+
+static void print_memory(const rw_plan *p, rw_str *out) {
+    int64_t limit = rw_memory_limit();
+    char have[32];
+    rw_str_append(out, "memory\n");
+    for (int i = 0; i < p->needs.n_parts; i++) bytes_row(out, p->needs.parts[i].name, p->needs.parts[i].n_bytes);
+    bytes_row(out, "engine, in all", p->needs.engine_bytes);
+    bytes_row(out, "process, about", p->needs.process_bytes);
+    if (limit > 0 && p->needs.process_bytes > limit)
+        rw_str_appendf(
+            out, "  WARNING: this machine has %s; lower train.micro_bsz or data.ctx_len, or set train.grad_cp: 1\n",
+            rw_format_bytes(have, sizeof have, limit));
+}
+
+void rw_plan_print(const rw_plan *p, rw_str *out) {
+    char line[256];
+    rw_str_appendf(out, "plan of %s\n", p->name);
+    print_shape(p, out);
+    print_data(p, out);
+    print_steps(p, out);
+    snprintf(line, sizeof line, "%s: %s; computes in %s", p->device, p->cpu_kernels ? p->cpu_kernels : "", "fp32");
+    row(out, "device", line);
+    print_files(p, out);
+    print_memory(p, out);
+}
+
+/* -- choices ------------------------------------------------------------------------------------------------- */
+
+static void choose(rw_plan_choice *choices, int *n, const char *name, const char *value) {
+    snprintf(choices[*n].name, sizeof choices[*n].name, "%s", name);
+    snprintf(choices[*n].value, sizeof choices[*n].value, "%s", value ? value : "");
+    (*n)++;
+}
+
+static void choose_int(rw_plan_choice *choices, int *n, const char *name, int64_t value) {
+    char text[32];
+    snprintf(text, sizeof text, "%lld", (long long)value);
+    choose(choices, n, name, text);
+}
+
+int rw_plan_choices(const rw_plan *p, rw_plan_choice choices[RW_PLAN_MAX_CHOICES]) {
+    int n = 0;
+    choose(choices, &n, "device", p->device);
+    choose(choices, &n, "compute", rw_dtype_name(p->train.compute));
+    choose(choices, &n, "cpu_kernels", p->cpu_kernels);
+    choose_int(choices, &n, "threads", p->threads);
+    choose_int(choices, &n, "head_chunk", p->train.head_chunk);
+    choose_int(choices, &n, "grad_cp", p->train.grad_cp);
+    choose_int(choices, &n, "step_arena_bytes", p->needs.arena_bytes);
+    choose(choices, &n, "save_dtype", rw_dtype_name(p->save.dtype));
+    return n;
+}
+
+rw_status rw_plan_write(const rw_plan *plan, const rw_recipe *recipe, rw_error *err) {
+    rw_str text = {0};
+    rw_plan_choice choices[RW_PLAN_MAX_CHOICES];
+    int n = rw_plan_choices(plan, choices);
+    rw_str_append(&text, "# What this run decided by itself.\nchosen:\n");
+    for (int i = 0; i < n; i++) rw_str_appendf(&text, "  %s: \"%s\"\n", choices[i].name, choices[i].value);
+    rw_str_append(&text, "# The recipe it ran, with the origin of each value.\nrecipe: |\n");
+    rw_str effective = {0};
+    rw_recipe_print(recipe, &effective);
+    for (char *line = effective.data; line && *line;) {
+        size_t len = strcspn(line, "\n");
+        rw_str_appendf(&text, "  %.*s\n", (int)len, line);
+        line += len + (line[len] == '\n');
+    }
+    char path[4096];
+    snprintf(path, sizeof path, "%s/plan.yaml", plan->save.proj_dir);
+    rw_status status = text.failed || effective.failed
+                           ? rw_fail(err, RW_E_MEMORY, RW_AT_NONE, "not enough memory for plan.yaml")
+                           : rw_write_file(path, text.data, (int64_t)text.len, err);
+    rw_str_done(&text);
+    rw_str_done(&effective);
+    return status;
+}

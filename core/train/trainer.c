@@ -1,0 +1,379 @@
+/* The training loop: see trainer.h. One function for each thing that happens in a step, in the order in which it does.
+ */
+#include "core/train/trainer.h"
+
+#include "core/base/alloc.h"
+#include "core/base/fs.h"
+#include "core/base/log.h"
+#include "core/base/thread.h"
+#include "core/checkpoint/retention.h"
+#include "core/checkpoint/weights.h"
+#include "core/metrics/metrics.h"
+#include "core/plan/engine.h"
+#include "core/train/signals.h"
+#include "core/train/state.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+typedef struct {
+    const rw_plan *plan;
+    const rw_recipe *recipe;
+    const rw_hooks *hooks;
+    rw_engine engine;
+    rw_loader *data, *valid;
+    rw_reporter reporter;
+    rw_hook_trainer trainer; /* what hooks see                               */
+    rw_metrics metrics;
+    rw_progress progress;
+    const rw_batch **batches; /* owned: the micro batches of a step           */
+    int64_t began_ns;         /* of the first step of this process            */
+    double elapsed_before;    /* seconds of earlier processes                 */
+    double rate;              /* tokens per second, smoothed                  */
+    int64_t valid_step;       /* step after which was validated last; -1      */
+    int64_t saved_step;       /* steps done at the last save; -1              */
+    char line[512];
+} trainer;
+
+static bool last_of_epoch(const trainer *t, int64_t step) {
+    return (step + 1) % t->plan->train.epoch_steps == 0;
+}
+static double seconds_since(int64_t ns) {
+    return (double)(rw_now_ns() - ns) * 1e-9;
+}
+
+/* -- hooks ----------------------------------------------------------------------------------------------------- */
+
+void rw_trainer_settings(const rw_plan *plan, rw_hook_trainer *h) {
+    const rw_plan_train *p = &plan->train;
+    *h = (rw_hook_trainer){.n_steps = p->n_steps,
+                           .epoch_steps = p->epoch_steps,
+                           .epoch_count = p->epoch_count,
+                           .epoch_begin = p->epoch_begin,
+                           .epoch_save = plan->save.epoch_save,
+                           .ctx_len = p->ctx_len,
+                           .micro_bsz = p->micro_bsz,
+                           .accumulate = p->accumulate,
+                           .real_bsz = p->micro_bsz * p->accumulate,
+                           .lr_init = p->lr_init,
+                           .lr_final = p->lr_final,
+                           .weight_decay = p->weight_decay,
+                           .weight_decay_final = p->weight_decay_final,
+                           .warmup_steps = p->warmup_steps,
+                           .schedule = p->schedule,
+                           .save_every = plan->save.every,
+                           .log_every = plan->log.every,
+                           .proj_dir = plan->save.proj_dir,
+                           .name = plan->name,
+                           .arch = plan->model.arch};
+}
+
+static void refresh(trainer *t, int64_t step) {
+    t->trainer.step = step;
+    t->trainer.epoch = step / t->plan->train.epoch_steps;
+    t->trainer.tokens = t->progress.tokens;
+    t->trainer.elapsed = t->began_ns ? seconds_since(t->began_ns) : 0;
+}
+
+static rw_status ask_number(trainer *t, rw_hook_id id, double otherwise, double *value, rw_error *err) {
+    bool given = false;
+    *value = otherwise;
+    if (t->hooks) RW_TRY(t->hooks->number(t->hooks->ctx, id, &t->trainer, value, &given, err));
+    if (!given) *value = otherwise;
+    return RW_OK;
+}
+
+static rw_status fire(trainer *t, rw_hook_id id, const rw_metrics *m, rw_error *err) {
+    return t->hooks ? t->hooks->event(t->hooks->ctx, id, &t->trainer, m, err) : RW_OK;
+}
+
+static const char *ask_line(trainer *t, rw_status *status, rw_error *err) {
+    bool given = false;
+    *status = RW_OK;
+    if (t->hooks)
+        *status =
+            t->hooks->text(t->hooks->ctx, RW_HOOK_log, &t->trainer, &t->metrics, t->line, sizeof t->line, &given, err);
+    if (!given)
+        snprintf(t->line, sizeof t->line, "step %lld  loss %.4f", (long long)(t->metrics.step + 1), t->metrics.loss);
+    return t->line;
+}
+
+/* -- a step ------------------------------------------------------------------------------------------------------- */
+
+static rw_status fetch_batches(trainer *t, double *mask_sum, rw_error *err) {
+    *mask_sum = 0;
+    for (int64_t i = 0; i < t->plan->train.accumulate; i++) {
+        RW_TRY(rw_loader_next(t->data, &t->batches[i], err));
+        *mask_sum += t->batches[i]->mask_sum;
+    }
+    return RW_OK;
+}
+
+static rw_status not_finite(const trainer *t, double loss, double norm, rw_error *err) {
+    return rw_fail(
+        err, RW_E_NUMERIC, RW_AT_NONE,
+        "step %lld: loss %g, gradient norm %g; the last save stands. Lower train.lr_init, or look at the data",
+        (long long)t->trainer.step, loss, norm);
+}
+
+static rw_status run_step(trainer *t, int64_t step, rw_error *err) {
+    double lr, weight_decay, mask_sum, loss = 0, each;
+    RW_TRY(ask_number(t, RW_HOOK_lr, t->plan->train.lr_init, &lr, err));
+    RW_TRY(ask_number(t, RW_HOOK_weight_decay, t->plan->train.weight_decay, &weight_decay, err));
+    RW_TRY(fetch_batches(t, &mask_sum, err));
+    rw_engine_begin_step(&t->engine, step, lr, weight_decay, mask_sum);
+    for (int64_t i = 0; i < t->plan->train.accumulate; i++) {
+        RW_TRY(rw_engine_micro_step(&t->engine, t->batches[i], &each, err));
+        loss += each;
+    }
+    RW_TRY(rw_engine_update(&t->engine, err));
+    loss = mask_sum > 0 ? loss / mask_sum : 0;
+    double norm = t->engine.scalars.grad_norm;
+    if (!isfinite(loss) || !isfinite(norm)) return not_finite(t, loss, norm, err);
+    t->progress.cursor = t->batches[t->plan->train.accumulate - 1]->next;
+    t->progress.step = step + 1;
+    t->progress.tokens += t->plan->needs.tokens_per_step;
+    t->progress.epoch_loss += loss;
+    t->progress.epoch_loss_n++;
+    t->metrics.loss = loss;
+    t->metrics.lr = lr;
+    t->metrics.weight_decay = weight_decay;
+    t->metrics.grad_norm = norm;
+    t->metrics.clip_coef = t->engine.scalars.clip_coef;
+    return RW_OK;
+}
+
+static void measure(trainer *t, int64_t step, double seconds) {
+    double rate = seconds > 0 ? (double)t->plan->needs.tokens_per_step / seconds : 0;
+    t->rate = t->rate > 0 ? 0.95 * t->rate + 0.05 * rate : rate;
+    rw_metrics *m = &t->metrics;
+    m->step = step;
+    m->epoch = step / t->plan->train.epoch_steps;
+    m->tokens = t->progress.tokens;
+    m->loss_epoch = t->progress.epoch_loss / (double)t->progress.epoch_loss_n;
+    m->tokens_per_second = t->rate;
+    m->elapsed = t->elapsed_before + seconds_since(t->began_ns);
+    double left = (double)(t->plan->train.n_steps - step - 1) * (double)t->plan->needs.tokens_per_step / t->rate;
+    double limit = t->plan->train.max_seconds > 0 ? t->plan->train.max_seconds - seconds_since(t->began_ns) : INFINITY;
+    m->seconds_left = left < limit ? left : limit > 0 ? limit : 0;
+    t->progress.elapsed = m->elapsed;
+}
+
+/* -- validation ------------------------------------------------------------------------------------------------------
+ */
+
+static rw_status validate(trainer *t, rw_error *err) {
+    if (!t->valid || t->valid_step == t->progress.step) return RW_OK;
+    int64_t n = rw_loader_n_eval_batches(t->valid), limit = t->plan->train.eval_batches;
+    if (limit > 0 && limit < n) n = limit;
+    double sum = 0, weight = 0, each;
+    for (int64_t i = 0; i < n; i++) {
+        const rw_batch *b;
+        RW_TRY(rw_loader_eval_batch(t->valid, i, &b, err));
+        RW_TRY(rw_engine_evaluate(&t->engine, b, &each, err));
+        sum += each;
+        weight += b->mask_sum;
+        if (rw_signals_received()) break;
+    }
+    t->metrics.val_loss = weight > 0 ? sum / weight : NAN;
+    t->valid_step = t->progress.step;
+    return rw_report(&t->reporter, RW_EVENT_VALID, &t->metrics, NULL, err);
+}
+
+/* -- saving
+ * -------------------------------------------------------------------------------------------------------------- */
+
+static rw_status save_state(trainer *t, rw_error *err) {
+    char *path = rw_checkpoint_state_path(t->plan->save.proj_dir, t->progress.step);
+    if (!path) return rw_fail_memory(err, 256);
+    rw_status status = rw_state_save(path, t->engine.model->params, &t->progress, t->plan, t->recipe, err);
+    rw_free(path);
+    return status;
+}
+
+static rw_status save_pth(trainer *t, const char *name, rw_error *err) {
+    char path[4096];
+    snprintf(path, sizeof path, "%s/%s", t->plan->save.proj_dir, name);
+    RW_TRY(rw_weights_save_pth(t->engine.model->params, path, t->plan->save.dtype, err));
+    return rw_report(&t->reporter, RW_EVENT_SAVE, &t->metrics, path, err);
+}
+
+/* The state first: it alone is enough to go on. */
+static rw_status save(trainer *t, rw_error *err) {
+    if (t->saved_step == t->progress.step) return RW_OK;
+    int64_t epoch = (t->progress.step > 0 ? t->progress.step - 1 : 0) / t->plan->train.epoch_steps;
+    int64_t number = t->plan->train.epoch_begin + epoch;
+    char name[64];
+    snprintf(name, sizeof name, "rwkv-%lld.pth", (long long)number);
+    RW_TRY(save_state(t, err));
+    t->saved_step = t->progress.step;
+    RW_TRY(save_pth(t, name, err));
+    return rw_checkpoint_keep(t->plan->save.proj_dir, t->plan->save.keep, number, t->progress.step, err);
+}
+
+static rw_status save_final(trainer *t, rw_error *err) {
+    if (t->saved_step != t->progress.step) RW_TRY(save_state(t, err));
+    t->saved_step = t->progress.step;
+    RW_TRY(save_pth(t, "rwkv-final.pth", err));
+    return rw_checkpoint_keep(t->plan->save.proj_dir, t->plan->save.keep, -1, t->progress.step, err);
+}
+
+/* -- between the steps
+ * ------------------------------------------------------------------------------------------------------ */
+
+static rw_status end_epoch(trainer *t, rw_error *err) {
+    RW_TRY(validate(t, err));
+    RW_TRY(rw_report(&t->reporter, RW_EVENT_EPOCH, &t->metrics, NULL, err));
+    t->progress.epoch_loss = 0;
+    t->progress.epoch_loss_n = 0;
+    return RW_OK;
+}
+
+static rw_status after_step(trainer *t, int64_t step, rw_error *err) {
+    rw_status status;
+    const char *line = ask_line(t, &status, err);
+    RW_TRY(status);
+    RW_TRY(rw_report(&t->reporter, RW_EVENT_STEP, &t->metrics, line, err));
+    RW_TRY(fire(t, RW_HOOK_on_train_batch_end, &t->metrics, err));
+    int64_t every = t->plan->train.eval_every;
+    if (every > 0 && (step + 1) % every == 0) RW_TRY(validate(t, err));
+    if (last_of_epoch(t, step)) RW_TRY(end_epoch(t, err));
+    bool want = false, given = false;
+    if (t->hooks) RW_TRY(t->hooks->boolean(t->hooks->ctx, RW_HOOK_should_save, &t->trainer, &want, &given, err));
+    if ((given && want) || t->trainer.ask_save) RW_TRY(save(t, err));
+    t->trainer.ask_save = false;
+    return RW_OK;
+}
+
+static bool time_is_up(const trainer *t) {
+    return t->plan->train.max_seconds > 0 && seconds_since(t->began_ns) >= t->plan->train.max_seconds;
+}
+
+static rw_status run_steps(trainer *t, rw_error *err) {
+    t->began_ns = rw_now_ns();
+    for (int64_t step = t->progress.step; step < t->plan->train.n_steps; step++) {
+        refresh(t, step);
+        int64_t ns = rw_now_ns();
+        RW_TRY(run_step(t, step, err));
+        measure(t, step, seconds_since(ns));
+        refresh(t, step);
+        RW_TRY(after_step(t, step, err));
+        if (rw_signals_received() || t->trainer.ask_stop || time_is_up(t)) break;
+    }
+    return RW_OK;
+}
+
+/* -- beginning and end
+ * ---------------------------------------------------------------------------------------------------------- */
+
+static rw_status open_data(trainer *t, const char *resume, rw_error *err) {
+    rw_data_info info;
+    const rw_plan_data *d = &t->plan->data;
+    RW_TRY(rw_loader_open(&t->data, d, d->data_file, resume ? &t->progress.cursor : NULL, &info, err));
+    char a[32], b[32];
+    rw_info("data: %s tokens in %s documents", rw_format_count(a, sizeof a, info.n_tokens),
+            rw_format_count(b, sizeof b, info.n_documents));
+    return d->valid_file ? rw_loader_open(&t->valid, d, d->valid_file, NULL, &info, err) : RW_OK;
+}
+
+static rw_status fill_model(trainer *t, rw_error *err) {
+    const char *path = t->plan->model.load_model;
+    rw_params *p = t->engine.model->params;
+    if (!path) {
+        RW_TRY(rw_model_init(t->engine.model, t->plan->train.random_seed, err));
+        return save_pth(t, "rwkv-init.pth", err);
+    }
+    rw_tensor_file *f;
+    RW_TRY(rw_tensor_file_open(&f, path, err));
+    rw_status status = rw_weights_load(p, RW_PARAM_VALUE, f, path, "", err);
+    rw_tensor_file_close(f);
+    return status;
+}
+
+static rw_status begin(trainer *t, rw_device *device, const char *resume, rw_error *err) {
+    const char *dir = t->plan->save.proj_dir;
+    RW_TRY(rw_mkdir_all(dir, err));
+    RW_TRY(rw_checkpoint_clean(dir, err));
+    RW_TRY(rw_plan_write(t->plan, t->recipe, err));
+    RW_TRY(rw_reporter_open(&t->reporter, t->plan, err));
+    t->batches = rw_alloc_array((size_t)t->plan->train.accumulate, sizeof *t->batches);
+    if (!t->batches) return rw_fail_memory(err, sizeof *t->batches);
+    RW_TRY(rw_engine_open(&t->engine, t->plan, device, true, err));
+    RW_TRY(resume ? rw_state_load(resume, t->engine.model->params, &t->progress, err) : fill_model(t, err));
+    t->elapsed_before = t->progress.elapsed;
+    t->trainer.step_begin = t->progress.step;
+    t->metrics.step = t->progress.step;
+    t->saved_step = resume ? t->progress.step : -1;
+    RW_TRY(open_data(t, resume, err));
+    refresh(t, t->progress.step);
+    RW_TRY(rw_report(&t->reporter, resume ? RW_EVENT_RESUME : RW_EVENT_RUN, &t->metrics,
+                     resume ? resume : t->plan->name, err));
+    return fire(t, RW_HOOK_on_train_start, NULL, err);
+}
+
+static rw_status say_end(trainer *t, const char *text, rw_error *err) {
+    return rw_report(&t->reporter, RW_EVENT_END, &t->metrics, text, err);
+}
+
+static rw_status end(trainer *t, rw_error *err) {
+    char text[400];
+    int64_t done = t->progress.step, all = t->plan->train.n_steps;
+    if (rw_signals_received() && done < all) {
+        RW_TRY(save(t, err));
+        RW_TRY(say_end(t, "stopped by a signal", err));
+        return rw_fail(err, RW_E_STOPPED, RW_AT_NONE,
+                       "stopped after step %lld of %lld and saved in %s; the same command goes on from there",
+                       (long long)done, (long long)all, t->plan->save.proj_dir);
+    }
+    RW_TRY(validate(t, err));
+    RW_TRY(fire(t, RW_HOOK_on_train_end, &t->metrics, err));
+    RW_TRY(save_final(t, err));
+    if (t->trainer.ask_stop)
+        snprintf(text, sizeof text, "stopped by a hook after step %lld: %s", (long long)done, t->trainer.stop_reason);
+    else if (done < all)
+        snprintf(text, sizeof text, "stopped after %g seconds (train.max_seconds) at step %lld of %lld",
+                 t->plan->train.max_seconds, (long long)done, (long long)all);
+    else
+        snprintf(text, sizeof text, "done: %lld steps", (long long)done);
+    return say_end(t, text, err);
+}
+
+static void close_all(trainer *t) {
+    rw_loader_close(t->data);
+    rw_loader_close(t->valid);
+    rw_engine_close(&t->engine);
+    rw_reporter_close(&t->reporter);
+    rw_free(t->batches);
+}
+
+/* A script that fails costs no work: what was trained is saved before the error goes up. */
+static rw_status save_after_failure(trainer *t, rw_status status) {
+    rw_error ignored = {0};
+    if (status == RW_E_LUA && t->engine.model && t->progress.step > 0 && save(t, &ignored) != RW_OK)
+        rw_warn("could not save: %s", ignored.msg);
+    rw_error_clear(&ignored);
+    return status;
+}
+
+rw_status rw_train(const rw_plan *plan, const rw_recipe *recipe, rw_device *device, const rw_hooks *hooks,
+                   const char *resume, rw_error *err) {
+    trainer *t = rw_alloc(sizeof *t);
+    if (!t) return rw_fail_memory(err, sizeof *t);
+    t->plan = plan;
+    t->recipe = recipe;
+    t->hooks = hooks;
+    t->valid_step = t->saved_step = -1;
+    t->metrics = (rw_metrics){.loss = NAN, .loss_epoch = NAN, .val_loss = NAN, .lr = NAN, .weight_decay = NAN};
+    t->metrics.grad_norm = t->metrics.clip_coef = t->metrics.tokens_per_second = t->metrics.seconds_left = NAN;
+    rw_trainer_settings(plan, &t->trainer);
+    rw_signals_catch();
+    rw_status status = begin(t, device, resume, err);
+    if (status == RW_OK) status = run_steps(t, err);
+    if (status == RW_OK) status = end(t, err);
+    status = save_after_failure(t, status);
+    rw_signals_release();
+    close_all(t);
+    rw_free(t);
+    return status;
+}

@@ -1,0 +1,25 @@
+/* The training loop: batches -> micro steps -> update -> hooks, logs, validation, saves; until the steps are done, the
+ * time is up, a signal comes or a hook says stop. It always ends with a valid checkpoint. */
+#ifndef RW_TRAIN_TRAINER_H
+#define RW_TRAIN_TRAINER_H
+
+#include "core/plan/plan.h"
+#include "core/train/hooks.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* The settings of `trainer` as hooks see them before the first step. */
+void rw_trainer_settings(const rw_plan *plan, rw_hook_trainer *t);
+
+/* Runs the plan on its device. `resume`: a state that rw_resume_find() accepted, or NULL. `hooks` may be NULL: constant
+ * learning rate, saves at the end alone. Returns RW_OK when the run came to its end, RW_E_STOPPED after a signal
+ * (saved; err says how to go on), else what failed. */
+rw_status rw_train(const rw_plan *plan, const rw_recipe *recipe, rw_device *device, const rw_hooks *hooks,
+                   const char *resume, rw_error *err);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
