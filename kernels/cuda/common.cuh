@@ -11,6 +11,7 @@
 struct rw_cuda_state {
     int index;
     int n_sm;
+    size_t total_bytes; /* memory of the card */
     cudaStream_t stream;
     cublasHandle_t blas;
     void *workspace;   /* of cuBLAS: one, fixed, so that a product takes the same way every time */

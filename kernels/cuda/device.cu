@@ -36,7 +36,7 @@ cuda_device *self(rw_device *d) {
 
 void *device_alloc(rw_device *d, int64_t n_bytes) {
     void *p = nullptr;
-    if (n_bytes < 0) return nullptr;
+    if (n_bytes < 0 || (uint64_t)n_bytes > self(d)->state.total_bytes) return nullptr;
     if (cudaMalloc(&p, n_bytes ? (size_t)n_bytes : 1) != cudaSuccess) {
         cudaGetLastError(); /* lack of memory is an answer, not a failure to report later */
         return nullptr;
@@ -117,6 +117,7 @@ rw_status open_parts(cuda_device *c, int index, rw_error *err) {
     if (b != CUBLAS_STATUS_SUCCESS) return fail(err, RW_E_DEVICE, "opening cuBLAS", cublasGetStatusString(b));
     s->index = index;
     s->n_sm = prop.multiProcessorCount;
+    s->total_bytes = prop.totalGlobalMem;
     snprintf(c->detail, sizeof c->detail, "%s, compute capability %d.%d", prop.name, prop.major, prop.minor);
     return RW_OK;
 }

@@ -2,13 +2,18 @@
  * One small training step of matmul, relu squared and adamw, all buffers in one arena on the device:
  *     h = x W1^T;  a = max(h, 0)^2;  y = x + a W2^T;  L = |y|^2 / 2;  W1, W2 by AdamW with the step's own numbers.
  * Run 100 times kernel by kernel, and 100 times as one recorded graph: every buffer must hold the same bits. The same
- * code on the CPU in fp64 and fp32 is the reference. */
+ * code on the CPU in fp64 and fp32 is the reference. $RWKV_PROBE_STEPS: other than 100, for slow checkers. */
 #include "tests/unit/kernels/device_test.h"
 
 #include "core/base/thread.h"
 #include "kernels/cuda/cuda.h"
 
-enum { R = 384, C = 256, F = 896, STEPS = 100, ALIGN = 256 };
+enum { R = 384, C = 256, F = 896, ALIGN = 256 };
+
+static int step_count(void) {
+    const char *text = getenv("RWKV_PROBE_STEPS");
+    return text && atoi(text) > 0 ? atoi(text) : 100;
+}
 
 /* -- buffers in one arena -------------------------------------------------------------------------- */
 
@@ -115,14 +120,20 @@ static void one_step(probe *p) {
     k->adamw(&adam, ex);
 }
 
+static void report(const probe *p, const char *how, int n, int64_t began) {
+    printf("  %-4s %3d steps %-16s %9.1f us a step\n", p->d->name, n, how, (double)(rw_now_ns() - began) * 1e-3 / n);
+}
+
 static void run_steps(probe *p, int n) {
     rw_error err = {0};
     start(p);
+    const int64_t began = rw_now_ns();
     for (int step = 1; step <= n; step++) {
         scalars_of(p->d, step);
         one_step(p);
     }
     if (p->d->synchronize(p->d, &err) != RW_OK) fail_msg("%s", err.msg);
+    report(p, "kernel by kernel", n, began);
 }
 
 /* The same with the step recorded once. */
@@ -133,12 +144,14 @@ static void replay_steps(probe *p, int n) {
     if (rw_cuda_graph_begin(p->d, &err) != RW_OK) fail_msg("%s", err.msg);
     one_step(p);
     if (rw_cuda_graph_end(p->d, &g, &err) != RW_OK) fail_msg("%s", err.msg);
+    const int64_t began = rw_now_ns();
     for (int step = 1; step <= n; step++) {
         scalars_of(p->d, step);
         if (rw_cuda_graph_replay(p->d, g, &err) != RW_OK) fail_msg("%s", err.msg);
     }
     if (p->d->synchronize(p->d, &err) != RW_OK) fail_msg("%s", err.msg);
-    printf("graph of %lld nodes, replayed %d times\n", (long long)rw_cuda_graph_nodes(g), n);
+    printf("graph of %lld nodes\n", (long long)rw_cuda_graph_nodes(g));
+    report(p, "graph", n, began);
     rw_cuda_graph_free(g);
 }
 
@@ -176,21 +189,22 @@ static rw_device *gpu(void) {
 
 static void test_graph_gives_equal_bits(void **state) {
     (void)state;
+    const int steps = step_count();
     probe p;
     open_probe(&p, gpu());
     printf("%s: arena of %lld bytes\n", p.d->detail, (long long)p.arena_bytes);
     char *eager = test_memory((size_t)p.arena_bytes), *again = test_memory((size_t)p.arena_bytes);
-    run_steps(&p, STEPS);
+    run_steps(&p, steps);
     p.d->download(p.d, eager, p.arena, p.arena_bytes);
-    run_steps(&p, STEPS);
+    run_steps(&p, steps);
     p.d->download(p.d, again, p.arena, p.arena_bytes);
     assert_memory_equal(eager, again, (size_t)p.arena_bytes);
-    replay_steps(&p, STEPS);
+    replay_steps(&p, steps);
     p.d->download(p.d, again, p.arena, p.arena_bytes);
     assert_memory_equal(eager, again, (size_t)p.arena_bytes);
     free(eager), free(again);
     close_probe(&p);
-    printf("PASS: %d steps, with and without a graph, the same bits in every buffer\n", STEPS);
+    printf("PASS: %d steps, with and without a graph, the same bits in every buffer\n", steps);
 }
 
 static void compare_with_cpu(int steps, double tolerance) {
@@ -210,8 +224,8 @@ static void compare_with_cpu(int steps, double tolerance) {
 
 static void test_against_the_cpu(void **state) {
     (void)state;
-    compare_with_cpu(1, 2e-6);     /* fp32 rounding of sums of 256 to 896 terms */
-    compare_with_cpu(STEPS, 1e-3); /* a trajectory: m and v of small gradients drift apart */
+    compare_with_cpu(1, 2e-6);            /* fp32 rounding of sums of 256 to 896 terms */
+    compare_with_cpu(step_count(), 1e-3); /* a trajectory: m and v of small gradients drift apart */
 }
 
 static void test_errors_are_reported(void **state) {
