@@ -16,6 +16,8 @@ if(CMAKE_C_COMPILER_ID MATCHES "Clang")
 endif()
 if(CMAKE_BUILD_TYPE STREQUAL "RelWithDebInfo")
   list(APPEND RW_KERNEL_FLAGS -O3)
+elseif(RW_SANITIZERS)
+  list(APPEND RW_KERNEL_FLAGS -O2) # gradient checks by finite differences take long enough
 endif()
 
 set(rw_kernel_objects "")

@@ -171,8 +171,8 @@ static void test_pieces(void **state) {
     for (int i = 0; i < 300; i++) {
         size_t n = i == 150 ? 3000000 : (size_t)(i * 37) % 20000;
         rw_str_append(&file, i % 3 ? "{\"text\": \"" : "{\"n\": 1, \"text\": \"");
-        for (size_t j = 0; j < n; j++) rw_str_append_n(&file, "abcdefghij" + j % 10, 1);
-        for (size_t j = 0; j < n; j++) rw_str_append_n(&want, "abcdefghij" + j % 10, 1);
+        for (size_t j = 0; j < n; j++) rw_str_append_n(&file, &"abcdefghij"[j % 10], 1);
+        for (size_t j = 0; j < n; j++) rw_str_append_n(&want, &"abcdefghij"[j % 10], 1);
         rw_str_append(&file, i < 299 ? "\"}\n" : "\"}");
         rw_str_append(&want, "|");
     }
