@@ -33,7 +33,7 @@ typedef struct rw_tensor_file rw_tensor_file;
 
 /* Opens a .pth or a .safetensors by content, never by name. Says what a file really is when it is neither:
  * an HTML page, a git-lfs pointer, a file cut short ("N of M bytes; continue with wget -c"), a legacy
- * (not zip) torch file, an empty file. */
+ * (not zip) torch file, an empty file. `path` is borrowed, by the file and by errors about it. */
 rw_status rw_tensor_file_open(rw_tensor_file **out, const char *path, rw_error *err);
 void rw_tensor_file_close(rw_tensor_file *f);
 const char *rw_tensor_file_kind(const rw_tensor_file *f); /* "pth", "safetensors" */

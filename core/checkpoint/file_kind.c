@@ -1,4 +1,5 @@
 /* What people really have in place of a model, and what to do about each. */
+#include "core/base/str.h"
 #include "core/checkpoint/tensor_file_internal.h"
 
 #include <stdlib.h>
@@ -19,6 +20,14 @@ static bool is_html(const char *head, int64_t n) {
 static bool all_zero(const char *head, int64_t n) {
     while (n && !head[n - 1]) n--;
     return n == 0;
+}
+
+/* "Entry not found", "Invalid username or password.": what servers answer in place of a file. */
+static bool is_short_text(const char *head, int64_t n, int64_t n_bytes) {
+    if (n_bytes > 200 || n < n_bytes || rw_utf8_valid_prefix(head, (size_t)n) != (size_t)n) return false;
+    for (int64_t i = 0; i < n; i++)
+        if ((unsigned char)head[i] < ' ' && head[i] != '\n' && head[i] != '\r' && head[i] != '\t') return false;
+    return true;
 }
 
 static rw_status fail_html(const rw_file *f, rw_error *err) {
@@ -74,6 +83,12 @@ rw_status rw_file_kind_fail(const rw_file *f, const char *head, int64_t n, rw_er
             err, RW_E_FORMAT, at,
             "the file begins with zeros: a download that reserved the space and did not finish; fetch it again");
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)
-        if (begins(head, n, known[i].begins)) return rw_fail(err, RW_E_FORMAT, at, "%s", known[i].what);
+        if (begins(head, n, known[i].begins)) return rw_fail(err, RW_E_FORMAT, at, "%s", rw_message(known[i].what));
+    if (is_short_text(head, n, f->n_bytes))
+        return rw_fail(
+            err, RW_E_FORMAT, at,
+            "this is a text of %lld bytes, not a model: '%.*s'; if a server sent it, look at the link and fetch "
+            "the model again",
+            (long long)f->n_bytes, (int)n, head);
     return rw_fail(err, RW_E_FORMAT, at, "neither a .pth (torch.save) nor a .safetensors; is this the right file?");
 }

@@ -58,7 +58,7 @@ static const struct {
 static rw_status fail_version(const survey *s, rw_error *err) {
     for (size_t i = 0; i < sizeof others / sizeof *others; i++)
         if (any_name_has(s->f, others[i].part))
-            return rw_fail(err, RW_E_UNSUPPORTED, RW_AT_FILE(path(s)), "%s", others[i].what);
+            return rw_fail(err, RW_E_UNSUPPORTED, RW_AT_FILE(path(s)), "%s", rw_message(others[i].what));
     return rw_fail(err, RW_E_FORMAT, RW_AT_FILE(path(s)),
                    "no RWKV model: expected tensors like blocks.0.att.key.weight; the first of %lld here is '%.200s'",
                    (long long)s->f->n, s->f->n ? s->f->tensors[0].name : "");
@@ -86,7 +86,7 @@ static rw_status refuse_additions(const survey *s, rw_error *err) {
     for (size_t i = 0; i < sizeof additions / sizeof *additions; i++)
         if (any_name_has(s->f, additions[i].part))
             return rw_fail(err, RW_E_UNSUPPORTED, RW_AT_FILE(path(s)),
-                           "%s (it has tensors '%s'), which this program cannot run yet", additions[i].what,
+                           "%s (it has tensors '%s'), which this program cannot run yet", rw_message(additions[i].what),
                            additions[i].part);
     return RW_OK;
 }

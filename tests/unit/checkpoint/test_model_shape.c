@@ -192,7 +192,7 @@ static void inspect_tells_a_training_state(void **state) {
     static char cursor[1000];
     const char *path = rw_test_path("state-7.safetensors");
     memset(cursor, 'x', sizeof cursor - 1);
-    const char *const metadata[][2] = {{"step", "7"}, {"loss", "2.5"}, {"cursor", cursor}};
+    const char *const metadata[][2] = {{"progress", "{\"step\":7}"}, {"loss", "2.5"}, {"cursor", cursor}};
     model m = {0};
     rw_str s = {0};
     rw_error err = {0};
@@ -200,7 +200,7 @@ static void inspect_tells_a_training_state(void **state) {
     assert_int_equal(rw_safetensors_write(path, m.t, m.n, metadata, 3, &err), RW_OK);
     rw_tensor_file *f = open_good(path);
     assert_int_equal(rw_inspect_print(f, &s, &err), RW_OK);
-    assert_non_null(strstr(s.data, "a training state:\n  step: 7\n  loss: 2.5\n"));
+    assert_non_null(strstr(s.data, "a training state:\n  progress: {\"step\":7}\n  loss: 2.5\n"));
     assert_non_null(strstr(s.data, "xxx... (999 bytes)\n"));
     rw_str_done(&s);
     rw_tensor_file_close(f);

@@ -147,7 +147,8 @@ static const struct {
     {P("\x1f\x8b\x08\0"), "gzip"},
     {P("MMIDIDX\0\0"), ".idx of a data set"},
     {P("\x80\x04}."), "Python pickle"},
-    {P("hello"), "neither a .pth"},
+    {P("Entry not found"), "a text of 15 bytes, not a model: 'Entry not found'"},
+    {P("\1\2\3\4"), "neither a .pth"},
     {P("PK\3\4"), "cut short: 4 bytes are here"},
     {P("PK\5\6\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0"), "a zip without data.pkl"},
 };
