@@ -1,5 +1,5 @@
-/* The input up to the first 0xff byte is lines added to the 256 single bytes; what follows is text for the vocabulary.
- * Either an error, or decode(encode(text)) == text, in one go and in pieces. */
+/* The input up to the first 0xff byte is lines added to the 256 single bytes (ids 1 .. 256); what follows is text for
+ * the vocabulary. Either an error, or decode(encode(text)) == text, in one go and in pieces. */
 #include "core/base/alloc.h"
 #include "core/data/tokenizer.h"
 
@@ -30,7 +30,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     rw_error err = {0};
     rw_tokenizer *t;
     rw_str vocab = {0};
-    for (int b = 0; b < 256; b++) rw_str_appendf(&vocab, "%d b'\\x%02x' 1\n", 65000 + b, b);
+    for (int b = 0; b < 256; b++) rw_str_appendf(&vocab, "%d b'\\x%02x' 1\n", b + 1, b);
     rw_str_append_n(&vocab, data, n_lines);
     if (rw_tokenizer_parse(&t, "fuzz.txt", vocab.data, vocab.len, &err) == RW_OK) {
         check_text(t, data, n_lines);
