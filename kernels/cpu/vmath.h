@@ -16,8 +16,8 @@
 
 #if defined(RW_REAL_F64)
 typedef uint64_t rw_real_bits;
-#define RW_EXP_MAX       709.782712893384
-#define RW_EXP_MIN       (-708.0)
+#define RW_EXP_MAX       710.0
+#define RW_EXP_MIN       (-708.4)
 #define RW_MANTISSA_BITS 52
 #define RW_EXPONENT_BIAS 1023u
 #define RW_ROUND_MAGIC   6755399441055744.0  /* 1.5 * 2^52: adding it rounds to an integer in the low bits */
@@ -28,8 +28,8 @@ typedef uint64_t rw_real_bits;
 #define RW_REAL_MIN      2.2250738585072014e-308
 #else
 typedef uint32_t rw_real_bits;
-#define RW_EXP_MAX       88.72283f
-#define RW_EXP_MIN       (-87.0f)
+#define RW_EXP_MAX       89.0f
+#define RW_EXP_MIN       (-87.4f)
 #define RW_MANTISSA_BITS 23
 #define RW_EXPONENT_BIAS 127u
 #define RW_ROUND_MAGIC   12582912.0f
@@ -87,12 +87,12 @@ RW_INLINE real rw_exp_reduce(real x, real *scale) {
     return (x - n * RW_LN2_HI) - n * RW_LN2_LO;
 }
 
+/* The limits are chosen so that the shift of the exponent itself gives 0 below and infinity above. */
 RW_INLINE real rw_exp(real x) {
     real c = x < RW_EXP_MIN ? RW_EXP_MIN : x, scale;
     c = c > RW_EXP_MAX ? RW_EXP_MAX : c;
-    const real e = (rw_expm1_small(rw_exp_reduce(c, &scale)) + 1) * scale * 2;
-    const real low = x < RW_EXP_MIN ? 0 : e;
-    return x > RW_EXP_MAX ? (real)INFINITY : low;
+    const real p = rw_expm1_small(rw_exp_reduce(c, &scale));
+    return (p * scale + scale) * 2;
 }
 
 /* (e^2a - 1) / (e^2a + 1) on a = |x|, which loses no digits near 0. */

@@ -18,7 +18,7 @@
 
 #include <string.h>
 
-enum { TILE = 16, CHUNK = 64, SUB = 16, JB = 2 * RW_VL, IB = 4 * RW_VL };
+enum { TILE = 16, CHUNK = 64, SUB = 32, JB = 2 * RW_VL, IB = 4 * RW_VL };
 
 /* -e^ww never exceeds this, so that w * e^ww is 0 and not 0 * inf for a large ww. */
 #if defined(RW_REAL_F64)
@@ -371,7 +371,7 @@ RW_INLINE void grad_step(real *grad, const real *state, int64_t N, const real *r
         dr0 += s0 * dyi, dr1 += s1 * dyi;
         dk0 += g0 * vi, dk1 += g1 * vi;
         dw0 += g0 * s0, dw1 += g1 * s1;
-        p[0] += g0 * k0 + g1 * k1;
+        p[0] = p[0] + g0 * k0 + g1 * k1;
         g[0] = g0 * w0 + r0 * dyi;
         g[1] = g1 * w1 + r1 * dyi;
     }
@@ -409,7 +409,14 @@ RW_INLINE void token_finish(const rw_wkv6_args *a, const head *x, const backward
     real *restrict dv = m->tail;
     const real *dy = m->dy + t * N, *slope = m->slope + t * N;
     const real bonus = rw_row_dot3(r, u, k, N), delta = rw_row_dot(v, dy, N);
-    for (int64_t i = 0; i < N; i++) dv[i] = rw_lane_total(m->dv + (t * N + i) * RW_VL) + bonus * dy[i];
+    const real *restrict lanes = m->dv + t * N * RW_VL;
+#pragma omp simd
+    for (int64_t i = 0; i < N; i++) {
+        const real *q = lanes + i * RW_VL;
+        real even = q[0] + q[2], odd = q[1] + q[3];
+        if (RW_VL == 8) even += q[4] + q[6], odd += q[5] + q[7];
+        dv[i] = even + odd + bonus * dy[i];
+    }
 #pragma omp simd
     for (int64_t j = 0; j < N; j++) {
         const real d = delta * u[j];

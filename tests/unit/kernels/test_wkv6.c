@@ -14,15 +14,15 @@ typedef struct {
 } shape;
 
 static const shape shapes[] = {
-    {"plain", 32, 2, 2, {-10}, STATE_NONE, false, false, false, false, false, 40},
-    {"one token", 32, 1, 1, {-1}, STATE_OWN, true, true, true, true, false, 60},
-    {"packed, states", 32, 2, 4, {0, 1, 18, 18, 64}, STATE_OWN, true, false, false, true, false, 40},
-    {"packed, shared state", 32, 2, 5, {0, 0, 1, 18, 64, 64}, STATE_SHARED, true, true, true, true, false, 40},
-    {"chunks", 32, 1, 2, {0, 130, 201}, STATE_OWN, false, false, true, true, false, 40},
-    {"head 64", 64, 3, 3, {0, 46, 47, 64}, STATE_SHARED, true, true, true, true, false, 30},
-    {"head 64, norm", 64, 1, 1, {-70}, STATE_OWN, true, true, false, true, false, 30},
+    {"plain", 32, 2, 2, {-10}, STATE_NONE, false, false, false, false, false, 20},
+    {"one token", 32, 1, 1, {-1}, STATE_OWN, true, true, true, true, false, 24},
+    {"packed, states", 32, 2, 4, {0, 1, 18, 18, 64}, STATE_OWN, true, false, false, true, false, 20},
+    {"packed, shared state", 32, 2, 5, {0, 0, 1, 18, 64, 64}, STATE_SHARED, true, true, true, true, false, 20},
+    {"chunks", 32, 1, 2, {0, 130, 201}, STATE_OWN, false, false, true, true, false, 20},
+    {"head 64", 64, 3, 3, {0, 46, 47, 64}, STATE_SHARED, true, true, true, true, false, 14},
+    {"head 64, norm", 64, 1, 1, {-70}, STATE_OWN, true, true, false, true, false, 14},
     {"head 128", 128, 1, 2, {0, 17, 34}, STATE_OWN, true, true, true, true, false, 20},
-    {"extreme decays", 32, 2, 2, {0, 40, 81}, STATE_OWN, true, false, false, true, true, 60},
+    {"extreme decays", 32, 2, 2, {0, 40, 81}, STATE_OWN, true, false, false, true, true, 24},
     {"empty only", 32, 1, 2, {0, 0, 0}, STATE_SHARED, true, true, true, true, false, 10},
 };
 
