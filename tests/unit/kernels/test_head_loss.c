@@ -160,6 +160,10 @@ static void test_not_finite(void **state) {
     for (int j = 0; j < V; j++) assert_true(isfinite(grad[j]));
     assert_true(isnan(loss[1]) && isnan(grad[V]));
     for (int j = 0; j < V; j++) assert_true(grad[2 * V + j] == 0);
+    p.scalars.l2wrap_rows = 1; /* which looks at every row, but only at its largest number */
+    x[2 * V + 9] = 4;
+    run(RW_F64, 1, &p, grad, loss, true);
+    for (int j = 0; j < V; j++) assert_true(grad[2 * V + j] == (j == 9 ? 4 : 0));
 }
 
 static void test_threads(void **state) {
