@@ -52,9 +52,10 @@ LIBRARIES = [
 CALLS = [
     (r"(?<![>.])\b(malloc|calloc|realloc|free|strdup|strndup|asprintf|getline|posix_memalign|aligned_alloc)\s*\(",
      ["core/base/alloc.c", "kernels/bench/"], "use core/base/alloc.h"),
-    (r"\b(exit|abort|_exit|quick_exit)\s*\(", ["core/cli/", "kernels/bench/", "lua/watchdog.c"], "return an rw_status"),
+    (r"\b(exit|abort|_exit|quick_exit)\s*\(", ["core/cli/", "kernels/bench/", "lua/watchdog.c", "core/train/signals.c"], "return an rw_status"),
     (r"\b(setlocale|strtok|gets|sprintf|vsprintf|rand|srand)\s*\(", [], "not safe here"),
-    (r"\bfprintf\s*\(\s*stderr\b", ["core/base/log.c", "core/cli/", "kernels/bench/"], "use rw_warn() or return an error"),
+    (r"\bfprintf\s*\(\s*stderr\b",
+     ["core/base/log.c", "core/metrics/console.c", "core/cli/", "kernels/bench/"], "use rw_warn() or return an error"),
 ]
 
 INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*(["<])([^">]+)[">]', re.M)
@@ -115,6 +116,35 @@ def check_file(path):
     return found
 
 
+LITERAL = r'"(?:\\.|[^"\\\n])*"'
+TEXT = re.compile(rf"{LITERAL}(?:\s*{LITERAL})*")
+
+
+def texts(source):
+    """All string literals, neighbours joined as the compiler joins them."""
+    source = re.sub(r"\bRW_VOCAB_NAME\b", '"rwkv_vocab_v20230424.txt"', source)
+    return ["".join(part[1:-1] for part in re.findall(LITERAL, m.group())) for m in TEXT.finditer(source)]
+
+
+def check_messages(files):
+    """A translation whose English text nobody says any more is never used: somebody changed the text."""
+    path = "core/base/messages.def"
+    said = set()
+    for name in files:
+        if name != path:
+            with open(os.path.join(ROOT, name), encoding="utf-8") as f:
+                said.update(texts(f.read()))
+    with open(os.path.join(ROOT, path), encoding="utf-8") as f:
+        rows = f.read()
+    found, ours = [], True
+    for m in re.finditer(rf"(/\*.*?\*/)|RW_MESSAGE\(\s*({TEXT.pattern})\s*,", rows, re.S):
+        if m.group(1):  # a section; what libraries say stands in sections that name them
+            ours = not re.search("errno|libyaml", m.group(1))
+        elif ours and texts(m.group(2))[0] not in said:
+            found.append(f"{path}: no source says: {texts(m.group(2))[0]}")
+    return found
+
+
 def flags():
     try:
         extra = subprocess.run(["pkg-config", "--cflags", "luajit", "jansson", "yaml-0.1"], capture_output=True,
@@ -153,7 +183,7 @@ def needs_real(path):
 
 def main():
     files = list(sources())
-    found = [problem for path in files for problem in check_file(path)]
+    found = [problem for path in files for problem in check_file(path)] + check_messages(files)
     headers = [] if "--quick" in sys.argv[1:] else [p for p in files if p.endswith(".h")]
     base = flags()
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
