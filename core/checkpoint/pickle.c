@@ -313,7 +313,7 @@ static rw_status op_setitems(machine *m) {
 
 static rw_status memo_put(machine *m, uint32_t i) {
     if (!m->n_stack || m->stack[m->n_stack - 1]->kind == MARK) return BAD(m, "nothing to remember");
-    if (i >= MAX_VALUES) return BAD(m, "memo number %u is too large", i);
+    if (i >= m->at) return BAD(m, "memo number %u is too large", i); /* they count up from 0: more bytes than numbers */
     if (!rw_grow((void **)&m->memo, &m->cap_memo, (size_t)i + 1, sizeof *m->memo))
         return rw_fail_memory(m->err, ((size_t)i + 1) * sizeof *m->memo);
     while (m->n_memo <= i) m->memo[m->n_memo++] = NULL;

@@ -58,17 +58,26 @@ static void check_values(const rw_tensor_file *f, rw_dtype dtype) {
 static void written_is_read_and_predicted(void **state) {
     (void)state;
     static const rw_dtype dtypes[] = {RW_F32, RW_BF16, RW_F16};
-    static const char *const names[] = {"rwkv-1.pth", "\xe6\xa8\xa1\xe5\x9e\x8b.pth", ".pth", "no-extension",
-                                        "bad\xff.pth"};
+    static const char *const names[][2] = {
+        {"rwkv-1.pth", "rwkv-1/data.pkl"},
+        {"\xe6\xa8\xa1\xe5\x9e\x8b.pth", "\xe6\xa8\xa1\xe5\x9e\x8b/data.pkl"},
+        {".pth", "archive/data.pkl"},
+        {"no-extension", "no-extension/data.pkl"},
+        {"bad\xff.pth", "archive/data.pkl"},
+        {"a-long-name-as-people-have-them-20260101-ctx4096.final.pth",
+         "a-long-name-as-people-have-them-20260101-ctx4096.final/data.pkl"},
+    };
     for (int d = 0; d < 3; d++)
-        for (int k = 0; k < 5; k++) {
-            const char *path = rw_test_path(names[k]);
+        for (int k = 0; k < 6; k++) {
+            const char *path = rw_test_path(names[k][0]);
             rw_save_tensor t[3];
             rw_error err = {0};
             int64_t n;
             make_tensors(t, dtypes[d]);
             if (rw_pth_write(path, t, 3, &err) != RW_OK) fail_msg("%s", err.msg);
-            rw_free(take_file(path, &n));
+            char *bytes = take_file(path, &n);
+            assert_memory_equal(bytes + 30, names[k][1], strlen(names[k][1])); /* the first record's name */
+            rw_free(bytes);
             assert_int_equal(rw_pth_bytes(path, t, 3), n);
             rw_tensor_file *f = open_good(path);
             assert_string_equal(rw_tensor_file_kind(f), "pth");

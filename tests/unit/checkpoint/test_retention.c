@@ -53,7 +53,7 @@ static void old_saves_go(void **state) {
                                        "rwkv-9.pth",
                                        "rwkv-10.pth",
                                        "rwkv-.pth",
-                                       "rwkv-07.pth",
+                                       "rwkv-011.pth",
                                        "rwkv-1.pth.bak",
                                        "rwkv-1x.pth",
                                        "my-3.pth",

@@ -29,6 +29,9 @@ static void records_come_back_aligned(void **state) {
         assert_int_equal(found->n_bytes, r->n);
         assert_int_equal(rw_zip_data_offset(&z, found, &offset, &err), RW_OK);
         assert_int_equal(offset % RW_ZIP_ALIGNMENT, 0);
+        uint8_t local[4];
+        assert_int_equal(rw_file_read_at(&f, found->header_offset + 14, local, 4, &err), RW_OK);
+        assert_int_equal(rw_le32(local), found->crc);
         assert_int_equal(rw_file_read_at(&f, offset, bytes, found->n_bytes, &err), RW_OK);
         assert_memory_equal(bytes, r->bytes, r->n);
     }
