@@ -1,5 +1,6 @@
 /* rwkv-run: the one place that prints errors and decides the exit status. */
 #include "core/cli/commands.h"
+#include "core/cli/process.h"
 
 #include <stdio.h>
 
@@ -38,6 +39,7 @@ static rw_status run(const rw_options *o, rw_error *err) {
 }
 
 int main(int argc, char **argv) {
+    rw_process_prepare(argv);
     rw_options options;
     rw_error err = {0};
     rw_status status = rw_options_parse(&options, argc, argv, &err);

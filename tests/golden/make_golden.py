@@ -575,7 +575,8 @@ def main():
                    model="models/x060-heads/model.pth")
     wide = make_weights(heads, 611, (3, 5))
     make_model(folder, "x060-heads", heads, wide, True, 612, ce="small")
-    make_rnn(folder, heads, wide, heads["model"], 6, 16, 613)
+    # a .pth does not say the divisor, so a generator takes the official 8
+    make_rnn(folder, dict(heads, head_size_divisor=8), wide, heads["model"], 6, 16, 613)
 
     flags = {"lr_init": 2e-3, "lr_final": 2e-4, "warmup_steps": 2, "epoch_begin": 0, "epoch_steps": 8, "epoch_count": 1,
              "my_exit_tokens": 0, "my_pile_stage": 0, "my_pile_edecay": 0, "layerwise_lr": 1, "weight_decay": 0.1,

@@ -1,0 +1,82 @@
+#!/bin/sh
+# Stop and resume give the same bits: 40 steps in one go, against 20 steps, kill -9 during step 21, and a resume; SIGINT
+# leaves with status 3 and a run that goes on; a changed recipe is refused by name.
+set -eu
+
+root=$(cd "$(dirname "$0")/../.." && pwd)
+program=${RWKV_RUN:?RWKV_RUN is the program to test}
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+export RWKV_LANG=en RWKV_THREADS=2
+
+cat >"$work/stall.lua" <<'LUA'
+-- step 21 takes its time, so that it can be killed in the middle
+return { lr = function(trainer)
+  if trainer.step == 20 then
+    local began = os.clock()
+    while os.clock() - began < 3 do end
+  end
+end }
+LUA
+
+cat >"$work/recipe.yaml" <<YAML
+name: resume
+device: cpu
+model: { arch: x060, n_layer: 2, n_embd: 64, head_size: 32 }
+data: { data_type: jsonl, data_file: $root/recipes/quickstart/data/train.jsonl, tokenizer: byte, ctx_len: 24,
+        valid_file: $root/tests/cli/data.jsonl }
+train: { micro_bsz: 2, accumulate: 2, epoch_steps: 20, epoch_count: 2, lr_init: 1e-3, lr_final: 1e-4, warmup_steps: 5,
+         weight_decay: 0.01, random_seed: 3, precision: fp32, eval_batches: 2 }
+save: { proj_dir: out, epoch_save: 1, every: 20 }
+log: { every: 20 }
+lua: { budget_ms: 60000 }
+YAML
+
+fail() {
+    echo "FAIL: $*" >&2
+    exit 1
+}
+run() { "$program" "$work/recipe.yaml" "$@" 2>>"$work/log"; }
+same() { cmp "$work/$1" "$work/$2" || fail "$3"; }
+
+run save.proj_dir="$work/whole"
+
+"$program" "$work/recipe.yaml" save.proj_dir="$work/parts" "hooks=[$work/stall.lua]" 2>"$work/killed" &
+pid=$!
+tries=0
+until [ -f "$work/parts/state-20.safetensors" ] && [ -f "$work/parts/rwkv-0.pth" ]; do
+    tries=$((tries + 1))
+    [ "$tries" -lt 600 ] || fail "no state after 20 steps: $(cat "$work/killed")"
+    sleep 0.1
+done
+sleep 0.3
+kill -9 "$pid" 2>/dev/null || fail "the run ended before it was killed: $(cat "$work/killed")"
+wait "$pid" || true
+[ ! -f "$work/parts/rwkv-final.pth" ] || fail "the killed run ended"
+run save.proj_dir="$work/parts"
+same whole/rwkv-final.pth parts/rwkv-final.pth "the resumed run ends with other weights"
+same whole/rwkv-1.pth parts/rwkv-1.pth "the resumed run saved other weights"
+grep -q '"event":"resume","step":20' "$work/parts/metrics.jsonl" || fail "metrics.jsonl does not tell of the resume"
+
+# once more from nothing: the same bits
+run save.proj_dir="$work/again"
+same whole/rwkv-final.pth again/rwkv-final.pth "two equal runs differ"
+
+# a signal: status 3, a word on how to go on, and the same end
+"$program" "$work/recipe.yaml" save.proj_dir="$work/signal" "hooks=[$work/stall.lua]" 2>"$work/signalled" &
+pid=$!
+until [ -f "$work/signal/rwkv-0.pth" ]; do sleep 0.1; done
+kill -INT "$pid"
+status=0
+wait "$pid" || status=$?
+[ "$status" = 3 ] || fail "status $status after SIGINT, expected 3: $(cat "$work/signalled")"
+grep -q 'the same command goes on from there' "$work/signalled" || fail "no word on how to resume"
+run save.proj_dir="$work/signal"
+same whole/rwkv-final.pth signal/rwkv-final.pth "the run that was stopped ends with other weights"
+
+# another recipe in the same folder is refused, and the key is named
+status=0
+"$program" "$work/recipe.yaml" save.proj_dir="$work/whole" train.lr_init=2e-3 2>"$work/refused" || status=$?
+[ "$status" = 2 ] || fail "status $status for a changed recipe, expected 2"
+grep -q 'train.lr_init: was' "$work/refused" || fail "the differing key is not named: $(cat "$work/refused")"
+echo "resume: same bits after kill -9, after SIGINT and in a second run"
