@@ -122,6 +122,8 @@ static void test_resume(void **state) {
     assert_int_equal(rw_loader_open(&l, &plan, plan.data_file, &back, NULL, &err), RW_E_DATA);
     assert_mentions(&err, "not the data that the saved run used (1001 tokens now, 1000 then)");
     assert_null(l);
+    plan = plan_for(count_up("b", 1000)); /* as many tokens, another name */
+    assert_int_equal(rw_loader_open(&l, &plan, plan.data_file, &back, NULL, &err), RW_E_DATA);
 }
 
 /* All tokens but the first are targets once, in order; what is beyond the end has mask 0. */

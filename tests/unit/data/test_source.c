@@ -119,6 +119,29 @@ static void test_bad_text(void **state) {
     expect_failure(&plan, write_text("e.txt", "a"), RW_E_UNSUPPORTED, "unknown tokenizer 'none'");
 }
 
+/* Ids must be in 0 .. vocab_size-1; a negative one of an int32 file is none. */
+static void test_ids(void **state) {
+    (void)state;
+    static const unsigned char idx[] = {'M', 'M', 'I', 'D', 'I', 'D', 'X', 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 4, 1, 0, 0,
+                                        0,   0,   0,   0,   0,   2,   0,   0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0,
+                                        0,   0,   0,   0,   0,   0,   0,   0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0};
+    rw_plan_data plan = plan_for("binidx", "none");
+    rw_error err = {0};
+    rw_source s;
+    int32_t ids[3] = {5, 299, 0}, got[3], scratch[3];
+    write_bytes("ids.idx", idx, sizeof idx);
+    for (int32_t bad = -1; bad <= 301; bad++) {
+        ids[2] = bad;
+        write_bytes("ids.bin", ids, sizeof ids);
+        assert_int_equal(rw_source_open(&s, &plan, rw_test_path("ids"), &err), RW_OK);
+        rw_status status = rw_source_read(&s, 0, 3, got, scratch, &err);
+        assert_int_equal(status, bad >= 0 && bad < 300 ? RW_OK : RW_E_DATA);
+        if (status == RW_OK) assert_memory_equal(got, ids, sizeof ids);
+        rw_source_close(&s);
+    }
+    assert_mentions(&err, "token 2 has the id 301");
+}
+
 static void test_names(void **state) {
     (void)state;
     static const char *const rows[][2] = {
@@ -187,9 +210,9 @@ static void test_no_memory(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_jsonl),     cmocka_unit_test(test_text),  cmocka_unit_test(test_text_in_pieces),
-        cmocka_unit_test(test_bad_text),  cmocka_unit_test(test_names), cmocka_unit_test(test_no_room),
-        cmocka_unit_test(test_no_memory),
+        cmocka_unit_test(test_jsonl),    cmocka_unit_test(test_text),      cmocka_unit_test(test_text_in_pieces),
+        cmocka_unit_test(test_bad_text), cmocka_unit_test(test_names),     cmocka_unit_test(test_ids),
+        cmocka_unit_test(test_no_room),  cmocka_unit_test(test_no_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

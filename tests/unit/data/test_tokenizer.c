@@ -45,6 +45,8 @@ static void test_literals(void **state) {
         {"267 '\xe4\xbd\xa0\xe5\xa5\xbd' 6", "\xe4\xbd\xa0\xe5\xa5\xbd", 6},
         {"268 ' a  b ' 6", " a  b ", 6},
         {"269 u'uu' 2\r", "uu", 2},
+        {"270 '\\351' 2", "\xc3\xa9", 2},
+        {"271 b'\\351y' 2", "\xe9y", 2},
     };
     rw_str s = {0};
     rw_error err = {0};
@@ -54,10 +56,10 @@ static void test_literals(void **state) {
     if (parse(&t, s.data, &err) != RW_OK) fail_msg("line %d: %s", err.at.line, err.msg);
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) check_entry(t, 257 + (int64_t)i, rows[i].bytes, rows[i].n);
     for (int b = 0; b < 256; b++) check_entry(t, b + 1, (char[]){(char)b}, 1);
-    assert_int_equal(rw_tokenizer_vocab_size(t), 270);
+    assert_int_equal(rw_tokenizer_vocab_size(t), 272);
     size_t n;
     assert_null(rw_tokenizer_token_at(t, 0, &n));
-    assert_null(rw_tokenizer_token_at(t, 270, &n));
+    assert_null(rw_tokenizer_token_at(t, 272, &n));
     assert_null(rw_tokenizer_token_at(t, -1, &n));
     rw_tokenizer_close(t);
     rw_str_done(&s);
