@@ -1,5 +1,6 @@
 /* The CPU device: pages straight from the system, cleared and copied by all threads, and the table of its number type.
- * A device is used by one thread at a time; the byte counters rely on it. */
+ * A device is used by one thread at a time; the byte counters rely on it. Small blocks take no team of threads: a team
+ * of one between larger ones would make the OpenMP runtime allocate. */
 #include "kernels/device.h"
 
 #include "core/base/alloc.h"
@@ -37,7 +38,11 @@ static int64_t part(int64_t n_bytes, int i, int n) {
 }
 
 static void cpu_zero(rw_device *d, void *p, int64_t n_bytes) {
-    int n = n_bytes < SERIAL_BELOW ? 1 : d->exec.threads;
+    if (n_bytes < SERIAL_BELOW || d->exec.threads == 1) {
+        memset(p, 0, (size_t)n_bytes);
+        return;
+    }
+    const int n = d->exec.threads;
 #pragma omp parallel for num_threads(n) schedule(static, 1)
     for (int i = 0; i < n; i++) {
         int64_t first = part(n_bytes, i, n), last = part(n_bytes, i + 1, n);
@@ -46,7 +51,11 @@ static void cpu_zero(rw_device *d, void *p, int64_t n_bytes) {
 }
 
 static void copy(rw_device *d, void *dst, const void *src, int64_t n_bytes) {
-    int n = n_bytes < SERIAL_BELOW ? 1 : d->exec.threads;
+    if (n_bytes < SERIAL_BELOW || d->exec.threads == 1) {
+        memcpy(dst, src, (size_t)n_bytes);
+        return;
+    }
+    const int n = d->exec.threads;
 #pragma omp parallel for num_threads(n) schedule(static, 1)
     for (int i = 0; i < n; i++) {
         int64_t first = part(n_bytes, i, n), last = part(n_bytes, i + 1, n);

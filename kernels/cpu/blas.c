@@ -2,7 +2,7 @@
  * one thread; K is never cut, so the order of each sum does not depend on the number of threads. */
 #include "kernels/cpu/blas.h"
 
-#include "kernels/cpu/cpu.h"
+#include "kernels/cpu/span.h"
 
 enum { ROW_MAJOR = 101, NO_TRANS = 111, TRANS = 112, TILE_ALIGN = 16 };
 
@@ -59,6 +59,13 @@ static int64_t grid_rows(int64_t M, int64_t N, int64_t n) {
     return best;
 }
 
+static void tile_of_grid(const product *p, int64_t rows, int64_t cols, int64_t i) {
+    int64_t m0, m1, n0, n1;
+    cut(p->M, rows, i / cols, &m0, &m1);
+    cut(p->N, cols, i % cols, &n0, &n1);
+    tile(p, m0, m1, n0, n1);
+}
+
 void RW_CPU_NAME(gemm)(const rw_exec *ex, bool ta, bool tb, int64_t M, int64_t N, int64_t K, real alpha, const real *a,
                        int64_t lda, const real *b, int64_t ldb, real beta, real *c, int64_t ldc) {
     product p = {ta, tb, M, N, K, alpha, a, b, lda, ldb, beta, c, ldc};
@@ -68,11 +75,5 @@ void RW_CPU_NAME(gemm)(const rw_exec *ex, bool ta, bool tb, int64_t M, int64_t N
         return;
     }
     int64_t rows = grid_rows(M, N, threads), cols = threads / rows;
-#pragma omp parallel for num_threads(threads) schedule(static, 1)
-    for (int i = 0; i < threads; i++) {
-        int64_t m0, m1, n0, n1;
-        cut(M, rows, i / cols, &m0, &m1);
-        cut(N, cols, i % cols, &n0, &n1);
-        tile(&p, m0, m1, n0, n1);
-    }
+    RW_FOR(threads, i, threads, tile_of_grid(&p, rows, cols, i));
 }

@@ -175,16 +175,10 @@ void RW_CPU_NAME(binary_forward)(const rw_binary_args *p, const rw_exec *ex) {
 void RW_CPU_NAME(binary_backward)(const rw_binary_args *p, const rw_exec *ex) {
     if (p->da) RW_SPANS(ex, p->n, da_span(p, first, last));
     if (!p->db) return;
-    rw_exec some = *ex;
-    if (p->n < RW_SPAN_SERIAL_BELOW) some.threads = 1;
     const int64_t period = period_of(p);
-    const int n = period < RW_SPAN_ALIGN * 2 ? 1 : some.threads;
-#pragma omp parallel for num_threads(n) schedule(static, 1)
-    for (int i = 0; i < n; i++) {
-        int64_t first, last;
-        rw_span_cut(period, n, i, &first, &last);
-        if (first < last) db_span(p, first, last);
-    }
+    const int n = period < RW_SPAN_ALIGN * 2 ? 1 : rw_span_count(ex, p->n);
+    RW_FOR(n, i, n, int64_t first, last; rw_span_cut(period, n, (int)i, &first, &last);
+           if (first < last) db_span(p, first, last));
 }
 
 /* -- conversion ------------------------------------------------------------------------------------ */

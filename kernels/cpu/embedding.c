@@ -38,22 +38,21 @@ static RW_CLONES void norm_row(const real *restrict x, const real *restrict gamm
     *rstd_out = rstd;
 }
 
-void RW_CPU_NAME(embedding_forward)(const rw_embedding_args *a, const rw_exec *ex) {
-    const real *weight = a->weight, *gamma = a->gamma, *beta = a->beta;
-    real *out = a->out, *mean = a->mean, *rstd = a->rstd;
+static void forward_row(const rw_embedding_args *a, int64_t r) {
     const int64_t C = a->C;
-#pragma omp parallel for num_threads(ex->threads) schedule(static) if (a->R * C > RW_SPAN_SERIAL_BELOW)
-    for (int64_t r = 0; r < a->R; r++) {
-        const real *x = weight + a->tokens[r] * C;
-        real m, s;
-        if (!gamma) {
-            memcpy(out + r * C, x, (size_t)C * sizeof(real));
-            continue;
-        }
-        norm_row(x, gamma, beta, out + r * C, C, a->eps, &m, &s);
-        if (mean) mean[r] = m;
-        if (rstd) rstd[r] = s;
+    const real *x = (const real *)a->weight + a->tokens[r] * C;
+    real *out = (real *)a->out + r * C, mean, rstd;
+    if (!a->gamma) {
+        memcpy(out, x, (size_t)C * sizeof(real));
+        return;
     }
+    norm_row(x, a->gamma, a->beta, out, C, a->eps, &mean, &rstd);
+    if (a->mean) ((real *)a->mean)[r] = mean;
+    if (a->rstd) ((real *)a->rstd)[r] = rstd;
+}
+
+void RW_CPU_NAME(embedding_forward)(const rw_embedding_args *a, const rw_exec *ex) {
+    RW_FOR(rw_span_count(ex, a->R * a->C), r, a->R, forward_row(a, r));
 }
 
 /* -- scratch --------------------------------------------------------------------------------------- */
@@ -167,12 +166,7 @@ static void backward_weight(const rw_embedding_args *a, const layout *l, const r
     if (!a->dout || a->R == 0) return;
     const int32_t *order = sort_rows(a, l->order, l->other);
     const int n = rw_span_count(ex, a->R * a->C);
-#pragma omp parallel for num_threads(n) schedule(static, 1)
-    for (int i = 0; i < n; i++) {
-        int64_t first, last;
-        rw_split(a->R, n, i, &first, &last);
-        token_runs(a, order, first, last);
-    }
+    RW_FOR(n, i, n, int64_t first, last; rw_split(a->R, n, i, &first, &last); token_runs(a, order, first, last));
 }
 
 /* -- gamma and beta -------------------------------------------------------------------------------- */
@@ -192,19 +186,21 @@ static void add_blocks(real *to, const real *partial, int64_t blocks, int64_t C,
     for (int64_t b = 0; b < blocks; b++) add_row(partial + b * 2 * C, to, C);
 }
 
+/* Rows of block b, into its own sums. */
+static void affine_block(const rw_embedding_args *a, int64_t R, int64_t b, real *partial) {
+    const int64_t C = a->C;
+    int64_t first, last;
+    rw_split(R, block_count(R), b, &first, &last);
+    rw_zero_span(partial, 2 * C);
+    for (int64_t r = first; r < last; r++)
+        affine_row((const real *)a->weight + a->tokens[r] * C, (const real *)a->dout + r * C,
+                   ((const real *)a->mean)[r], ((const real *)a->rstd)[r], C, partial, partial + C);
+}
+
 static void backward_affine(const rw_embedding_args *a, const layout *l, const rw_exec *ex) {
     const int64_t C = a->C, R = a->dout ? a->R : 0, blocks = block_count(R);
     real *partial = l->partial;
-#pragma omp parallel for num_threads(ex->threads) schedule(static) if (R * C > RW_SPAN_SERIAL_BELOW)
-    for (int64_t b = 0; b < blocks; b++) {
-        int64_t first, last;
-        rw_split(R, blocks, b, &first, &last);
-        rw_zero_span(partial + b * 2 * C, 2 * C);
-        for (int64_t r = first; r < last; r++)
-            affine_row((const real *)a->weight + a->tokens[r] * C, (const real *)a->dout + r * C,
-                       ((const real *)a->mean)[r], ((const real *)a->rstd)[r], C, partial + b * 2 * C,
-                       partial + b * 2 * C + C);
-    }
+    RW_FOR(rw_span_count(ex, R * C), b, blocks, affine_block(a, R, b, partial + b * 2 * C));
     add_blocks(a->dgamma, partial, blocks, C, a->add & RW_EMBEDDING_ADD_GAMMA);
     add_blocks(a->dbeta, partial + C, blocks, C, a->add & RW_EMBEDDING_ADD_BETA);
 }

@@ -98,6 +98,5 @@ static void row(const rw_head_loss_args *a, const rw_step_scalars *s, int64_t i)
 
 void RW_CPU_NAME(head_loss)(const rw_head_loss_args *a, const rw_exec *ex) {
     const rw_step_scalars *s = ex->scalars;
-#pragma omp parallel for num_threads(ex->threads) schedule(static) if (a->R * a->V > RW_SPAN_SERIAL_BELOW)
-    for (int64_t i = 0; i < a->R; i++) row(a, s, i);
+    RW_FOR(rw_span_count(ex, a->R * a->V), i, a->R, row(a, s, i));
 }

@@ -1,16 +1,14 @@
 /* Matrix products: one call per problem with all threads, or, when there are many small ones, one thread each. */
 #include "kernels/cpu/blas.h"
-#include "kernels/cpu/cpu.h"
-
-#include <string.h>
+#include "kernels/cpu/span.h"
 
 static const double split_from = 4e5; /* multiply-adds per thread that pay for waking it */
 
 /* out = c, when c lies elsewhere: then the product is added by the BLAS. */
 static void copy_rows(const rw_exec *ex, const real *c, int64_t ldc, real *out, int64_t ldo, int64_t M, int64_t N) {
     if (c == out) return;
-#pragma omp parallel for num_threads(ex->threads) schedule(static) if (M * N > 1 << 15)
-    for (int64_t i = 0; i < M; i++) memcpy(out + i * ldo, c + i * ldc, (size_t)N * sizeof(real));
+    const int threads = M * N > 1 << 15 ? ex->threads : 1;
+    RW_FOR(threads, i, M, memcpy(out + i * ldo, c + i * ldc, (size_t)N * sizeof(real)));
 }
 
 static void one(const rw_matmul_args *p, const rw_exec *ex, int64_t i) {
@@ -30,6 +28,5 @@ void RW_CPU_NAME(matmul)(const rw_matmul_args *p, const rw_exec *ex) {
     }
     rw_exec alone = *ex;
     alone.threads = 1;
-#pragma omp parallel for num_threads(ex->threads) schedule(static)
-    for (int64_t i = 0; i < batch; i++) one(p, &alone, i);
+    RW_FOR(ex->threads, i, batch, one(p, &alone, i));
 }

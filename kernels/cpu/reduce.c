@@ -1,6 +1,6 @@
 /* Sums in a fixed order. Blocks of BLOCK elements are summed in LANES interleaved sums, in double; then the lanes are
  * added in a tree, and the blocks in order. Which thread does a block changes nothing. */
-#include "kernels/cpu/cpu.h"
+#include "kernels/cpu/span.h"
 
 enum { BLOCK = 1 << 14, LANES = 16 };
 
@@ -45,16 +45,16 @@ static double block_weighted(const real *x, const float *weight, int64_t n, bool
     return add_lanes(lanes);
 }
 
+static double one_block(const real *x, const float *weight, bool squares, int64_t n, int64_t at) {
+    int64_t len = n - at < BLOCK ? n - at : BLOCK;
+    if (weight) return block_weighted(x + at, weight + at, len, squares);
+    return squares ? block_squares(x + at, len) : block_sum(x + at, len);
+}
+
 static double all_blocks(const real *x, const float *weight, bool squares, int64_t n, double *partial,
                          const rw_exec *ex) {
     const int64_t blocks = block_count(n);
-#pragma omp parallel for num_threads(ex->threads) schedule(static) if (blocks > 2)
-    for (int64_t b = 0; b < blocks; b++) {
-        int64_t at = b * BLOCK, len = n - at < BLOCK ? n - at : BLOCK;
-        partial[b] = weight    ? block_weighted(x + at, weight + at, len, squares)
-                     : squares ? block_squares(x + at, len)
-                               : block_sum(x + at, len);
-    }
+    RW_FOR(blocks > 2 ? ex->threads : 1, b, blocks, partial[b] = one_block(x, weight, squares, n, b * BLOCK));
     double sum = 0;
     for (int64_t b = 0; b < blocks; b++) sum += partial[b];
     return sum;

@@ -30,17 +30,31 @@ static inline void rw_zero_span(real *x, int64_t n) {
 
 #define RW_PRAGMA(text) _Pragma(#text)
 
-/* Runs `work`, an expression over int64_t first and last, for every span of n elements. */
-#define RW_SPANS(ex, n, work)                                                                                          \
+/* Runs the statement for every int64_t `i` below `count`, on `threads` threads. One thread takes a plain loop: a team
+ * of one, between teams of several, would make the OpenMP runtime allocate a new team each time. */
+#define RW_FOR(threads, i, count, ...)                                                                                 \
+    do {                                                                                                               \
+        const int rw_threads = (threads);                                                                              \
+        const int64_t rw_count = (count);                                                                              \
+        if (rw_threads <= 1 || rw_count <= 1) {                                                                        \
+            for (int64_t i = 0; i < rw_count; i++) {                                                                   \
+                __VA_ARGS__;                                                                                           \
+            }                                                                                                          \
+        } else {                                                                                                       \
+            RW_PRAGMA(omp parallel for num_threads(rw_threads) schedule(static))                                       \
+            for (int64_t i = 0; i < rw_count; i++) {                                                                   \
+                __VA_ARGS__;                                                                                           \
+            }                                                                                                          \
+        }                                                                                                              \
+    } while (0)
+
+/* Runs the statement, over int64_t first and last, for every span of n elements. */
+#define RW_SPANS(ex, n, ...)                                                                                           \
     do {                                                                                                               \
         const int rw_spans = rw_span_count(ex, n);                                                                     \
         const int64_t rw_total = (n);                                                                                  \
-        RW_PRAGMA(omp parallel for num_threads(rw_spans) schedule(static, 1))                                          \
-        for (int rw_i = 0; rw_i < rw_spans; rw_i++) {                                                                  \
-            int64_t first, last;                                                                                       \
-            rw_span_cut(rw_total, rw_spans, rw_i, &first, &last);                                                      \
-            work;                                                                                                      \
-        }                                                                                                              \
+        RW_FOR(rw_spans, rw_i, rw_spans, int64_t first, last;                                                          \
+               rw_span_cut(rw_total, rw_spans, (int)rw_i, &first, &last); __VA_ARGS__);                                \
     } while (0)
 
 #endif
