@@ -99,7 +99,7 @@ rw_quietly() {
     rw_log=$1
     shift
     if [ -t 1 ]; then "$@"; else
-        "$@" >"$rw_log" 2>&1 || { tail -n 60 "$rw_log" >&2; return 1; }
+        "$@" >"$rw_log" 2>&1 || { grep -v "^\[" "$rw_log" | tail -n 60 >&2; return 1; }
     fi
 }
 
