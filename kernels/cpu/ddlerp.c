@@ -2,9 +2,9 @@
  * reads it.
  *
  * Forward: one thread per tile; m_i is written into out_i by the product and mixed in place.
- * Backward: the products of a tile use all threads; between them every thread works on its own channels, so that sums
- * over rows and the step from a row to the one before need no other thread. Tiles go from the last to the first: the
- * gradient that a row sends to the row before it is then at hand. All sums have a fixed order. */
+ * Backward: a block of rows per thread, its tiles from the last to the first, because each row needs what the row after
+ * it sends back. Sums over rows are kept per block and added up at the end, in order: the number of threads does not
+ * change a bit. */
 #include "kernels/ddlerp.h"
 
 #include "kernels/cpu/blas.h"
@@ -14,7 +14,7 @@
 
 #include <string.h>
 
-enum { FORWARD_ROWS = 64, BACKWARD_ROWS = 256, MIX = RW_DDLERP_MIX };
+enum { TILE = 64, MIX = RW_DDLERP_MIX };
 
 static const real *row_of(const void *p, int64_t row, int64_t C) {
     return p ? (const real *)p + row * C : NULL;
@@ -80,88 +80,116 @@ void RW_CPU_NAME(ddlerp_forward)(const rw_ddlerp_args *a, const rw_exec *ex) {
     forward_layout(a, a->scratch, &unsaved, &zeros);
     memset(zeros, 0, (size_t)a->C * sizeof(real));
     real *t = a->tanh_h ? a->tanh_h : unsaved;
-    const int64_t tiles = (a->R + FORWARD_ROWS - 1) / FORWARD_ROWS;
+    const int64_t tiles = (a->R + TILE - 1) / TILE;
 #pragma omp parallel for num_threads(ex->threads) schedule(static)
     for (int64_t k = 0; k < tiles; k++) {
-        const int64_t first = k * FORWARD_ROWS, end = first + FORWARD_ROWS;
+        const int64_t first = k * TILE, end = first + TILE;
         forward_tile(a, first, end < a->R ? end : a->R, t, zeros);
     }
 }
 
 /* -- backward --------------------------------------------------------------------------------------------- */
 
-typedef struct {
-    real *m;       /* [BACKWARD_ROWS][C] m_i, then dm_i in its place */
-    real *send;    /* [BACKWARD_ROWS + 1][C] sum over i of dout_i * (mu_i + m_i): goes to the row before */
-    real *product; /* [BACKWARD_ROWS][rank] */
-    real *dmu;     /* [MIX][C] */
-    real *zeros;   /* [C] */
-} backward_work;
+/* Rows are cut into blocks whose number depends on R alone; one thread works through a block, tile by tile. */
+static int64_t block_count(int64_t R) {
+    const int64_t n = R / 256;
+    return n < 1 ? 1 : n > 32 ? 32 : n;
+}
 
-static int64_t backward_layout(const rw_ddlerp_args *a, backward_work *w, real *base) {
+/* What one block works with and leaves to be summed up. */
+typedef struct {
+    real *m;        /* [TILE][C] m_i, then dm_i in its place */
+    real *send;     /* [TILE + 1][C] sum over i of dout_i * (mu_i + m_i): goes to the row before */
+    real *product;  /* [TILE][rank] */
+    real *zeros;    /* [C] */
+    real *unwanted; /* [C] in place of a dxn that is NULL */
+    real *dmu;      /* [MIX][C] */
+    real *dstate;   /* [C] of a state that all sequences share */
+    real *dw2;      /* [MIX][rank][C] */
+} block_work;
+
+static int64_t block_layout(const rw_ddlerp_args *a, block_work *w, real *base) {
+    const int64_t C = a->C;
     int64_t used = 0;
-    w->m = rw_take(base, &used, BACKWARD_ROWS * a->C);
-    w->send = rw_take(base, &used, (BACKWARD_ROWS + 1) * a->C);
-    w->product = rw_take(base, &used, BACKWARD_ROWS * a->rank);
-    w->dmu = rw_take(base, &used, MIX * a->C);
-    w->zeros = rw_take(base, &used, a->C);
+    w->m = rw_take(base, &used, TILE * C);
+    w->send = rw_take(base, &used, (TILE + 1) * C);
+    w->product = rw_take(base, &used, TILE * a->rank);
+    w->zeros = rw_take(base, &used, C), w->unwanted = rw_take(base, &used, C);
+    w->dmu = rw_take(base, &used, MIX * C);
+    w->dstate = rw_take(base, &used, C);
+    w->dw2 = rw_take(base, &used, a->dw2 ? MIX * a->rank * C : 0);
     return used;
 }
 
 int64_t RW_CPU_NAME(ddlerp_backward_scratch)(const rw_ddlerp_args *a, const rw_exec *ex) {
     (void)ex;
-    backward_work w;
-    return backward_layout(a, &w, NULL) * (int64_t)sizeof(real);
+    block_work w;
+    return block_layout(a, &w, NULL) * block_count(a->R) * (int64_t)sizeof(real);
 }
 
-/* One tile of rows and a range of channels. */
-typedef struct {
-    int64_t first, last; /* rows */
-    int64_t c0, c1;
-} part;
+/* m = m_i of n rows. */
+static void load_mix(const rw_ddlerp_args *a, int i, int64_t row, int64_t n, real *m) {
+    const int64_t C = a->C, D = a->rank;
+    RW_CPU_NAME(gemm)
+    (NULL, false, false, n, C, D, 1, row_of(a->tanh_h, row, MIX * D) + i * D, MIX * D, (const real *)a->w2 + i * D * C,
+     C, 0, m, C);
+}
 
-/* send += dout (mu + m); m = dm = dout (prev - xn); dmu += dm. */
-RW_CLONES static void mix_backward(const rw_ddlerp_args *a, const backward_work *w, int i, const part *p) {
-    const int64_t C = a->C;
-    const real *restrict mu = a->mu[i];
-    real *restrict dmu = w->dmu + i * C;
-    rw_sequence s = rw_sequence_at(a->cu_seqlens, a->n_seq, a->R, p->first);
-    for (int64_t row = p->first; row < p->last; row++) {
-        rw_sequence_seek(&s, row);
-        const real *xn = row_of(a->xn, row, C), *prev = row_before(a, &s, row, w->zeros);
-        const real *restrict dout = row_of(a->dout[i], row, C);
-        real *restrict m = w->m + (row - p->first) * C, *restrict send = w->send + (row - p->first) * C;
+/* One row and mix: q = mu + m, send += dout q, dxn += dout (1 - q), m = dm = dout (prev - xn), dmu += dm. */
+RW_INLINE void mix_row(const real *restrict dout, const real *restrict mu, const real *restrict prev,
+                       const real *restrict xn, int64_t C, real *restrict m, real *restrict send, real *restrict dxn,
+                       real *restrict dmu) {
 #pragma omp simd
-        for (int64_t c = p->c0; c < p->c1; c++) {
-            send[c] += dout[c] * (mu[c] + m[c]);
-            m[c] = dout[c] * (prev[c] - xn[c]);
-            dmu[c] += m[c];
-        }
+    for (int64_t c = 0; c < C; c++) {
+        const real d = dout[c], sent = d * (mu[c] + m[c]), dm = d * (prev[c] - xn[c]);
+        send[c] += sent;
+        dxn[c] += d - sent;
+        m[c] = dm;
+        dmu[c] += dm;
     }
 }
 
-RW_INLINE void add_row(const real *restrict from, real sign, const part *p, real *restrict to) {
-#pragma omp simd
-    for (int64_t c = p->c0; c < p->c1; c++) to[c] += sign * from[c];
+RW_CLONES static void mix_backward(const rw_ddlerp_args *a, const block_work *w, int i, int64_t first, int64_t last) {
+    const int64_t C = a->C;
+    rw_sequence s = rw_sequence_at(a->cu_seqlens, a->n_seq, a->R, first);
+    for (int64_t row = first; row < last; row++) {
+        rw_sequence_seek(&s, row);
+        const int64_t o = (row - first) * C;
+        mix_row(row_of(a->dout[i], row, C), a->mu[i], row_before(a, &s, row, w->zeros), row_of(a->xn, row, C), C,
+                w->m + o, w->send + o, a->dxn ? row_of_w(a->dxn, row, C) : w->unwanted, w->dmu + i * C);
+    }
 }
 
-/* dxn[t] = sum_i dout_i[t] - send[t] + send[t+1]; the first row of a sequence sends to its state. */
-RW_CLONES static void rows_backward(const rw_ddlerp_args *a, const backward_work *w, const part *p) {
+/* What row `row`, of the next block, sends to the last row of this one. */
+RW_CLONES static void send_of_next(const rw_ddlerp_args *a, const block_work *w, int64_t row, real *restrict send) {
     const int64_t C = a->C;
-    rw_sequence s = rw_sequence_at(a->cu_seqlens, a->n_seq, a->R, p->first);
-    for (int64_t row = p->first; row < p->last; row++) {
-        rw_sequence_seek(&s, row);
-        const real *send = w->send + (row - p->first) * C;
-        if (a->dshift_in && row == s.first) add_row(send, 1, p, (real *)a->dshift_in + s.index * a->shift_in_stride);
-        real *d = row_of_w(a->dxn, row, C);
-        if (!d) continue;
-        if (!(a->add & RW_DDLERP_ADD_XN)) memset(d + p->c0, 0, (size_t)(p->c1 - p->c0) * sizeof(real));
-        for (int i = 0; i < MIX; i++)
-            if (a->dout[i]) add_row(row_of(a->dout[i], row, C), 1, p, d);
-        add_row(send, -1, p, d);
-        if (row + 1 < s.last) add_row(send + C, 1, p, d);
+    memset(send, 0, (size_t)C * sizeof(real));
+    for (int i = 0; i < MIX && row < a->R; i++) {
+        if (!a->dout[i]) continue;
+        load_mix(a, i, row, 1, w->m);
+        const real *restrict dout = row_of(a->dout[i], row, C), *restrict mu = a->mu[i], *restrict m = w->m;
+#pragma omp simd
+        for (int64_t c = 0; c < C; c++) send[c] += dout[c] * (mu[c] + m[c]);
     }
-    memcpy(w->send + BACKWARD_ROWS * C + p->c0, w->send + p->c0, (size_t)(p->c1 - p->c0) * sizeof(real));
+}
+
+RW_INLINE void add_row(const real *restrict from, int64_t C, real *restrict to) {
+#pragma omp simd
+    for (int64_t c = 0; c < C; c++) to[c] += from[c];
+}
+
+/* Each row's `send` goes to the row before it, or to the state in front of the sequence. */
+RW_CLONES static void rows_backward(const rw_ddlerp_args *a, const block_work *w, int64_t first, int64_t last) {
+    const int64_t C = a->C;
+    const bool own_state = a->dshift_in && a->shift_in_stride != 0;
+    rw_sequence s = rw_sequence_at(a->cu_seqlens, a->n_seq, a->R, first);
+    for (int64_t row = first; row < last; row++) {
+        rw_sequence_seek(&s, row);
+        const real *send = w->send + (row - first) * C;
+        if (row == s.first)
+            add_row(send, C, own_state ? (real *)a->dshift_in + s.index * a->shift_in_stride : w->dstate);
+        if (a->dxn && row + 1 < s.last) add_row(send + C, C, row_of_w(a->dxn, row, C));
+    }
 }
 
 /* dh (+)= p (1 - tanh^2), p = dm w2^T [rows][rank]. */
@@ -171,79 +199,84 @@ RW_CLONES static void tanh_backward(const rw_ddlerp_args *a, const real *product
     for (int64_t row = first; row < last; row++) {
         const real *restrict t = row_of(a->tanh_h, row, MIX * D) + i * D, *restrict p = product + (row - first) * D;
         real *restrict d = row_of_w(a->dh, row, MIX * D) + i * D;
-        for (int64_t k = 0; !add && k < D; k++) d[k] = 0;
+        if (!add) memset(d, 0, (size_t)D * sizeof(real));
 #pragma omp simd
         for (int64_t k = 0; k < D; k++) d[k] += p[k] * (1 - t[k] * t[k]);
     }
 }
 
-/* Channels of thread t of n. */
-static part channels_of(int64_t first, int64_t last, int64_t C, int64_t n, int64_t t) {
-    part p = {.first = first, .last = last};
-    rw_split((C + 15) / 16, n, t, &p.c0, &p.c1);
-    p.c0 *= 16;
-    p.c1 = p.c1 * 16 < C ? p.c1 * 16 : C;
-    return p;
-}
-
-static void products_backward(const rw_ddlerp_args *a, const backward_work *w, int i, const part *p,
-                              const rw_exec *ex) {
-    const int64_t C = a->C, D = a->rank, n = p->last - p->first;
-    const real *t = row_of(a->tanh_h, p->first, MIX * D) + i * D;
-    if (a->dh) {
-        RW_CPU_NAME(gemm)
-        (ex, false, true, n, D, C, 1, w->m, C, (const real *)a->w2 + i * D * C, C, 0, w->product, D);
-        tanh_backward(a, w->product, i, p->first, p->last);
-    }
-    if (a->dw2) RW_CPU_NAME(gemm)
-    (ex, true, false, D, C, n, 1, t, MIX * D, w->m, C, 1, (real *)a->dw2 + i * D * C, C);
-}
-
-static void tile_backward(const rw_ddlerp_args *a, const backward_work *w, int64_t first, int64_t last,
-                          const rw_exec *ex) {
+static void products_backward(const rw_ddlerp_args *a, const block_work *w, int i, int64_t first, int64_t last) {
     const int64_t C = a->C, D = a->rank, n = last - first;
-    const part all = {first, last, 0, C};
-    memset(w->send, 0, (size_t)(n * C) * sizeof(real));
+    const real *t = row_of(a->tanh_h, first, MIX * D) + i * D, *w2 = (const real *)a->w2 + i * D * C;
+    if (a->dh) {
+        RW_CPU_NAME(gemm)(NULL, false, true, n, D, C, 1, w->m, C, w2, C, 0, w->product, D);
+        tanh_backward(a, w->product, i, first, last);
+    }
+    if (a->dw2) RW_CPU_NAME(gemm)(NULL, true, false, D, C, n, 1, t, MIX * D, w->m, C, 1, w->dw2 + i * D * C, C);
+}
+
+static void tile_backward(const rw_ddlerp_args *a, const block_work *w, int64_t first, int64_t last) {
+    const size_t bytes = (size_t)((last - first) * a->C) * sizeof(real);
+    memset(w->send, 0, bytes);
+    if (a->dxn && !(a->add & RW_DDLERP_ADD_XN)) memset(row_of_w(a->dxn, first, a->C), 0, bytes);
     for (int i = 0; i < MIX; i++) {
         if (!a->dout[i]) continue;
-        RW_CPU_NAME(gemm)
-        (ex, false, false, n, C, D, 1, row_of(a->tanh_h, first, MIX * D) + i * D, MIX * D,
-         (const real *)a->w2 + i * D * C, C, 0, w->m, C);
-#pragma omp parallel num_threads(ex->threads)
-        {
-            const part p = channels_of(first, last, C, omp_get_num_threads(), omp_get_thread_num());
-            mix_backward(a, w, i, &p);
-        }
-        products_backward(a, w, i, &all, ex);
+        load_mix(a, i, first, last - first, w->m);
+        mix_backward(a, w, i, first, last);
+        products_backward(a, w, i, first, last);
     }
-#pragma omp parallel num_threads(ex->threads)
-    {
-        const part p = channels_of(first, last, C, omp_get_num_threads(), omp_get_thread_num());
-        rows_backward(a, w, &p);
+    rows_backward(a, w, first, last);
+}
+
+/* Tiles from the last to the first: what the tile above sends is then at hand, in the row after this one's last. */
+static void block_backward(const rw_ddlerp_args *a, const block_work *w, int64_t first, int64_t last) {
+    const int64_t C = a->C;
+    memset(w->zeros, 0, (size_t)C * sizeof(real)), memset(w->unwanted, 0, (size_t)C * sizeof(real));
+    memset(w->dstate, 0, (size_t)C * sizeof(real));
+    memset(w->dmu, 0, (size_t)(MIX * C) * sizeof(real));
+    if (a->dw2) memset(w->dw2, 0, (size_t)(MIX * a->rank * C) * sizeof(real));
+    for (int64_t end = last; end > first;) {
+        const int64_t n = end - first < TILE ? end - first : TILE;
+        if (end == last)
+            send_of_next(a, w, last, w->send + n * C);
+        else
+            memmove(w->send + n * C, w->send, (size_t)C * sizeof(real));
+        tile_backward(a, w, end - n, end);
+        end -= n;
     }
 }
 
-/* Zeros where sums begin or where a NULL dout leaves nothing to write. */
-static void clear_gradients(const rw_ddlerp_args *a, const backward_work *w) {
-    const int64_t C = a->C, D = a->rank, states = a->shift_in_stride == 0 ? 1 : a->n_seq;
-    memset(w->dmu, 0, (size_t)(MIX * C) * sizeof(real));
-    memset(w->zeros, 0, (size_t)C * sizeof(real));
-    if (a->dw2 && !(a->add & RW_DDLERP_ADD_W2)) memset(a->dw2, 0, (size_t)(MIX * D * C) * sizeof(real));
-    if (a->dshift_in && !(a->add & RW_DDLERP_ADD_SHIFT_IN))
-        memset(a->dshift_in, 0, (size_t)(states * C) * sizeof(real));
+/* Zeros where single rows are added up or where a NULL dout leaves nothing to write. */
+static void clear_gradients(const rw_ddlerp_args *a) {
+    const int64_t D = a->rank;
+    if (a->dshift_in && a->shift_in_stride != 0 && !(a->add & RW_DDLERP_ADD_SHIFT_IN))
+        memset(a->dshift_in, 0, (size_t)(a->n_seq * a->C) * sizeof(real));
+    if (!a->dh || a->add & RW_DDLERP_ADD_H) return;
     for (int i = 0; i < MIX; i++)
-        for (int64_t row = 0; a->dh && !a->dout[i] && !(a->add & RW_DDLERP_ADD_H) && row < a->R; row++)
+        for (int64_t row = 0; !a->dout[i] && row < a->R; row++)
             memset(row_of_w(a->dh, row, MIX * D) + i * D, 0, (size_t)D * sizeof(real));
 }
 
-void RW_CPU_NAME(ddlerp_backward)(const rw_ddlerp_args *a, const rw_exec *ex) {
-    backward_work w;
-    backward_layout(a, &w, a->scratch);
-    clear_gradients(a, &w);
-    for (int64_t tile = (a->R + BACKWARD_ROWS - 1) / BACKWARD_ROWS - 1; tile >= 0; tile--) {
-        const int64_t first = tile * BACKWARD_ROWS, end = first + BACKWARD_ROWS;
-        tile_backward(a, &w, first, end < a->R ? end : a->R, ex);
-    }
+static void sum_blocks(const rw_ddlerp_args *a, const block_work *w, int64_t n, int64_t stride) {
+    const int64_t C = a->C;
     for (int i = 0; i < MIX; i++)
-        rw_add_partials(a->dmu[i], a->add & (uint32_t)RW_DDLERP_ADD_MU << i, w.dmu + i * a->C, 1, 0, a->C);
+        rw_add_partials(a->dmu[i], a->add & (uint32_t)RW_DDLERP_ADD_MU << i, w->dmu + i * C, n, stride, C);
+    if (a->dw2) rw_add_partials(a->dw2, a->add & RW_DDLERP_ADD_W2, w->dw2, n, stride, MIX * a->rank * C);
+    if (a->dshift_in && a->shift_in_stride == 0)
+        rw_add_partials(a->dshift_in, a->add & RW_DDLERP_ADD_SHIFT_IN, w->dstate, n, stride, C);
+}
+
+void RW_CPU_NAME(ddlerp_backward)(const rw_ddlerp_args *a, const rw_exec *ex) {
+    block_work w;
+    const int64_t blocks = block_count(a->R), size = block_layout(a, &w, a->scratch);
+    clear_gradients(a);
+#pragma omp parallel for num_threads(ex->threads) schedule(dynamic, 1)
+    for (int64_t b = 0; b < blocks; b++) {
+        block_work mine;
+        int64_t first, last;
+        block_layout(a, &mine, (real *)a->scratch + b * size);
+        rw_split(a->R, blocks, b, &first, &last);
+        block_backward(a, &mine, first, last);
+    }
+    sum_blocks(a, &w, blocks, size);
 }

@@ -13,7 +13,7 @@
 
 #include <string.h>
 
-enum { BLOCK = 64 }; /* channels at a time: xn and prev of a block stay in registers and the first cache */
+enum { BLOCK = 256 }; /* channels at a time: xn and prev of a block stay in the first cache */
 
 static const real *row_of(const void *p, int64_t row, int64_t C) {
     return p ? (const real *)p + row * C : NULL;
@@ -133,54 +133,49 @@ int64_t RW_CPU_NAME(token_shift_backward_scratch)(const rw_token_shift_args *a, 
     return rw_row_blocks(a->R) * partial_rows(a) * a->C * (int64_t)sizeof(real);
 }
 
-/* d += dout * (share of the row itself): 1 - mu, or mu with times_current. */
-RW_INLINE void add_own(bool times_current, const real *restrict dout, const real *restrict mu, int64_t n,
-                       real *restrict d) {
+/* One block of one mix. A row gives the share mu (times_current: 1 - mu) of its dout to the row before it and keeps the
+ * rest: d += dout - its share + the share of the row after it; dmu += dout (prev - xn), or the opposite sign. */
+RW_INLINE void gather_block(bool times_current, const real *restrict dout, const real *restrict next,
+                            const real *restrict mu, const real *restrict diff, int64_t n, real *restrict d,
+                            real *restrict dmu) {
     if (times_current) {
 #pragma omp simd
-        for (int64_t c = 0; c < n; c++) d[c] += dout[c] * mu[c];
+        for (int64_t c = 0; c < n; c++) {
+            d[c] += next[c] + (dout[c] - next[c]) * mu[c];
+            dmu[c] -= dout[c] * diff[c];
+        }
     } else {
 #pragma omp simd
-        for (int64_t c = 0; c < n; c++) d[c] += dout[c] * (1 - mu[c]);
+        for (int64_t c = 0; c < n; c++) {
+            d[c] += dout[c] + (next[c] - dout[c]) * mu[c];
+            dmu[c] += dout[c] * diff[c];
+        }
     }
 }
 
-/* The share of the row before: the other way round. */
-RW_INLINE void add_shifted(bool times_current, const real *restrict dout, const real *restrict mu, int64_t n,
-                           real *restrict d) {
-    add_own(!times_current, dout, mu, n, d);
-}
-
-/* dmu += dout * (prev - xn), or the opposite sign. */
-RW_INLINE void add_mu(bool times_current, const real *restrict dout, const real *restrict xn, const real *restrict prev,
-                      int64_t n, real *restrict dmu) {
-    const real sign = times_current ? -1 : 1;
-#pragma omp simd
-    for (int64_t c = 0; c < n; c++) dmu[c] += sign * dout[c] * (prev[c] - xn[c]);
-}
-
-/* dL/d xn of a row into d, and what the row adds to dmu. `last`: of its sequence. */
+/* dL/d xn of a row into d, and what the row adds to dmu. */
 RW_INLINE void gather_row(const rw_token_shift_args *a, const rw_sequence *s, int64_t row, const row_ref *now,
                           const row_ref *before, real *restrict d, real *dmu) {
+    static const real zeros[BLOCK];
     const int64_t C = a->C;
     const bool last = row + 1 == s->last;
     const real *given = row_of(a->dxn, row, C), *dshift = last ? row_of(a->dshift_out, s->index, C) : NULL;
     for (int64_t c = 0; c < C; c += BLOCK) {
         const int64_t n = C - c < BLOCK ? C - c : BLOCK;
-        real xn[BLOCK], prev[BLOCK];
+        real xn[BLOCK], diff[BLOCK], unwanted[BLOCK] = {0};
         load_block(a, now, c, n, xn);
-        load_block(a, before, c, n, prev);
+        load_block(a, before, c, n, diff);
+        for (int64_t k = 0; k < n; k++) diff[k] -= xn[k];
         if (given)
             memcpy(d + c, given + c, (size_t)n * sizeof(real));
         else
             memset(d + c, 0, (size_t)n * sizeof(real));
         for (int64_t k = 0; dshift && k < n; k++) d[c + k] += dshift[c + k];
         for (int i = 0; i < a->n_mix; i++) {
-            const real *dout = row_of(a->dout[i], row, C), *mu = (const real *)a->mu[i] + c;
+            const real *dout = row_of(a->dout[i], row, C);
             if (!dout) continue;
-            add_own(a->times_current, dout + c, mu, n, d + c);
-            if (!last) add_shifted(a->times_current, dout + C + c, mu, n, d + c);
-            if (a->dmu[i]) add_mu(a->times_current, dout + c, xn, prev, n, dmu + i * C + c);
+            gather_block(a->times_current, dout + c, last ? zeros : dout + C + c, (const real *)a->mu[i] + c, diff, n,
+                         d + c, a->dmu[i] ? dmu + i * C + c : unwanted);
         }
     }
 }
@@ -212,9 +207,10 @@ RW_CLONES static void state_backward(const rw_token_shift_args *a, int64_t s, re
     const int64_t C = a->C, row = rw_seq_row(a->cu_seqlens, a->n_seq, a->R, s);
     const real *through = is_empty(a, s) ? row_of(a->dshift_out, s, C) : NULL;
     for (int64_t c = 0; through && c < C; c++) to[c] += through[c];
-    if (is_empty(a, s)) return;
-    for (int i = 0; i < a->n_mix; i++)
-        if (a->dout[i]) add_shifted(a->times_current, row_of(a->dout[i], row, C), a->mu[i], C, to);
+    for (int i = 0; i < a->n_mix && !is_empty(a, s); i++) {
+        const real *restrict dout = row_of(a->dout[i], row, C), *restrict mu = a->mu[i];
+        for (int64_t c = 0; dout && c < C; c++) to[c] += dout[c] * (a->times_current ? 1 - mu[c] : mu[c]);
+    }
 }
 
 static void states_backward(const rw_token_shift_args *a) {

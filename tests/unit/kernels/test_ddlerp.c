@@ -15,7 +15,8 @@ static const shape shapes[] = {
     {20, 3, 2, {-6}, STATE_OWN},
     {70, 32, 4, {0, 1, 18, 18, 64}, STATE_OWN},
     {33, 5, 5, {0, 0, 1, 18, 64, 64}, STATE_SHARED},
-    {17, 2, 3, {0, 255, 256, 600}, STATE_OWN},
+    {17, 2, 3, {0, 299, 300, 600}, STATE_OWN},
+    {9, 2, 3, {0, 255, 256, 800}, STATE_SHARED},
     {17, 2, 1, {-1}, STATE_SHARED},
     {12, 2, 2, {0, 0, 0}, STATE_OWN},
 };
