@@ -123,11 +123,15 @@ static rw_status delete_path(const char *path, rw_error *err) {
     return rw_fail_errno(err, RW_AT_NONE, "cannot delete the old save %s", path);
 }
 
-static rw_status keep_of(const char *dir, name_pattern pattern, int64_t keep, int64_t newest, rw_error *err) {
+/* Deletes all but the `keep` largest up to `newest`, and with `drop_beyond` those that are larger than it. */
+static rw_status keep_of(const char *dir, name_pattern pattern, int64_t keep, int64_t newest, bool drop_beyond,
+                         rw_error *err) {
     listing l;
+    int64_t kept = 0;
     rw_status status = list_numbers(&l, dir, pattern, err);
-    for (size_t i = (size_t)keep; i < l.n && status == RW_OK; i++) {
-        if (l.numbers[i] == newest) continue;
+    for (size_t i = 0; i < l.n && status == RW_OK; i++) {
+        bool beyond = drop_beyond && newest >= 0 && l.numbers[i] > newest;
+        if (!beyond && (kept++ < keep || l.numbers[i] == newest)) continue;
         char *path = path_of(dir, pattern, l.numbers[i]);
         status = delete_path(path, err);
         rw_free(path);
@@ -138,9 +142,8 @@ static rw_status keep_of(const char *dir, name_pattern pattern, int64_t keep, in
 
 rw_status rw_checkpoint_keep(const char *proj_dir, int64_t keep, int64_t newest_pth, int64_t newest_state,
                              rw_error *err) {
-    if (keep <= 0) return RW_OK;
-    RW_TRY(keep_of(proj_dir, pth_names, keep, newest_pth, err));
-    return keep_of(proj_dir, state_names, keep, newest_state, err);
+    if (keep > 0) RW_TRY(keep_of(proj_dir, pth_names, keep, newest_pth, false, err));
+    return keep_of(proj_dir, state_names, keep > 0 ? keep : 1, newest_state, true, err);
 }
 
 /* -- leftovers ----------------------------------------------------------------------------------------- */

@@ -26,9 +26,10 @@ char *rw_checkpoint_state_path(const char *proj_dir, int64_t step);
  * *path (rw_free()) is NULL when there is none, or no such folder; that is no error. */
 rw_status rw_checkpoint_latest(const char *proj_dir, char **path, int64_t *step, rw_error *err);
 
-/* Deletes all but the `keep` largest rwkv-<N>.pth and the `keep` largest state-<step>; those named newest_* (just
- * written; -1: none) stay in any case, so an old run's larger numbers in the same folder cannot cost the new save.
- * keep <= 0 keeps all. RW_E_IO when a file cannot be deleted. */
+/* Deletes all but the `keep` largest rwkv-<N>.pth (keep <= 0: keeps all) and the `keep` largest state-<step> (at least
+ * one: an older state serves only as long as the newest is being written). newest_* was just written (-1: nothing was)
+ * and stays in any case. States beyond newest_state are of a run that was given up, by --resume never or from an
+ * earlier state; they go, or a later resume would find them. RW_E_IO when a file cannot be deleted. */
 rw_status rw_checkpoint_keep(const char *proj_dir, int64_t keep, int64_t newest_pth, int64_t newest_state,
                              rw_error *err);
 

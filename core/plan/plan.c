@@ -165,9 +165,8 @@ static rw_status open_device(rw_plan *p, rw_device **device, rw_arena *arena, rw
     return RW_OK;
 }
 
-/* As many rows of logits as fit, in whole multiples of 64, and not many more chunks than needed. */
-static int64_t decide_head_chunk(const rw_plan *p) {
-    int64_t rows = p->train.micro_bsz * p->data.ctx_len, fit = HEAD_CHUNK_BYTES / (p->model.vocab_size * 4) / 64 * 64;
+int64_t rw_plan_head_chunk(const rw_plan *p) {
+    int64_t rows = p->train.micro_bsz * p->train.ctx_len, fit = HEAD_CHUNK_BYTES / (p->model.vocab_size * 4) / 64 * 64;
     if (fit < 64) fit = 64;
     int64_t n_chunks = (rows + fit - 1) / fit, each = (rows + n_chunks - 1) / n_chunks;
     return each < rows ? (each + 63) / 64 * 64 : rows;
@@ -183,7 +182,7 @@ rw_status rw_plan_make(rw_plan *plan, const rw_recipe *recipe, rw_arena *arena, 
     RW_TRY(decide_model(plan, recipe, arena, err));
     share_sizes(plan);
     RW_TRY(count_data(plan, err));
-    if (plan->train.head_chunk <= 0) plan->train.head_chunk = decide_head_chunk(plan);
+    if (plan->train.head_chunk <= 0) plan->train.head_chunk = rw_plan_head_chunk(plan);
     if (plan->save.dtype == RW_DTYPE_NONE)
         plan->save.dtype = plan->model.file_dtype != RW_DTYPE_NONE ? plan->model.file_dtype : RW_F32;
     RW_TRY(open_device(plan, device, arena, err));

@@ -21,6 +21,9 @@ rw_status rw_plan_make(rw_plan *plan, const rw_recipe *recipe, rw_arena *arena, 
  * `like`; part of rw_plan_make(). */
 rw_status rw_plan_measure(rw_plan *plan, const rw_device *like, rw_error *err);
 
+/* Rows of logits at a time, from the size of a micro batch and the vocabulary: in multiples of 64, equal chunks. */
+int64_t rw_plan_head_chunk(const rw_plan *plan);
+
 /* What --dry-run and the beginning of a run show. */
 void rw_plan_print(const rw_plan *plan, rw_str *out);
 

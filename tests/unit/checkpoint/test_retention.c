@@ -67,8 +67,6 @@ static void old_saves_go(void **state) {
                                      "state-0.safetensors"};
     for (size_t i = 0; i < sizeof stay / sizeof *stay; i++) put(stay[i]);
     for (size_t i = 0; i < sizeof go / sizeof *go; i++) put(go[i]);
-    assert_int_equal(rw_checkpoint_keep(dir, 0, -1, -1, NULL), RW_OK);
-    assert_true(there("rwkv-0.pth"));
     assert_int_equal(rw_checkpoint_keep(dir, 2, 10, 100, NULL), RW_OK);
     for (size_t i = 0; i < sizeof stay / sizeof *stay; i++)
         if (!there(stay[i])) fail_msg("%s was deleted", stay[i]);
@@ -88,8 +86,22 @@ static void the_newest_stays(void **state) {
     assert_true(there("rwkv-500.pth"));
     assert_true(there("rwkv-1.pth"));
     assert_false(there("rwkv-0.pth"));
-    assert_true(there("state-5000.safetensors"));
+    assert_false(there("state-5000.safetensors")); /* of a run that was given up */
     assert_true(there("state-10.safetensors"));
+}
+
+/* keep 0: every .pth, and of the states the newest alone. */
+static void zero_keeps_every_pth(void **state) {
+    (void)state;
+    put("rwkv-0.pth");
+    put("rwkv-1.pth");
+    put("state-20.safetensors");
+    put("state-40.safetensors");
+    assert_int_equal(rw_checkpoint_keep(dir, 0, 1, 40, NULL), RW_OK);
+    assert_true(there("rwkv-0.pth"));
+    assert_true(there("rwkv-1.pth"));
+    assert_false(there("state-20.safetensors"));
+    assert_true(there("state-40.safetensors"));
 }
 
 static void the_latest_whole_state_is_found(void **state) {
@@ -149,6 +161,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup(old_saves_go, fresh_folder),
         cmocka_unit_test_setup(the_newest_stays, fresh_folder),
+        cmocka_unit_test_setup(zero_keeps_every_pth, fresh_folder),
         cmocka_unit_test_setup(the_latest_whole_state_is_found, fresh_folder),
         cmocka_unit_test_setup(leftovers_of_dead_processes_go, fresh_folder),
     };
