@@ -300,12 +300,13 @@ static rw_status begin(trainer *t, rw_device *device, const char *resume, rw_err
     t->batches = rw_alloc_array((size_t)t->plan->train.accumulate, sizeof *t->batches);
     if (!t->batches) return rw_fail_memory(err, sizeof *t->batches);
     RW_TRY(rw_engine_open(&t->engine, t->plan, device, true, err));
-    RW_TRY(resume ? rw_state_load(resume, t->engine.model->params, &t->progress, err) : fill_model(t, err));
+    if (resume) RW_TRY(rw_state_load(resume, t->engine.model->params, &t->progress, err));
+    RW_TRY(open_data(t, resume, err)); /* mistakes in the data show before long work */
+    if (!resume) RW_TRY(fill_model(t, err));
     t->elapsed_before = t->progress.elapsed;
     t->trainer.step_begin = t->progress.step;
     t->metrics.step = t->progress.step;
     t->saved_step = resume ? t->progress.step : -1;
-    RW_TRY(open_data(t, resume, err));
     refresh(t, t->progress.step);
     RW_TRY(rw_report(&t->reporter, resume ? RW_EVENT_RESUME : RW_EVENT_RUN, &t->metrics,
                      resume ? resume : t->plan->name, err));
