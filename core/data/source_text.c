@@ -51,10 +51,11 @@ static rw_status encode_piece(reader *r, rw_store *st, size_t skip, bool last, r
     size_t n_ids, n = r->valid - skip, used = n;
     const char *p = r->buf + skip;
     RW_TRY(rw_store_reserve(st, n, err));
+    uint16_t *ids = st->ids ? st->ids + st->used : NULL; /* nothing is reserved for no bytes */
     if (last)
-        n_ids = rw_tokenizer_encode_u16(st->tokenizer, p, n, st->ids + st->used);
+        n_ids = rw_tokenizer_encode_u16(st->tokenizer, p, n, ids);
     else
-        used = rw_tokenizer_encode_part(st->tokenizer, p, n, st->ids + st->used, &n_ids);
+        used = rw_tokenizer_encode_part(st->tokenizer, p, n, ids, &n_ids);
     used += skip;
     memmove(r->buf, r->buf + used, r->len - used);
     r->len -= used;

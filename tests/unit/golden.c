@@ -32,7 +32,7 @@ const char *rw_golden_dir(void) {
 
 static void missing(const char *relative) {
     const char *require = getenv("RWKV_REQUIRE_GOLDEN");
-    printf("golden file '%s' is missing (set RWKV_GOLDEN to the folder)\n", relative);
+    printf("skipped: golden file '%s' is not here (set RWKV_GOLDEN to the folder)\n", relative);
     if (require && strcmp(require, "1") == 0) fail_msg("RWKV_REQUIRE_GOLDEN=1 and no golden file '%s'", relative);
     skip();
 }
