@@ -94,8 +94,7 @@ static rw_status build(rw_model *m, rw_device *device, const rw_model_options *o
     RW_TRY(status);
     size_t n = (size_t)m->shape.n_layer;
     m->roles = rw_alloc_array(n * (size_t)m->ops->n_roles, sizeof *m->roles);
-    m->sites = rw_alloc_array(n, sizeof *m->sites);
-    if (!m->roles || !m->sites) return rw_fail_memory(err, n * sizeof *m->sites);
+    if (!m->roles) return rw_fail_memory(err, n * (size_t)m->ops->n_roles * sizeof *m->roles);
     bind(m);
     return RW_OK;
 }
@@ -122,7 +121,6 @@ void rw_model_free(rw_model *m) {
     if (!m) return;
     rw_params_free(m->params);
     rw_free(m->roles);
-    rw_free(m->sites);
     rw_arena_done(&m->names);
     rw_free(m);
 }
@@ -184,8 +182,7 @@ static void block_segment(rw_tape *t, const void *ctx, rw_tensor *const *in, rw_
 
 static rw_tensor *run_block(rw_model *m, rw_tape *t, int l, rw_rows rows, rw_tensor *x, const rw_state *state_in,
                             rw_state *state_out, int grad_cp) {
-    rw_block_site *site = &m->sites[l];
-    *site = (rw_block_site){m, l, rows, state_out != NULL};
+    rw_block_site site = {m, l, rows, state_out != NULL};
     rw_tensor *in[4] = {x}, *out[4] = {NULL};
     if (state_in) {
         in[1] = state_in->att_shift[l];
@@ -193,10 +190,10 @@ static rw_tensor *run_block(rw_model *m, rw_tape *t, int l, rw_rows rows, rw_ten
         in[3] = state_in->wkv[l];
     }
     if (grad_cp)
-        rw_tape_segment(t, block_segment, site, in, 4, out, 4);
+        rw_tape_segment(t, block_segment, &site, sizeof site, in, 4, out, 4);
     else {
         rw_scope s = rw_scope_begin(t);
-        block_segment(t, site, in, out);
+        block_segment(t, &site, in, out);
         rw_scope_end(t, s, out, 4);
     }
     if (state_out) {

@@ -68,10 +68,9 @@ typedef struct {
 
 struct rw_model {
     const rw_model_ops *ops;
-    rw_plan_model shape;  /* sizes; strings borrowed from the plan                       */
-    rw_params *params;    /* owned                                                       */
-    rw_tensor **roles;    /* owned [n_layer][n_roles]: the blocks' parameters; may be NULL */
-    rw_block_site *sites; /* owned [n_layer]                                             */
+    rw_plan_model shape; /* sizes; strings borrowed from the plan                       */
+    rw_params *params;   /* owned                                                       */
+    rw_tensor **roles;   /* owned [n_layer][n_roles]: the blocks' parameters; may be NULL */
     rw_arena names;
     rw_tensor *emb, *ln0_w, *ln0_b, *ln_out_w, *ln_out_b, *head;
 };

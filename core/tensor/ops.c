@@ -20,11 +20,12 @@ static int64_t rows_of(const rw_tensor *x) {
     return last_dim(x) ? rw_tensor_count(x) / last_dim(x) : 0;
 }
 
-static const char *shape_text(const rw_tensor *x, char buf[64]) {
-    int n = snprintf(buf, 64, "(");
+#define SHAPE_TEXT 96 /* four dimensions of any size fit */
+static const char *shape_text(const rw_tensor *x, char buf[SHAPE_TEXT]) {
+    int n = snprintf(buf, SHAPE_TEXT, "(");
     for (int i = 0; i < x->ndim; i++)
-        n += snprintf(buf + n, 64 - (size_t)n, i ? ",%lld" : "%lld", (long long)x->shape[i]);
-    snprintf(buf + n, 64 - (size_t)n, ")");
+        n += snprintf(buf + n, SHAPE_TEXT - (size_t)n, i ? ",%lld" : "%lld", (long long)x->shape[i]);
+    snprintf(buf + n, SHAPE_TEXT - (size_t)n, ")");
     return buf;
 }
 
@@ -35,7 +36,7 @@ static bool check(rw_tape *t, const char *op, const char *what, const rw_tensor 
         rw_tape_fail(t, RW_E_SHAPE, "%s: %s is missing", op, what);
         return false;
     }
-    char buf[64];
+    char buf[SHAPE_TEXT];
     if (x->dtype != rw_tape_device(t)->compute) {
         rw_tape_fail(t, RW_E_SHAPE, "%s: %s is %s, expected %s", op, what, rw_dtype_name(x->dtype),
                      rw_dtype_name(rw_tape_device(t)->compute));
@@ -51,6 +52,12 @@ static bool check(rw_tape *t, const char *op, const char *what, const rw_tensor 
 
 static bool check_opt(rw_tape *t, const char *op, const char *what, const rw_tensor *x, int64_t n) {
     return !x || check(t, op, what, x, n);
+}
+
+/* Two that belong together: both or none. */
+static bool check_pair(rw_tape *t, const char *op, const char *what_a, const rw_tensor *a, const char *what_b,
+                       const rw_tensor *b, int64_t n) {
+    return (!a && !b) || (check(t, op, what_a, a, n) && check(t, op, what_b, b, n));
 }
 
 static bool check_rows(rw_tape *t, const char *op, rw_rows rows, const rw_tensor *x) {
@@ -71,6 +78,9 @@ static rw_tensor *matrix(rw_tape *t, int64_t rows, int64_t cols) {
     return rw_tape_tensor(t, rw_tape_device(t)->compute, 2, (int64_t[]){rows, cols}, false);
 }
 
+static void forget(rw_tensor **out, int n) {
+    for (int i = 0; i < n; i++) out[i] = NULL;
+}
 static void *data_of(const rw_tensor *x) {
     return x ? x->data : NULL;
 }
@@ -128,7 +138,7 @@ rw_tensor *rw_matmul(rw_tape *t, rw_tensor *a, rw_tensor *b, bool trans_b, rw_te
     int64_t M = rows_of(a), K = last_dim(a), N = trans_b ? rows_of(b) : last_dim(b);
     int64_t b_inner = trans_b ? last_dim(b) : rows_of(b);
     if (b_inner != K) {
-        char sa[64], sb[64];
+        char sa[SHAPE_TEXT], sb[SHAPE_TEXT];
         rw_tape_fail(t, RW_E_SHAPE, "matmul: shape %s does not fit %s%s", shape_text(a, sa), shape_text(b, sb),
                      trans_b ? " transposed" : "");
         return NULL;
@@ -164,7 +174,7 @@ rw_tensor *rw_embedding(rw_tape *t, rw_tensor *weight, const int32_t *tokens, in
                         rw_tensor *beta, double eps) {
     if (!check(t, "embedding", "weight", weight, -1)) return NULL;
     int64_t C = last_dim(weight), V = rows_of(weight);
-    if (!check_opt(t, "embedding", "gamma", gamma, C) || !check_opt(t, "embedding", "beta", beta, C)) return NULL;
+    if (!check_pair(t, "embedding", "gamma", gamma, "beta", beta, C)) return NULL;
     rw_tensor *y = matrix(t, n_rows, C), *in[] = {weight, gamma, beta};
     saved stat = save_bytes(t, 2 * n_rows * rw_dtype_bytes(weight->dtype), gamma && will_record(t, in, LEN(in)));
     if (!y || rw_tape_failed(t)) return NULL;
@@ -296,7 +306,7 @@ static bool token_shift_check(rw_tape *t, const rw_token_shift_in *in, int64_t C
 }
 
 void rw_token_shift(rw_tape *t, const rw_token_shift_in *p, rw_tensor **out, rw_tensor **xn, rw_tensor **shift_out) {
-    for (int i = 0; i < p->n_mix; i++) out[i] = NULL;
+    forget(out, p->n_mix);
     if (xn) *xn = NULL;
     if (shift_out) *shift_out = NULL;
     if (!check(t, "token_shift", "x", p->x, -1) || !token_shift_check(t, p, last_dim(p->x))) return;
@@ -325,7 +335,12 @@ void rw_token_shift(rw_tape *t, const rw_token_shift_in *p, rw_tensor **out, rw_
     saved stat = save_bytes(t, 2 * each, will_record(t, in, LEN(in)));
     a.mean = stat.data;
     a.rstd = stat.data ? (char *)stat.data + each : NULL;
-    if (rw_tape_failed(t)) return;
+    if (rw_tape_failed(t)) {
+        forget(out, p->n_mix);
+        if (xn) *xn = NULL;
+        if (shift_out) *shift_out = NULL;
+        return;
+    }
     KERN(t)->token_shift_forward(&a, EXEC(t));
     rw_node *n = rw_node_new(t, token_shift_backward, in, LEN(in), outs, LEN(outs), ~0u, 0);
     if (!n) return;
@@ -355,12 +370,12 @@ static void ddlerp_backward(rw_tape *t, rw_node *n) {
 
 void rw_ddlerp(rw_tape *t, rw_rows rows, rw_tensor *xn, rw_tensor *shift_in, rw_tensor *h, rw_tensor *w2,
                rw_tensor *const mu[RW_DDLERP_MIX], rw_tensor *out[RW_DDLERP_MIX]) {
-    for (int i = 0; i < RW_DDLERP_MIX; i++) out[i] = NULL;
+    forget(out, RW_DDLERP_MIX);
     if (!check(t, "ddlerp", "xn", xn, -1) || !check(t, "ddlerp", "h", h, -1) || !check_rows(t, "ddlerp", rows, xn))
         return;
     int64_t C = last_dim(xn), R = rows.n_rows, rank = last_dim(h) / RW_DDLERP_MIX;
     if (!check(t, "ddlerp", "h", h, R * rank * RW_DDLERP_MIX) ||
-        !check(t, "ddlerp", "w2", w2, RW_DDLERP_MIX * rank * C))
+        !check(t, "ddlerp", "w2", w2, RW_DDLERP_MIX * rank * C) || !check_opt(t, "ddlerp", "shift_in", shift_in, -1))
         return;
     rw_ddlerp_args a = {.dtype = xn->dtype, .R = R, .C = C, .rank = rank, .n_seq = rows.n_seq, .xn = xn->data};
     a.cu_seqlens = rows.cu_seqlens;
@@ -369,8 +384,9 @@ void rw_ddlerp(rw_tape *t, rw_rows rows, rw_tensor *xn, rw_tensor *shift_in, rw_
     a.h = a.tanh_h = h->data;
     a.w2 = w2->data;
     rw_tensor *in[DL_IN] = {xn, shift_in, h, w2};
-    for (int i = 0; i < RW_DDLERP_MIX; i++) {
+    for (int i = 0; i < RW_DDLERP_MIX; i++)
         if (!check(t, "ddlerp", "mu", mu[i], C)) return;
+    for (int i = 0; i < RW_DDLERP_MIX; i++) {
         in[DL_MU + i] = mu[i];
         a.mu[i] = mu[i]->data;
         out[i] = matrix(t, R, C);
@@ -378,7 +394,10 @@ void rw_ddlerp(rw_tape *t, rw_rows rows, rw_tensor *xn, rw_tensor *shift_in, rw_
     }
     int32_t b;
     a.scratch = rw_scratch_take(t, KERN(t)->ddlerp_forward_scratch(&a, EXEC(t)), &b);
-    if (!rw_tape_failed(t)) KERN(t)->ddlerp_forward(&a, EXEC(t));
+    if (rw_tape_failed(t))
+        forget(out, RW_DDLERP_MIX);
+    else
+        KERN(t)->ddlerp_forward(&a, EXEC(t));
     rw_block_release(t, b);
     rw_node *n = rw_node_new(t, ddlerp_backward, in, LEN(in), out, RW_DDLERP_MIX, ~0u, 0);
     if (n) n->args.ddlerp = a;
@@ -417,8 +436,8 @@ static bool wkv6_check(rw_tape *t, const rw_wkv6_in *p) {
     return check(t, "wkv6", "r", p->r, n) && check(t, "wkv6", "k", p->k, n) && check(t, "wkv6", "v", p->v, n) &&
            check(t, "wkv6", "w_raw", p->w_raw, n) && check(t, "wkv6", "u", p->u, C) &&
            check_opt(t, "wkv6", "w0", p->w0, C) && check_opt(t, "wkv6", "gate", p->gate, n) &&
-           check_opt(t, "wkv6", "ln_w", p->ln_w, C) && check_opt(t, "wkv6", "ln_b", p->ln_b, C) &&
-           check_opt(t, "wkv6", "s0", p->s0, -1) && check_rows(t, "wkv6", p->rows, p->r);
+           check_pair(t, "wkv6", "ln_w", p->ln_w, "ln_b", p->ln_b, C) && check_opt(t, "wkv6", "s0", p->s0, -1) &&
+           check_rows(t, "wkv6", p->rows, p->r);
 }
 
 rw_tensor *rw_wkv6(rw_tape *t, const rw_wkv6_in *p, rw_tensor **s_out) {
@@ -451,6 +470,10 @@ rw_tensor *rw_wkv6(rw_tape *t, const rw_wkv6_in *p, rw_tensor **s_out) {
     a.scratch = rw_scratch_take(t, KERN(t)->wkv6_forward_scratch(&a, EXEC(t)), &b);
     if (!rw_tape_failed(t)) KERN(t)->wkv6_forward(&a, EXEC(t));
     rw_block_release(t, b);
+    if (rw_tape_failed(t)) {
+        if (s_out) *s_out = NULL;
+        return NULL;
+    }
     rw_node *n = rw_node_new(t, wkv6_backward, in, LEN(in), out, LEN(out), ~0u, 0);
     if (!n) return out[0];
     n->args.wkv6 = a;
@@ -546,14 +569,21 @@ static void binary_backward(rw_tape *t, rw_node *n) {
     if (!rw_tape_failed(t)) KERN(t)->binary_backward(&a, EXEC(t));
 }
 
+/* Whether b has the shape of a's last dimensions; leading dimensions of 1 do not count, so (1) is a number. */
+static bool repeats_in(const rw_tensor *b, const rw_tensor *a) {
+    int first = 0;
+    while (first < b->ndim && b->shape[first] == 1) first++;
+    if (b->ndim - first > a->ndim) return false;
+    for (int i = 1; i <= b->ndim - first; i++)
+        if (b->shape[b->ndim - i] != a->shape[a->ndim - i]) return false;
+    return rw_tensor_count(b) > 0;
+}
+
 rw_tensor *rw_binary(rw_tape *t, rw_binary_op op, rw_tensor *a, rw_tensor *b) {
     if (!check(t, "binary", "a", a, -1) || !check(t, "binary", "b", b, -1)) return NULL;
     int64_t na = rw_tensor_count(a), nb = rw_tensor_count(b);
-    bool fits = nb > 0 && na % nb == 0 && b->ndim <= a->ndim;
-    for (int i = 1; fits && i <= b->ndim; i++)
-        fits = nb == na || b->shape[b->ndim - i] == a->shape[a->ndim - i] || b->shape[b->ndim - i] == 1;
-    if (!fits) {
-        char sa[64], sb[64];
+    if (!repeats_in(b, a)) {
+        char sa[SHAPE_TEXT], sb[SHAPE_TEXT];
         rw_tape_fail(t, RW_E_SHAPE, "binary: shape %s does not match %s", shape_text(a, sa), shape_text(b, sb));
         return NULL;
     }

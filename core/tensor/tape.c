@@ -5,6 +5,7 @@
 #include "core/base/alloc.h"
 #include "core/tensor/tape_internal.h"
 
+#include <assert.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -235,9 +236,9 @@ static bool any_requires_grad(rw_tensor *const *in, int n_in) {
     return false;
 }
 
-rw_node *rw_node_new(rw_tape *t, void (*backward)(rw_tape *, rw_node *), rw_tensor *const *in, int n_in,
-                     rw_tensor *const *out, int n_out, uint32_t keep_in, uint32_t keep_out) {
-    if (rw_tape_failed(t) || !t->recording || !any_requires_grad(in, n_in)) return NULL;
+static rw_node *add_node(rw_tape *t, void (*backward)(rw_tape *, rw_node *), rw_tensor *const *in, int n_in,
+                         rw_tensor *const *out, int n_out, uint32_t keep_in, uint32_t keep_out) {
+    if (rw_tape_failed(t) || !t->recording) return NULL;
     rw_node *n = pool_next(&t->nodes);
     if (!n) {
         rw_tape_fail(t, RW_E_MEMORY, "not enough memory for the tape");
@@ -260,6 +261,11 @@ rw_node *rw_node_new(rw_tape *t, void (*backward)(rw_tape *, rw_node *), rw_tens
     n->keep_in = keep_in;
     n->keep_out = keep_out;
     return n;
+}
+
+rw_node *rw_node_new(rw_tape *t, void (*backward)(rw_tape *, rw_node *), rw_tensor *const *in, int n_in,
+                     rw_tensor *const *out, int n_out, uint32_t keep_in, uint32_t keep_out) {
+    return any_requires_grad(in, n_in) ? add_node(t, backward, in, n_in, out, n_out, keep_in, keep_out) : NULL;
 }
 
 static void drop_grad(rw_tape *t, rw_tensor *x) {
@@ -387,16 +393,18 @@ static void segment_backward(rw_tape *t, rw_node *n) {
     walk_back(t, first);
 }
 
-void rw_tape_segment(rw_tape *t, rw_segment_fn fn, const void *ctx, rw_tensor *const *in, int n_in, rw_tensor **out,
-                     int n_out) {
+/* Recorded in any case: parameters that fn uses may want a gradient when no input does. */
+void rw_tape_segment(rw_tape *t, rw_segment_fn fn, const void *ctx, size_t n_ctx, rw_tensor *const *in, int n_in,
+                     rw_tensor **out, int n_out) {
     if (rw_tape_failed(t)) return;
+    assert(n_ctx <= RW_SEGMENT_CTX && n_out <= RW_SEGMENT_MAX);
     rw_scope s = rw_scope_begin(t);
     bool was = rw_tape_record(t, false);
     fn(t, ctx, in, out);
     rw_tape_record(t, was);
     rw_scope_end(t, s, out, n_out);
-    rw_node *n = rw_node_new(t, segment_backward, in, n_in, out, n_out, ~0u, 0);
+    rw_node *n = add_node(t, segment_backward, in, n_in, out, n_out, ~0u, 0);
     if (!n) return;
     n->args.segment.fn = fn;
-    n->args.segment.ctx = ctx;
+    if (n_ctx) memcpy(n->args.segment.ctx, ctx, n_ctx);
 }

@@ -22,7 +22,7 @@ typedef union {
     rw_binary_args binary;
     struct {
         rw_segment_fn fn;
-        const void *ctx;
+        int64_t ctx[RW_SEGMENT_CTX / sizeof(int64_t)]; /* a copy */
     } segment;
 } rw_node_args;
 

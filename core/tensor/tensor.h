@@ -95,11 +95,12 @@ rw_status rw_tape_backward(rw_tape *t, rw_error *err);
  * and must do the same. Inputs and outputs may be NULL where the function allows it. */
 typedef void (*rw_segment_fn)(rw_tape *t, const void *ctx, rw_tensor *const *in, rw_tensor **out);
 #define RW_SEGMENT_MAX 8
+#define RW_SEGMENT_CTX 128
 
 /* Gradient checkpointing: runs fn without recording, keeps only its inputs and outputs; the backward pass runs
- * it again, recording. ctx must live until then. */
-void rw_tape_segment(rw_tape *t, rw_segment_fn fn, const void *ctx, rw_tensor *const *in, int n_in, rw_tensor **out,
-                     int n_out);
+ * it again, recording. The n_ctx <= RW_SEGMENT_CTX bytes at ctx are copied. Outputs must not be inputs. */
+void rw_tape_segment(rw_tape *t, rw_segment_fn fn, const void *ctx, size_t n_ctx, rw_tensor *const *in, int n_in,
+                     rw_tensor **out, int n_out);
 
 #ifdef __cplusplus
 }
