@@ -157,7 +157,8 @@ def flags():
 def compile_header(path, base):
     found = []
     compilers = [["gcc", "-x", "c", "-std=c11"], ["g++", "-x", "c++", "-std=c++17", "-Wno-missing-field-initializers"]]
-    if uses_atomics(path) or path.startswith("kernels/cpu/"):  # the CPU ops' own headers: vector types, restrict
+    # What only C files of one folder share may use C alone: vector types, restrict, _Alignas.
+    if uses_atomics(path) or path.startswith("kernels/cpu/") or path.endswith("_internal.h"):
         compilers.pop()
     for compiler in compilers:
         # Included from standard input: compiled as a main file, a header warns about its own static functions.
