@@ -1,0 +1,289 @@
+/* x060 in fp64: packed documents equal documents alone, a sequence in pieces equals the whole, checkpointing changes no
+ * bit, gradients of the carried state by finite differences, micro batches add up to one batch. */
+#include "core/model/model.h"
+#include "tests/unit/tensor/tape_test.h"
+
+#include <stdio.h>
+
+enum { L = 2, C = 64, N = 32, H = 2, V = 11, MOST = 64 };
+
+typedef struct {
+    bench b;
+    rw_model *model;
+    int32_t tokens[MOST], targets[MOST];
+    double *grads; /* of all parameters, as the flat buffer */
+} fixture;
+
+static fixture f;
+
+static int open_model(void **state) {
+    (void)state;
+    rw_error err = {0};
+    bench_open(&f.b);
+    rw_plan_model shape = {.arch = "x060",
+                           .n_layer = L,
+                           .n_embd = C,
+                           .vocab_size = V,
+                           .head_size = N,
+                           .n_head = H,
+                           .dim_ffn = 96,
+                           .lora_mix = 5,
+                           .lora_decay = 7,
+                           .head_size_divisor = 8,
+                           .init = "tutorial"};
+    rw_model_options train = {.train = true};
+    must(rw_model_new(&f.model, &shape, f.b.device, &train, &err), &err);
+    must(rw_model_init(f.model, 1, &err), &err);
+    rw_params *p = f.model->params; /* many start at zero: none shall here */
+    for (size_t i = 0; i < p->layout.n_segments; i++) {
+        double *x = p->tensors[i].data;
+        for (int64_t e = 0; e < p->layout.segments[i].n; e++) x[e] += 0.05 * noise(1000 + i, e);
+    }
+    for (int i = 0; i < MOST; i++) {
+        f.tokens[i] = (int32_t)rw_rng_u64_at(1, 1, (uint64_t)i) & 0x7fffffff;
+        f.tokens[i] %= V;
+        f.targets[i] = (f.tokens[i] * 3 + 1) % V;
+    }
+    f.grads = rw_alloc_array((size_t)p->layout.n_trainable, sizeof *f.grads);
+    return 0;
+}
+
+static int close_model(void **state) {
+    (void)state;
+    rw_model_free(f.model);
+    rw_free(f.grads);
+    bench_close(&f.b);
+    return 0;
+}
+
+static void back(void) {
+    rw_error err = {0};
+    must(rw_tape_backward(f.b.tape, &err), &err);
+}
+
+static void begin(void) {
+    rw_tape_reset(f.b.tape);
+    rw_params_begin_step(f.model->params);
+}
+
+/* Forward, loss and backward of rows [first, first+n); adds to the gradients. Copies hidden out. */
+static void run_rows(int64_t first, int64_t n, rw_rows rows, double *hidden, int grad_cp) {
+    rw_tape_reset(f.b.tape);
+    rw_tensor *h = rw_model_forward(f.model, f.b.tape, rows, f.tokens + first, NULL, NULL, grad_cp);
+    assert_non_null(h);
+    if (hidden) memcpy(hidden, h->data, (size_t)(n * C) * sizeof *hidden);
+    assert_non_null(rw_head_loss(f.b.tape, h, f.model->head, f.targets + first, NULL, 5));
+    back();
+    rw_tape_reset(f.b.tape);
+    assert_int_equal(f.b.arena.live, 0);
+}
+
+static void keep_grads(void) {
+    rw_params_finish_grads(f.model->params);
+    memcpy(f.grads, f.model->params->grads, (size_t)f.model->params->layout.n_trainable * sizeof *f.grads);
+}
+
+/* max|now - kept| / max|kept| of every parameter; a parameter without gradient would prove nothing. */
+static void same_grads(double tolerance) {
+    rw_params *p = f.model->params;
+    rw_params_finish_grads(p);
+    double worst = 0;
+    for (size_t i = 0; i < p->layout.n_segments; i++) {
+        const rw_segment *s = &p->layout.segments[i];
+        const double *now = p->tensors[i].grad, *was = f.grads + s->offset;
+        double top = 0, error = 0;
+        for (int64_t e = 0; e < s->n; e++) {
+            top = fmax(top, fabs(was[e]));
+            error = fmax(error, isnan(now[e]) ? INFINITY : fabs(now[e] - was[e]));
+        }
+        if (top == 0) fail_msg("%s has no gradient", s->name);
+        if (!(error <= tolerance * top)) fail_msg("gradient of %s: %.2g", s->name, error / top);
+        worst = fmax(worst, error / top);
+    }
+    print_message("  gradients agree to %.1e\n", worst);
+}
+
+static void packed_documents(void **state) {
+    (void)state;
+    static const int32_t borders[] = {0, 1, 18, 64};
+    double *packed = rw_alloc_array(MOST * C, sizeof *packed), *alone = rw_alloc_array(MOST * C, sizeof *alone);
+    for (int grad_cp = 0; grad_cp < 2; grad_cp++) {
+        begin();
+        run_rows(0, MOST, (rw_rows){MOST, 3, borders}, packed, grad_cp);
+        keep_grads();
+        begin();
+        for (int d = 0; d < 3; d++) {
+            int64_t first = borders[d], n = borders[d + 1] - first;
+            run_rows(first, n, (rw_rows){n, 1, NULL}, alone + first * C, grad_cp);
+        }
+        for (int i = 0; i < MOST * C; i++) assert_true(fabs(packed[i] - alone[i]) <= 1e-12);
+        same_grads(1e-11);
+    }
+    rw_free(packed);
+    rw_free(alone);
+}
+
+static void micro_batches(void **state) {
+    (void)state;
+    begin();
+    run_rows(0, 64, (rw_rows){64, 4, NULL}, NULL, 0);
+    keep_grads();
+    begin();
+    for (int i = 0; i < 4; i++) run_rows(16 * i, 16, (rw_rows){16, 1, NULL}, NULL, 0);
+    same_grads(1e-11);
+}
+
+static void checkpointing(void **state) {
+    (void)state;
+    static const int32_t borders[] = {0, 1, 18, 64};
+    int64_t peak[2];
+    for (int grad_cp = 0; grad_cp < 2; grad_cp++) {
+        begin();
+        f.b.arena.high_water = 0;
+        run_rows(0, MOST, (rw_rows){MOST, 3, borders}, NULL, grad_cp);
+        peak[grad_cp] = f.b.arena.high_water;
+        if (grad_cp == 0) keep_grads();
+    }
+    same_grads(0);
+    assert_memory_equal(f.grads, f.model->params->grads, (size_t)f.model->params->layout.n_trainable * sizeof *f.grads);
+    print_message("  step arena %lld bytes, with grad_cp %lld\n", (long long)peak[0], (long long)peak[1]);
+    assert_true(peak[1] < peak[0]);
+}
+
+/* -- pieces ----------------------------------------------------------------------------------------------------------
+ */
+
+/* hidden of several pieces under one loss: the gradient flows from the later piece through the state. */
+static void in_pieces(const int64_t *pieces, int n, double *hidden, int grad_cp) {
+    rw_state *states = rw_alloc_array((size_t)n, sizeof *states);
+    rw_tensor *h[8];
+    int64_t at = 0;
+    rw_tape_reset(f.b.tape);
+    for (int i = 0; i < n; i++) {
+        rw_rows rows = {pieces[i], 1, NULL};
+        h[i] = rw_model_forward(f.model, f.b.tape, rows, f.tokens + at, i ? &states[i - 1] : NULL,
+                                i + 1 < n ? &states[i] : NULL, grad_cp);
+        assert_non_null(h[i]);
+        memcpy(hidden + at * C, h[i]->data, (size_t)(pieces[i] * C) * sizeof *hidden);
+        rw_head_loss(f.b.tape, h[i], f.model->head, f.targets + at, NULL, 5);
+        at += pieces[i];
+    }
+    back();
+    rw_tape_reset(f.b.tape);
+    rw_free(states);
+}
+
+static void pieces_equal_the_whole(void **state) {
+    (void)state;
+    static const int64_t cuts[][4] = {{30, 0}, {17, 13, 0}, {1, 28, 1, 0}, {29, 1, 0}};
+    double *whole = rw_alloc_array(30 * C, sizeof *whole), *pieces = rw_alloc_array(30 * C, sizeof *pieces);
+    begin();
+    in_pieces(cuts[0], 1, whole, 0);
+    keep_grads();
+    for (int k = 1; k < 4; k++)
+        for (int grad_cp = 0; grad_cp < 2; grad_cp++) {
+            int n = 0;
+            while (cuts[k][n]) n++;
+            begin();
+            in_pieces(cuts[k], n, pieces, grad_cp);
+            for (int i = 0; i < 30 * C; i++) assert_true(fabs(pieces[i] - whole[i]) <= 1e-12);
+            same_grads(1e-11);
+        }
+    rw_free(whole);
+    rw_free(pieces);
+}
+
+/* -- gradients of the state -------------------------------------------------------------------------------------------
+ */
+
+typedef struct {
+    rw_rows rows;
+    int grad_cp;
+} state_case;
+
+/* in: att_shift, ffn_shift, wkv of both layers -> hidden and the state that goes out */
+static void build_state(rw_tape *t, rw_tensor *const *in, rw_tensor **out, const void *ctx) {
+    const state_case *c = ctx;
+    rw_state *s = rw_alloc_array(2, sizeof *s);
+    for (int l = 0; l < L; l++) {
+        s[0].att_shift[l] = in[3 * l];
+        s[0].ffn_shift[l] = in[3 * l + 1];
+        s[0].wkv[l] = in[3 * l + 2];
+    }
+    out[0] = rw_model_forward(f.model, t, c->rows, f.tokens, &s[0], &s[1], c->grad_cp);
+    for (int l = 0; l < L; l++) {
+        out[1 + 3 * l] = s[1].att_shift[l];
+        out[2 + 3 * l] = s[1].ffn_shift[l];
+        out[3 + 3 * l] = s[1].wkv[l];
+    }
+    rw_free(s);
+}
+
+static void state_gradients(void **state) {
+    (void)state;
+    static const int32_t borders[] = {0, 3, 3, 5};
+    for (int k = 0; k < 4; k++) {
+        state_case c = {{5, k < 2 ? 1 : 3, k < 2 ? NULL : borders}, k % 2};
+        int64_t n = k == 2 ? 3 : 1; /* the last: one state shared by three sequences */
+        tc_input in[6];
+        for (int l = 0; l < L; l++) {
+            in[3 * l] = (tc_input){"att_shift", 2, {n, C}, -1, 1};
+            in[3 * l + 1] = (tc_input){"ffn_shift", 2, {n, C}, -1, 1};
+            in[3 * l + 2] = (tc_input){"wkv", 4, {n, H, N, N}, -0.5, 0.5};
+        }
+        char what[64];
+        snprintf(what, sizeof what, "state, %s, grad_cp %d", k < 2 ? "one" : n == 3 ? "each" : "shared", k % 2);
+        tc_check(&f.b, what, build_state, &c, in, 6);
+    }
+}
+
+/* -- the rest
+ * ---------------------------------------------------------------------------------------------------------- */
+
+static void names(void **state) {
+    (void)state;
+    rw_error err = {0};
+    rw_layout *l = &f.model->params->layout;
+    assert_int_equal(l->n_segments, 1 + 30 + 28 + 3); /* ln0 in block 0 alone */
+    assert_string_equal(l->segments[0].name, "emb.weight");
+    assert_string_equal(l->segments[l->n_segments - 1].name, "head.weight");
+    assert_true(rw_layout_find(l, "blocks.0.ln0.weight") > 0);
+    assert_int_equal(rw_layout_find(l, "blocks.1.ln0.weight"), -1);
+    int receptance = rw_layout_find(l, "blocks.1.att.receptance.weight"),
+        key = rw_layout_find(l, "blocks.1.att.key.weight");
+    assert_int_equal(l->segments[key].offset, l->segments[receptance].offset + C * C); /* side by side */
+    rw_model *none;
+    rw_plan_model shape = {.arch = "x052"};
+    assert_int_equal(rw_model_new(&none, &shape, f.b.device, NULL, &err), RW_E_UNSUPPORTED);
+    assert_string_equal(err.msg, "no model of architecture 'x052' in this build; there is x060");
+}
+
+static void out_of_memory(void **state) {
+    (void)state;
+    rw_plan_model shape = f.model->shape;
+    rw_model_options train = {.train = true};
+    int64_t live = rw_alloc_live();
+    for (int64_t n = 1;; n++) {
+        rw_error err = {0};
+        rw_model *m = NULL;
+        rw_alloc_fail_after(n);
+        rw_status status = rw_model_new(&m, &shape, f.b.device, &train, &err);
+        if (status == RW_OK) status = rw_model_init(m, 1, &err);
+        rw_alloc_fail_after(0);
+        rw_model_free(m);
+        assert_int_equal(rw_alloc_live(), live);
+        if (status == RW_OK) {
+            assert_true(n > 20);
+            break;
+        }
+        assert_int_equal(status, RW_E_MEMORY);
+    }
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {cmocka_unit_test(packed_documents), cmocka_unit_test(micro_batches),
+                                       cmocka_unit_test(checkpointing),    cmocka_unit_test(pieces_equal_the_whole),
+                                       cmocka_unit_test(state_gradients),  cmocka_unit_test(names),
+                                       cmocka_unit_test(out_of_memory)};
+    return cmocka_run_group_tests(tests, open_model, close_model);
+}
