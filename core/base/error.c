@@ -195,3 +195,11 @@ size_t rw_error_format(const rw_error *err, char *buf, size_t size) {
     }
     return n < 0 ? 0 : (size_t)n;
 }
+
+void rw_error_settle(rw_error *err) {
+    char text[sizeof err->msg];
+    if (!err || (!err->at.file && !err->at.key)) return;
+    rw_error_format(err, text, sizeof text);
+    memcpy(err->msg, text, sizeof text);
+    err->at = RW_AT_NONE;
+}

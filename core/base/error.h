@@ -53,6 +53,9 @@ rw_status rw_fail_errno(rw_error *err, rw_where at, const char *fmt, ...) RW_PRI
 void rw_error_set_detail(rw_error *err, const char *text);
 void rw_error_clear(rw_error *err);
 
+/* Writes the place into the text, for when the strings that it borrows are about to go. NULL and no error are fine. */
+void rw_error_settle(rw_error *err);
+
 /* "file:line:col: key: msg", leaving out what is unknown. Returns the length that the whole text has. */
 size_t rw_error_format(const rw_error *err, char *buf, size_t size);
 

@@ -75,6 +75,7 @@ rw_status rw_command_tokenize(const rw_options *o, rw_error *err) {
     rw_status status =
         rw_tokenize_file(o->tokenize.input, o->tokenize.output, &options, show_progress, &bar, &done, err);
     if (bar.terminal) fputs("\r\033[K", stderr);
+    if (status != RW_OK) rw_error_settle(err);
     rw_free(vocab);
     RW_TRY(status);
     char a[32], b[32];

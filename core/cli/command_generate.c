@@ -26,6 +26,7 @@ static rw_status open_tokenizer(session *s, const rw_options *o, rw_error *err) 
     char *vocab = NULL;
     if (strcmp(kind, "world") == 0) RW_TRY(rw_vocab_find(o->vocab_file, NULL, &vocab, err));
     rw_status status = rw_tokenizer_open(&s->tokenizer, kind, vocab, err);
+    if (status != RW_OK) rw_error_settle(err);
     rw_free(vocab);
     return status;
 }

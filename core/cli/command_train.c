@@ -37,6 +37,7 @@ static rw_status with_device(const rw_options *o, rw_plan *plan, const rw_recipe
     plan->resume = o->train.resume ? o->train.resume : "auto";
     RW_TRY(rw_resume_find(plan, recipe, device, &resume, err));
     rw_status status = with_hooks(plan, recipe, device, o->train.dry_run, resume, err);
+    if (status != RW_OK) rw_error_settle(err);
     rw_free(resume);
     return status;
 }

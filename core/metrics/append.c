@@ -11,7 +11,7 @@
 static rw_status end_cut_line(int fd, const char *path, rw_error *err) {
     char last = '\n';
     off_t size = lseek(fd, 0, SEEK_END);
-    if (size > 0 && pread(fd, &last, 1, size - 1) != 1) return rw_fail_errno(err, RW_AT_FILE(path), "cannot be read");
+    if (size > 0 && pread(fd, &last, 1, size - 1) != 1) return rw_fail_errno(err, RW_AT_FILE(path), "cannot read");
     return last == '\n' ? RW_OK : rw_append(fd, path, "\n", 1, err);
 }
 
@@ -19,9 +19,9 @@ rw_status rw_append_open(int *fd, char **path, const char *proj_dir, const char 
     *path = rw_path_join(proj_dir, name);
     if (!*path) return rw_fail_memory(err, 256);
     *fd = open(*path, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
-    rw_status status = *fd < 0 ? rw_fail_errno(err, RW_AT_FILE(name), "cannot be opened in %s", proj_dir)
-                               : end_cut_line(*fd, name, err);
+    rw_status status = *fd < 0 ? rw_fail_errno(err, RW_AT_FILE(*path), "cannot open") : end_cut_line(*fd, *path, err);
     if (status == RW_OK) return RW_OK;
+    rw_error_settle(err); /* the path goes */
     if (*fd >= 0) close(*fd);
     rw_free(*path);
     *fd = -1;
@@ -33,7 +33,7 @@ rw_status rw_append(int fd, const char *path, const char *line, size_t n, rw_err
     while (n > 0) {
         ssize_t done = write(fd, line, n);
         if (done < 0 && errno == EINTR) continue;
-        if (done < 0) return rw_fail_errno(err, RW_AT_FILE(path), "cannot be written");
+        if (done < 0) return rw_fail_errno(err, RW_AT_NONE, "cannot write %s", path);
         line += done;
         n -= (size_t)done;
     }

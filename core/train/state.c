@@ -120,18 +120,18 @@ rw_status rw_state_load(const char *path, rw_params *params, rw_progress *progre
 /* -- may this run go on from it?
  * --------------------------------------------------------------------------------------- */
 
-static int compare_recipe(const rw_recipe *recipe, json_t *saved, rw_str *out) {
+static rw_status compare_recipe(const rw_recipe *recipe, json_t *saved, int *differ, rw_str *out, rw_error *err) {
     size_t n = json_object_size(saved), i = 0;
     rw_recipe_pair *pairs = rw_alloc_array(n + 1, sizeof *pairs);
     const char *key;
     json_t *value;
-    if (!pairs) return 0;
+    if (!pairs) return rw_fail_memory(err, n * sizeof *pairs);
     json_object_foreach(saved, key, value) {
         if (json_is_string(value)) pairs[i++] = (rw_recipe_pair){key, json_string_value(value)};
     }
-    int differ = rw_recipe_differences(recipe, pairs, (int)i, out);
+    *differ = rw_recipe_differences(recipe, pairs, (int)i, out);
     rw_free(pairs);
-    return differ;
+    return RW_OK;
 }
 
 static int64_t choice_int(json_t *choices, const char *name) {
@@ -175,8 +175,9 @@ static rw_status check_state(rw_plan *plan, const rw_recipe *recipe, rw_device *
     rw_str differences = {0};
     rw_status status = metadata_json(f, path, "recipe", &saved, err);
     if (status == RW_OK) status = metadata_json(f, path, "choices", &choices, err);
+    int keys = 0;
+    if (status == RW_OK && recipe) status = compare_recipe(recipe, saved, &keys, &differences, err);
     if (status == RW_OK) {
-        int keys = recipe ? compare_recipe(recipe, saved, &differences) : 0;
         bool own_path = strcmp(plan->resume, "auto") != 0;
         int chosen = compare_choices(plan, choices, &differences);
         if (keys > 0 || (chosen > 0 && !own_path))
@@ -207,7 +208,7 @@ rw_status rw_resume_find(rw_plan *plan, const rw_recipe *recipe, rw_device *devi
     if (!*path) return RW_OK;
     rw_status status = check_state(plan, recipe, device, *path, err);
     if (status != RW_OK) {
-        if (err && err->at.file == *path) err->at.file = plan->save.proj_dir; /* the path goes */
+        rw_error_settle(err); /* the path goes */
         rw_free(*path);
         *path = NULL;
     }

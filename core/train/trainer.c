@@ -373,6 +373,7 @@ rw_status rw_train(const rw_plan *plan, const rw_recipe *recipe, rw_device *devi
     if (status == RW_OK) status = run_steps(t, err);
     if (status == RW_OK) status = end(t, err);
     status = save_after_failure(t, status);
+    if (status != RW_OK) rw_error_settle(err); /* data and logs are closed, and their names with them */
     rw_signals_release();
     close_all(t);
     rw_free(t);

@@ -36,6 +36,10 @@ static void formats_what_is_known(void **state) {
         assert_int_equal(rw_error_format(&err, NULL, 0), strlen(cases[i].text));
         rw_error_format(&err, text, 7);
         assert_int_equal(strlen(text), 6);
+        rw_error_settle(&err); /* the place is text now, and borrows nothing */
+        assert_string_equal(err.msg, cases[i].text);
+        assert_null(err.at.file);
+        assert_null(err.at.key);
     }
     assert_int_equal(rw_fail(NULL, RW_E_IO, RW_AT_NONE, "nobody listens"), RW_E_IO);
 }
