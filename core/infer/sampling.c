@@ -22,10 +22,11 @@ static int by_probability(const void *a, const void *b) {
 static void softmax(const float *logits, int64_t V, rw_candidate *c) {
     double top = logits[likeliest(logits, V)], sum = 0;
     for (int64_t i = 0; i < V; i++) {
-        double e = isnan(logits[i]) ? 0 : exp(logits[i] - top);
+        double e = isnan(logits[i]) ? 0 : logits[i] == top ? 1 : exp(logits[i] - top); /* infinity is no NaN */
         sum += e;
         c[i] = (rw_candidate){(float)e, (int32_t)i};
     }
+    if (sum == 0) sum = 1; /* nothing but NaN */
     for (int64_t i = 0; i < V; i++) c[i].p = (float)(c[i].p / sum);
     qsort(c, (size_t)V, sizeof *c, by_probability);
 }

@@ -1,0 +1,185 @@
+/* The groups of x060 by name, clipping, and what an update leaves alone. */
+#include "core/optim/optim.h"
+#include "tests/unit/tensor/tape_test.h"
+
+/* -- groups ----------------------------------------------------------------------------------------------------- */
+
+enum { C = 64 };
+typedef struct {
+    const char *name;
+    int ndim;
+    int64_t shape[4];
+    double scale, stage2; /* of the learning rate, with layerwise_lr */
+    bool decay;
+} group_row;
+
+static const group_row rows[] = {
+    {"emb.weight", 2, {99, C}, 1, 1, true},
+    {"blocks.0.ln0.weight", 1, {C}, 1, 1, false},
+    {"blocks.0.ln1.bias", 1, {C}, 1, 1, false},
+    {"blocks.0.att.time_maa_x", 3, {1, 1, C}, 1, 5, false},
+    {"blocks.0.att.time_maa_g", 3, {1, 1, C}, 1, 5, false},
+    {"blocks.0.att.time_maa_w1", 2, {C, 160}, 1, 1, false},
+    {"blocks.0.att.time_maa_w2", 3, {5, 32, C}, 1, 1, false},
+    {"blocks.0.att.time_decay", 3, {1, 1, C}, 2, 5, false},
+    {"blocks.0.att.time_decay_w1", 2, {C, 64}, 1, 1, false},
+    {"blocks.0.att.time_decay_w2", 2, {64, C}, 1, 1, false},
+    {"blocks.0.att.time_faaaa", 2, {2, 32}, 1, 5, false},
+    {"blocks.0.att.receptance.weight", 2, {C, C}, 1, 1, true},
+    {"blocks.0.att.ln_x.weight", 1, {C}, 1, 1, false},
+    {"blocks.0.ffn.time_maa_k", 3, {1, 1, C}, 1, 5, false},
+    {"blocks.0.ffn.value.weight", 2, {C, 224}, 1, 1, true},
+    {"one_row.weight", 2, {1, C}, 1, 1, false}, /* a vector in disguise */
+    {"ln_out.weight", 1, {C}, 1, 1, false},
+    {"head.weight", 2, {99, C}, 1, 1, true},
+};
+enum { N_ROWS = sizeof rows / sizeof *rows };
+
+static void declare(rw_layout *l) {
+    rw_error err = {0};
+    for (int i = 0; i < N_ROWS; i++)
+        must(rw_layout_add(l, rows[i].name, rows[i].ndim, rows[i].shape, 0, i, &err), &err);
+}
+
+static void groups(void **state) {
+    (void)state;
+    rw_layout l = {0};
+    declare(&l);
+    for (int form = 0; form < 4; form++) {
+        rw_plan_train plan = {.layerwise_lr = form != 0, .my_pile_stage = form == 2 ? 2 : 0};
+        plan.weight_decay = form == 3 ? 0 : 0.1;
+        rw_optim_groups(&l, &plan);
+        for (int i = 0; i < N_ROWS; i++) {
+            double scale = form == 0 ? 1 : form == 2 ? rows[i].stage2 : rows[i].scale;
+            if (l.segments[i].lr_scale != scale)
+                fail_msg("%s: learning rate times %g, expected %g", rows[i].name, l.segments[i].lr_scale, scale);
+            if (l.segments[i].decay != (rows[i].decay && form != 3))
+                fail_msg("%s: decay %d in form %d", rows[i].name, l.segments[i].decay, form);
+        }
+    }
+    rw_layout_done(&l);
+}
+
+/* -- an update ---------------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    bench b;
+    rw_params *p;
+} fixture;
+
+static void open_params(fixture *f, const rw_plan_train *plan) {
+    rw_error err = {0};
+    rw_layout l = {0};
+    static const struct {
+        const char *name;
+        int64_t shape[2];
+    } few[] = {{"a.weight", {3, 5}}, {"b.time_decay", {1, 7}}, {"frozen.weight", {4, 4}}, {"c.weight", {9, 9}}};
+    bench_open(&f->b);
+    for (int i = 0; i < 4; i++) must(rw_layout_add(&l, few[i].name, 2, few[i].shape, i, 0, &err), &err);
+    l.segments[2].trainable = false;
+    rw_optim_groups(&l, plan);
+    must(rw_layout_place(&l, &err), &err);
+    must(rw_params_new(&f->p, f->b.device, &l, true, &err), &err);
+    for (size_t i = 0; i < 4; i++)
+        for (int64_t e = 0; e < f->p->layout.segments[i].n; e++) ((double *)f->p->tensors[i].data)[e] = noise(i, e);
+}
+
+static void close_params(fixture *f) {
+    rw_params_free(f->p);
+    bench_close(&f->b);
+}
+
+static double set_grads(fixture *f) {
+    double sum = 0;
+    for (size_t i = 0; i < 4; i++) {
+        rw_tensor *x = &f->p->tensors[i];
+        for (int64_t e = 0; x->grad && e < rw_tensor_count(x); e++) {
+            double g = 3 * noise(10 + i, e);
+            ((double *)x->grad)[e] = g;
+            sum += g * g;
+        }
+        x->grad_written = x->grad != NULL;
+    }
+    return sqrt(sum);
+}
+
+/* Values, moments: is element e of the flat buffers part of a parameter? */
+static bool in_segment(const rw_params *p, int64_t e) {
+    for (size_t i = 0; i < p->layout.n_segments; i++) {
+        const rw_segment *s = &p->layout.segments[i];
+        if (s->trainable && e >= s->offset && e < s->offset + s->n) return true;
+    }
+    return false;
+}
+
+static void one_update(double grad_clip, double decay) {
+    rw_error err = {0};
+    fixture f;
+    rw_plan_train plan = {.layerwise_lr = true, .weight_decay = decay, .grad_clip = grad_clip, .beta1 = 0.9};
+    plan.beta2 = 0.99;
+    plan.adam_eps = 1e-8;
+    open_params(&f, &plan);
+    rw_params *p = f.p;
+    double norm = set_grads(&f), frozen[16], old[3][81];
+    memcpy(frozen, p->tensors[2].data, sizeof frozen);
+    const int index[] = {0, 1, 3};
+    for (int k = 0; k < 3; k++)
+        memcpy(old[k], p->tensors[index[k]].data, (size_t)rw_tensor_bytes(&p->tensors[index[k]]));
+    for (int64_t e = 0; e < p->layout.n_trainable; e++)
+        if (!in_segment(p, e)) ((double *)p->values)[e] = ((double *)p->m)[e] = ((double *)p->v)[e] = 1e30;
+    f.b.scalars.lr = 1e-2;
+    f.b.scalars.weight_decay = decay;
+    must(rw_optim_update(&plan, p, &f.b.arena, &err), &err);
+    assert_int_equal(f.b.arena.live, 0);
+
+    double coef = grad_clip > 0 ? fmin(1, grad_clip / (norm + 1e-6)) : 1;
+    assert_true(fabs(f.b.scalars.grad_norm / norm - 1) < 1e-14);
+    assert_true(fabs(f.b.scalars.clip_coef / coef - 1) < 1e-14);
+    for (int k = 0; k < 3; k++) {
+        const rw_tensor *x = &p->tensors[index[k]];
+        for (int64_t e = 0; e < rw_tensor_count(x); e++) {
+            double g = 3 * noise((uint64_t)(10 + index[k]), e) * coef, lr = 1e-2 * (k == 1 ? 2 : 1);
+            double step = g / (fabs(g) + 1e-8); /* the first step: both moments are g, bias corrected */
+            if (k != 1 && decay > 0) step += decay * old[k][e];
+            assert_true(fabs(((double *)x->data)[e] - (old[k][e] - lr * step)) < 1e-13);
+        }
+    }
+    assert_memory_equal(frozen, p->tensors[2].data, sizeof frozen);
+    for (int64_t e = 0; e < p->layout.n_trainable; e++)
+        if (!in_segment(p, e))
+            assert_true(((double *)p->values)[e] == 1e30 && ((double *)p->m)[e] == 1e30 && ((double *)p->v)[e] == 1e30);
+    close_params(&f);
+}
+
+static void updates(void **state) {
+    (void)state;
+    one_update(0, 0);
+    one_update(0, 0.1);
+    one_update(1, 0.1);
+    one_update(1e6, 0); /* a limit that is not reached */
+}
+
+/* A parameter that nothing used has gradient 0, not that of the last step; a full arena is an error. */
+static void edges(void **state) {
+    (void)state;
+    rw_error err = {0};
+    fixture f;
+    rw_plan_train plan = {.beta1 = 0.9, .beta2 = 0.99, .adam_eps = 1e-8};
+    open_params(&f, &plan);
+    set_grads(&f);
+    rw_params_begin_step(f.p);
+    double before = *(double *)f.p->tensors[0].data;
+    f.b.scalars.lr = 1;
+    must(rw_optim_update(&plan, f.p, &f.b.arena, &err), &err);
+    assert_true(f.b.scalars.grad_norm == 0);
+    assert_true(*(double *)f.p->tensors[0].data == before);
+    int32_t all = rw_step_arena_take(&f.b.arena, f.b.arena.capacity);
+    assert_int_equal(rw_optim_update(&plan, f.p, &f.b.arena, &err), RW_E_MEMORY);
+    rw_step_arena_give(&f.b.arena, all);
+    close_params(&f);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {cmocka_unit_test(groups), cmocka_unit_test(updates), cmocka_unit_test(edges)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
