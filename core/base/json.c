@@ -9,13 +9,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* jansson reports some lacks of memory as mistakes in the text, so each is remembered here. */
+/* jansson reports some lacks of memory as mistakes in the text, and a text buffer that cannot grow ends in an assert of
+ * its own. So each lack is remembered here and the request tried once more; what was parsed is thrown away then. */
 static _Thread_local bool short_of_memory;
 
 static void *allocate(size_t n) {
     void *p = rw_alloc(n);
-    if (!p) short_of_memory = true;
-    return p;
+    if (p) return p;
+    short_of_memory = true;
+    return rw_alloc(n);
 }
 
 /* Before main(), so that no value made with one allocator is freed with another. */
@@ -55,7 +57,11 @@ rw_status rw_json_parse(const char *text, size_t n, rw_where at, json_t **out, r
     json_error_t e = {0};
     short_of_memory = false;
     *out = json_loadb(text, n, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY | JSON_ALLOW_NUL, &e);
-    if (!*out && short_of_memory) return rw_fail_memory(err, n);
+    if (short_of_memory) {
+        json_decref(*out);
+        *out = NULL;
+        return rw_fail_memory(err, n);
+    }
     return *out ? RW_OK : fail_json(&e, n, at, err);
 }
 

@@ -116,7 +116,8 @@ static rw_status decide_data(rw_plan *p, const rw_recipe *r, rw_arena *arena, rw
     if (!is(d->tokenizer, "world")) return RW_OK;
     char *found = NULL;
     rw_status status = rw_vocab_find(d->vocab_file, r->dir, &found, err);
-    if (status == RW_OK) d->vocab_file = rw_arena_strdup(arena, found);
+    if (status == RW_OK && !(d->vocab_file = rw_arena_strdup(arena, found)))
+        status = rw_fail_memory(err, strlen(found));
     rw_free(found);
     return status;
 }
@@ -161,8 +162,12 @@ static rw_status open_device(rw_plan *p, rw_device **device, rw_arena *arena, rw
     if (is(p->train.precision, "bf16") || is(p->train.precision, "fp16"))
         rw_info("precision %s: this CPU computes in fp32", p->train.precision);
     RW_TRY(rw_device_open_cpu(device, RW_F32, p->threads, err));
-    p->cpu_kernels = rw_arena_strdup(arena, (*device)->detail);
-    return RW_OK;
+    const char *detail = (*device)->detail; /* without the number of threads, which a resume may set */
+    p->cpu_kernels = rw_arena_strndup(arena, detail, strcspn(detail, ","));
+    if (p->cpu_kernels) return RW_OK;
+    rw_device_close(*device);
+    *device = NULL;
+    return rw_fail_memory(err, 64);
 }
 
 int64_t rw_plan_head_chunk(const rw_plan *p) {

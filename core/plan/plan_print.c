@@ -83,7 +83,8 @@ void rw_plan_print(const rw_plan *p, rw_str *out) {
     print_shape(p, out);
     print_data(p, out);
     print_steps(p, out);
-    snprintf(line, sizeof line, "%s: %s; computes in %s", p->device, p->cpu_kernels ? p->cpu_kernels : "", "fp32");
+    snprintf(line, sizeof line, "%s: %s, %d thread%s; computes in %s", p->device, p->cpu_kernels ? p->cpu_kernels : "",
+             p->threads, p->threads == 1 ? "" : "s", "fp32");
     row(out, "device", line);
     print_files(p, out);
     print_memory(p, out);

@@ -1,0 +1,152 @@
+#!/bin/sh
+# How runs end: signals, a hook that fails, the clock, a finished run again; and what lies in proj_dir then.
+set -eu
+
+root=$(cd "$(dirname "$0")/../.." && pwd)
+program=${RWKV_RUN:?RWKV_RUN is the program to test}
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+export RWKV_LANG=en RWKV_THREADS=1
+
+cat >"$work/recipe.yaml" <<YAML
+name: stop
+device: cpu
+model: { arch: x060, n_layer: 2, n_embd: 32, head_size: 32 }
+data: { data_type: jsonl, data_file: $root/tests/cli/data.jsonl, tokenizer: byte, ctx_len: 8 }
+train: { micro_bsz: 1, epoch_steps: 4, epoch_count: 3, precision: fp32 }
+save: { proj_dir: out, epoch_save: 1 }
+lua: { budget_ms: 60000 }
+YAML
+cat >"$work/slow.lua" <<'LUA'
+-- every step takes a while
+return { lr = function(trainer)
+  local began = os.clock()
+  while os.clock() - began < 0.3 do end
+end }
+LUA
+cat >"$work/wrong.lua" <<'LUA'
+return {
+  on_train_batch_end = function(trainer, metrics)
+    if trainer.step == 2 then
+      local nothing
+      return nothing.loss
+    end
+  end,
+}
+LUA
+
+fail() {
+    echo "FAIL: $*" >&2
+    [ ! -f "$work/log" ] || cat "$work/log" >&2
+    exit 1
+}
+# run NAME STATUS ARGS...: the run in proj_dir NAME must leave with STATUS
+run() {
+    dir=$work/$1 expected=$2 status=0
+    shift 2
+    "$program" "$work/recipe.yaml" save.proj_dir="$dir" "$@" >"$work/stdout" 2>"$work/log" || status=$?
+    [ "$status" = "$expected" ] || fail "status $status, expected $expected: $*"
+}
+says() { grep -qF -- "$1" "$work/log" || fail "not said: $1"; }
+until_there() {
+    tries=0
+    until [ -e "$1" ]; do
+        tries=$((tries + 1))
+        [ "$tries" -lt 600 ] || fail "$1 does not come"
+        sleep 0.05
+    done
+}
+whole() { "$program" inspect "$1" >/dev/null || fail "$1 is not whole"; }
+
+# -- a run to its end; only official names --------------------------------------------------------
+run whole 0
+says "done: 12 steps"
+for file in "$work"/whole/rwkv-*; do
+    name=${file##*/}
+    expr "$name" : 'rwkv-[0-9][0-9]*\.pth$' >/dev/null || [ "$name" = rwkv-init.pth ] || [ "$name" = rwkv-final.pth ] ||
+        fail "the official trainer cannot read the name $name"
+    whole "$file"
+done
+for name in rwkv-0.pth rwkv-1.pth rwkv-2.pth rwkv-init.pth rwkv-final.pth plan.yaml metrics.jsonl train_log.txt; do
+    [ -f "$work/whole/$name" ] || fail "no $name"
+done
+[ -z "$(find "$work/whole" -name '*.tmp-*')" ] || fail "a temporary file is left"
+
+# -- once more: nothing is left to do, and nothing changes; also with another number of threads ----
+cp "$work/whole/rwkv-final.pth" "$work/final.pth"
+run whole 0
+says "goes on from $work/whole/state-12.safetensors"
+cmp "$work/final.pth" "$work/whole/rwkv-final.pth" || fail "a finished run changed its weights"
+RWKV_THREADS=2 run whole 0
+says "uses 1 threads, as the saved run did"
+
+# -- keep ------------------------------------------------------------------------------------------
+run keep 0 save.keep=1 save.every=2
+[ -f "$work/keep/rwkv-2.pth" ] && [ ! -f "$work/keep/rwkv-1.pth" ] || fail "save.keep=1 keeps $(ls "$work/keep")"
+[ "$(find "$work/keep" -name 'state-*' | wc -l)" = 1 ] || fail "save.keep=1 keeps $(ls "$work/keep")"
+cmp "$work/final.pth" "$work/keep/rwkv-final.pth" || fail "saving more often changed the weights"
+
+# -- SIGTERM ---------------------------------------------------------------------------------------
+# start NAME: a slow run in the background, past its beginning
+start() {
+    "$program" "$work/recipe.yaml" save.proj_dir="$work/$1" "hooks=[$work/slow.lua]" >"$work/stdout" 2>"$work/log" &
+    pid=$!
+    until_there "$work/$1/rwkv-init.pth"
+    until grep -q '"event":"run"' "$work/$1/metrics.jsonl"; do sleep 0.02; done
+}
+leaves() {
+    status=0
+    wait "$pid" || status=$?
+    [ "$status" = "$1" ] || fail "status $status, expected $1"
+}
+start term
+kill -TERM "$pid"
+leaves 3
+says "the same command goes on from there"
+newest=$(find "$work/term" -name 'state-*')
+whole "$newest"
+[ ! -f "$work/term/rwkv-final.pth" ] || fail "a stopped run is not final"
+run term 0 # without the hook, which changes no bit
+cmp "$work/final.pth" "$work/term/rwkv-final.pth" || fail "the run that was stopped ends with other weights"
+
+# a second signal ends at once
+for signal in TERM INT; do
+    start "twice$signal"
+    for _ in 1 2 3 4; do # equal signals that wait are one
+        kill -$signal "$pid" 2>/dev/null || true
+        sleep 0.03
+    done
+    if [ $signal = TERM ]; then leaves 143; else leaves 130; fi
+done
+
+# -- a hook that fails ------------------------------------------------------------------------------
+run hook 1 "hooks=[$work/wrong.lua]"
+says "wrong.lua:5: on_train_batch_end at step 2: "
+says "nothing"
+whole "$work/hook/state-3.safetensors"
+run hook 0 # repaired: goes on
+says "state-3.safetensors"
+cmp "$work/final.pth" "$work/hook/rwkv-final.pth" || fail "the run with the repaired hook ends with other weights"
+
+# -- the clock ---------------------------------------------------------------------------------------
+run clock 0 train.max_seconds=0.5 "hooks=[$work/slow.lua]"
+says "stopped after 0.5 seconds (train.max_seconds) at step 2 of 12"
+whole "$work/clock/rwkv-final.pth"
+whole "$work/clock/state-2.safetensors"
+
+# -- nothing is written by a dry run; a state that is not there is named -------------------------------
+run dry 0 --dry-run
+[ ! -e "$work/dry" ] || fail "--dry-run wrote $(ls "$work/dry")"
+grep -q "plan of stop" "$work/stdout" || fail "--dry-run prints no plan"
+run missing 1 --resume "$work/none.safetensors"
+says "$work/none.safetensors: cannot open: No such file or directory"
+run missing 1 --resume "$work/whole/rwkv-0.pth"
+says "$work/whole/rwkv-0.pth: metadata 'recipe' is missing; is this a training state?"
+[ ! -e "$work/missing" ] || fail "a resume that cannot be wrote $(ls "$work/missing")"
+printf 'not a state' >"$work/broken.safetensors"
+run missing 1 --resume "$work/broken.safetensors"
+says "$work/broken.safetensors: "
+# from a state by its path, into another folder
+run other 0 --resume "$work/hook/state-12.safetensors"
+cmp "$work/final.pth" "$work/other/rwkv-final.pth" || fail "--resume PATH ends with other weights"
+echo "stop: signals, hooks, the clock, dry runs and resumes end as they should"
