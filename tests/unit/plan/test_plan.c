@@ -1,0 +1,360 @@
+/* The plan: what it refuses and how it says so, the chunk of the head, and its figures against a real engine, to the
+ * byte, for many shapes. */
+// clang-format off
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+// clang-format on
+
+#include "core/base/alloc.h"
+#include "core/base/fs.h"
+#include "core/checkpoint/weights.h"
+#include "core/plan/engine.h"
+#include "core/plan/plan.h"
+#include "tests/unit/golden.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static void must(rw_status status, const rw_error *err) {
+    char text[2048];
+    rw_error_format(err, text, sizeof text);
+    if (status != RW_OK) fail_msg("%s", text);
+}
+
+/* -- making a plan ------------------------------------------------------------------------------------------------ */
+
+typedef struct {
+    rw_recipe recipe;
+    rw_arena arena;
+    rw_plan plan;
+    rw_device *device;
+    char text[2048], error[2048];
+} fixture;
+
+static rw_status make_sized(fixture *f, const char *model, const char *more, int ctx_len) {
+    rw_error err = {0};
+    memset(f, 0, sizeof *f);
+    int n = snprintf(f->text, sizeof f->text,
+                     "name: plan\ndevice: cpu\nmodel: { %s }\n"
+                     "data: { data_type: jsonl, data_file: '%s', tokenizer: byte, ctx_len: %d }\n"
+                     "train: { micro_bsz: 2, epoch_steps: 3, precision: fp32%s }\nsave: { proj_dir: '%s' }\n",
+                     model, rw_source_path("tests/cli/data.jsonl"), ctx_len, more, rw_test_path("out"));
+    rw_recipe_options options = {.path = "plan.yaml", .trust = true, .text = f->text, .n_text = (size_t)n};
+    rw_status status = rw_recipe_load(&f->recipe, &options, &err);
+    if (status == RW_OK) status = rw_plan_make(&f->plan, &f->recipe, &f->arena, &f->device, &err);
+    if (status != RW_OK) rw_error_format(&err, f->error, sizeof f->error);
+    return status;
+}
+
+static rw_status make(fixture *f, const char *model, const char *more) {
+    return make_sized(f, model, more, 16);
+}
+
+static void done(fixture *f) {
+    rw_device_close(f->device);
+    rw_arena_done(&f->arena);
+    rw_recipe_done(&f->recipe);
+}
+
+static void refused(const char *model, const char *message) {
+    fixture f;
+    int64_t live = rw_alloc_live();
+    assert_int_equal(make(&f, model, ""), RW_E_RECIPE);
+    if (!strstr(f.error, message)) fail_msg("'%s' is not in '%s'", message, f.error);
+    assert_null(f.device);
+    done(&f);
+    assert_int_equal(rw_alloc_live(), live);
+}
+
+/* A .pth of x060 with two layers of 64 channels. */
+static const char *small_model(void) {
+    static char path[1024];
+    if (path[0]) return path;
+    rw_error err = {0};
+    fixture f;
+    rw_engine e;
+    snprintf(path, sizeof path, "%s", rw_test_path("small.pth"));
+    must(make(&f, "arch: x060, n_layer: 2, n_embd: 64, head_size: 32", ""), &err);
+    must(rw_engine_open(&e, &f.plan, f.device, false, &err), &err);
+    must(rw_model_init(e.model, 1, &err), &err);
+    must(rw_weights_save_pth(e.model->params, path, RW_BF16, &err), &err);
+    rw_engine_close(&e);
+    done(&f);
+    return path;
+}
+
+/* What a recipe alone can tell is refused by core/recipe (tests/cli/bad); here the file has the last word. */
+static void refuses(void **state) {
+    (void)state;
+    static const struct {
+        const char *key, *value, *found;
+    } rows[] = {{"n_layer", "3", "2"},
+                {"n_embd", "128", "64"},
+                {"vocab_size", "300", "257"},
+                {"head_size", "64", "32"},
+                {"dim_ffn", "256", "224"}};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        char model[2048], message[2048];
+        snprintf(model, sizeof model, "load_model: '%s', %s: %s", small_model(), rows[i].key, rows[i].value);
+        refused(model, "plan.yaml:3:");
+        snprintf(message, sizeof message, "model.%s: the recipe says %s, but %s has %s; leave this key out",
+                 rows[i].key, rows[i].value, small_model(), rows[i].found);
+        refused(model, message);
+    }
+}
+
+static void from_a_file(void **state) {
+    (void)state;
+    rw_error err = {0};
+    fixture f;
+    char model[2048];
+    snprintf(model, sizeof model, "load_model: '%s', n_layer: 2", small_model());
+    must(make(&f, model, ""), &err);
+    const rw_plan_model *m = &f.plan.model;
+    assert_int_equal(m->n_embd, 64);
+    assert_int_equal(m->head_size, 32);
+    assert_int_equal(m->n_head, 2);
+    assert_int_equal(m->vocab_size, 257);
+    assert_int_equal(m->lora_mix, 32);
+    assert_int_equal(m->lora_decay, 64);
+    assert_int_equal(f.plan.save.dtype, RW_BF16); /* as loaded */
+    assert_int_equal(f.plan.train.compute, RW_F32);
+    done(&f);
+}
+
+/* The sizes of the files that a save writes, exact but for the metadata of the state. */
+static void size_of_files(void **state) {
+    (void)state;
+    rw_error err = {0};
+    fixture f;
+    rw_engine e;
+    rw_file file;
+    must(make(&f, "arch: x060, n_layer: 2, n_embd: 64, head_size: 32", ""), &err);
+    must(rw_engine_open(&e, &f.plan, f.device, false, &err), &err);
+    const char *path = rw_test_path("rwkv-final.pth");
+    must(rw_weights_save_pth(e.model->params, path, f.plan.save.dtype, &err), &err);
+    must(rw_file_open(&file, path, &err), &err);
+    assert_int_equal(file.n_bytes, f.plan.needs.pth_bytes);
+    rw_file_close(&file);
+    assert_true(f.plan.needs.state_bytes > 3 * 4 * f.plan.needs.n_params);
+    rw_engine_close(&e);
+    done(&f);
+}
+
+/* -- the chunk of the head
+ * --------------------------------------------------------------------------------------------- */
+
+/* At most 128 MiB of logits, in multiples of 64 rows, all chunks about equal; a few rows are one chunk. */
+static void head_chunk(void **state) {
+    (void)state;
+    static const struct {
+        const char *more;
+        int64_t vocab, ctx_len, want; /* of 2 * ctx_len rows */
+    } rows[] = {{"", 257, 16, 32},      {", head_chunk: 5", 257, 16, 5}, {"", 65536, 256, 512},  {"", 65536, 257, 320},
+                {"", 65536, 1024, 512}, {"", 65536, 513, 384},           {"", 1000000, 100, 64}, {"", 257, 4096, 8192}};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        fixture f;
+        char text[256];
+        snprintf(text, sizeof text, "arch: x060, n_layer: 2, n_embd: 32, head_size: 32, vocab_size: %lld",
+                 (long long)rows[i].vocab);
+        rw_status status = make_sized(&f, text, rows[i].more, (int)rows[i].ctx_len);
+        if (status != RW_OK) fail_msg("%s", f.error);
+        if (f.plan.train.head_chunk != rows[i].want)
+            fail_msg("%lld rows of %lld: chunk %lld, expected %lld", (long long)(2 * rows[i].ctx_len),
+                     (long long)rows[i].vocab, (long long)f.plan.train.head_chunk, (long long)rows[i].want);
+        done(&f);
+    }
+}
+
+/* -- figures against a real engine
+ * ----------------------------------------------------------------------------------------- */
+
+typedef struct {
+    int64_t L, C, N, V, B, T, chunk;
+    int grad_cp, threads;
+    rw_dtype compute;
+} shape_row;
+
+static const shape_row shapes[] = {
+    {2, 64, 32, 257, 3, 17, 0, 0, 1, RW_F32},    {2, 64, 32, 257, 3, 17, 0, 1, 1, RW_F32},
+    {3, 64, 64, 257, 1, 1, 0, 0, 1, RW_F32},     {3, 128, 64, 1000, 2, 40, 7, 1, 2, RW_F32},
+    {2, 128, 128, 300, 4, 33, 50, 0, 2, RW_F32}, {2, 32, 32, 65536, 1, 16, 0, 0, 2, RW_F32},
+    {2, 32, 32, 65536, 2, 24, 16, 1, 1, RW_F32}, {2, 64, 32, 99, 2, 200, 0, 1, 3, RW_F64},
+    {5, 32, 32, 50, 1, 130, 64, 0, 1, RW_F32}};
+
+static rw_plan plan_of(const shape_row *s) {
+    rw_plan p = {.name = "shape", .threads = s->threads, .resume = "never", .device = "cpu"};
+    p.model = (rw_plan_model){.arch = "x060",
+                              .n_layer = s->L,
+                              .n_embd = s->C,
+                              .vocab_size = s->V,
+                              .head_size = s->N,
+                              .n_head = s->C / s->N,
+                              .dim_ffn = s->C * 7 / 2 / 32 * 32,
+                              .lora_mix = 32,
+                              .lora_decay = 64,
+                              .head_size_divisor = 8,
+                              .init = "tutorial"};
+    p.train = (rw_plan_train){.micro_bsz = s->B,
+                              .ctx_len = s->T,
+                              .accumulate = 1,
+                              .epoch_steps = 1,
+                              .epoch_count = 1,
+                              .n_steps = 1,
+                              .beta1 = 0.9,
+                              .beta2 = 0.99,
+                              .adam_eps = 1e-8,
+                              .grad_clip = 1,
+                              .grad_cp = s->grad_cp,
+                              .compute = s->compute,
+                              .l2wrap = "v7",
+                              .loss_norm = "step",
+                              .head_chunk = s->chunk ? s->chunk : s->B * s->T};
+    p.save.dtype = RW_F32;
+    return p;
+}
+
+static void steps_of(rw_engine *e, const shape_row *s) {
+    rw_error err = {0};
+    int64_t R = s->B * s->T;
+    int32_t *tokens = rw_alloc_array((size_t)R, sizeof *tokens), *borders = rw_alloc_array((size_t)s->B + 1, 4);
+    float *mask = rw_alloc_array((size_t)R, sizeof *mask);
+    for (int64_t i = 0; i < R; i++) {
+        tokens[i] = (int32_t)(i * 31 % s->V);
+        mask[i] = 1;
+    }
+    for (int64_t i = 0; i <= s->B; i++) borders[i] = (int32_t)(i * s->T);
+    rw_batch b = {.n_rows = R, .n_seq = s->B, .tokens = tokens, .targets = tokens, .mask = mask, .cu_seqlens = borders};
+    b.mask_sum = (double)R;
+    must(rw_model_init(e->model, 1, &err), &err);
+    for (int step = 0; step < 2; step++) {
+        double loss;
+        rw_engine_begin_step(e, step, 1e-3, 0, b.mask_sum);
+        must(rw_engine_micro_step(e, &b, &loss, &err), &err);
+        assert_true(loss > 0);
+        must(rw_engine_update(e, &err), &err);
+        assert_true(e->scalars.grad_norm > 0);
+        must(rw_engine_evaluate(e, &b, &loss, &err), &err);
+    }
+    rw_free(tokens);
+    rw_free(borders);
+    rw_free(mask);
+}
+
+static void figures(void **state) {
+    (void)state;
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
+        const shape_row *s = &shapes[i];
+        rw_error err = {0};
+        rw_plan p = plan_of(s);
+        rw_device *d;
+        rw_engine e;
+        must(rw_device_open_cpu(&d, s->compute, s->threads, &err), &err);
+        int64_t calls = rw_alloc_live();
+        must(rw_plan_measure(&p, d, &err), &err);
+        assert_int_equal(rw_alloc_live(), calls);
+        assert_int_equal(d->live_bytes, 0); /* measuring takes nothing */
+        must(rw_engine_open(&e, &p, d, true, &err), &err);
+        steps_of(&e, s);
+        print_message("  L%lld C%lld N%lld V%lld B%lld T%lld %s%s: %lld bytes, arena %lld\n", (long long)s->L,
+                      (long long)s->C, (long long)s->N, (long long)s->V, (long long)s->B, (long long)s->T,
+                      rw_dtype_name(s->compute), s->grad_cp ? " grad_cp" : "", (long long)p.needs.engine_bytes,
+                      (long long)p.needs.arena_bytes);
+        assert_int_equal(e.arena.high_water, p.needs.arena_bytes);
+        assert_int_equal(d->live_bytes, p.needs.engine_bytes);
+        assert_int_equal(d->peak_bytes, p.needs.engine_bytes);
+        int64_t sum = 0;
+        for (int k = 0; k < p.needs.n_parts; k++) sum += p.needs.parts[k].n_bytes;
+        assert_int_equal(sum, p.needs.engine_bytes);
+        rw_engine_close(&e);
+        assert_int_equal(d->live_bytes, 0);
+        rw_device_close(d);
+    }
+}
+
+/* One unit less in the arena, and the step says so; nothing else happens. */
+static void one_unit_less(void **state) {
+    (void)state;
+    rw_error err = {0};
+    rw_plan p = plan_of(&shapes[0]);
+    rw_device *d;
+    rw_engine e;
+    must(rw_device_open_cpu(&d, RW_F32, 1, &err), &err);
+    must(rw_plan_measure(&p, d, &err), &err);
+    p.needs.arena_bytes -= RW_ARENA_ALIGN;
+    must(rw_engine_open(&e, &p, d, true, &err), &err);
+    static const int32_t tokens[64], borders[] = {0, 17, 34, 51};
+    static const float mask[64] = {1};
+    rw_batch b = {.n_rows = 51, .n_seq = 3, .tokens = tokens, .targets = tokens, .mask = mask, .cu_seqlens = borders};
+    double loss;
+    rw_engine_begin_step(&e, 0, 1e-3, 0, 1);
+    assert_int_equal(rw_engine_micro_step(&e, &b, &loss, &err), RW_E_MEMORY);
+    assert_non_null(strstr(err.msg, "the step arena of"));
+    assert_int_equal(e.arena.live, 0);
+    rw_engine_close(&e);
+    rw_device_close(d);
+}
+
+/* -- in words
+ * -------------------------------------------------------------------------------------------------------------- */
+
+static void printed(void **state) {
+    (void)state;
+    rw_error err = {0};
+    fixture f;
+    must(make(&f, "arch: x060, n_layer: 2, n_embd: 64, head_size: 32", ""), &err);
+    rw_str text = {0};
+    rw_plan_print(&f.plan, &text);
+    static const char *const parts[] = {"plan of plan\n",
+                                        "x060  L2 C64 H2 N32  vocabulary 257",
+                                        "initial values",
+                                        "counted when read",
+                                        "3 = 1 epochs of 3; 32 tokens each, 96 in all",
+                                        "micro_bsz 2 x ctx_len 16 x accumulate 1",
+                                        "cpu: OpenBLAS ",
+                                        "computes in fp32",
+                                        "each save",
+                                        "memory\n",
+                                        "parameters",
+                                        "gradients",
+                                        "Adam moments",
+                                        "activations (step arena)",
+                                        "engine, in all",
+                                        "process, about"};
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
+        if (!strstr(text.data, parts[i])) fail_msg("'%s' is not in the plan:\n%s", parts[i], text.data);
+    assert_null(strstr(text.data, "WARNING"));
+    rw_str_clear(&text);
+    f.plan.needs.disk_free = 1000;
+    f.plan.needs.process_bytes = INT64_MAX / 2;
+    rw_plan_print(&f.plan, &text);
+    assert_non_null(strstr(text.data, "WARNING: the disk has no room for one save of "));
+    assert_non_null(strstr(text.data, "lower train.micro_bsz or data.ctx_len, or set train.grad_cp: 1"));
+    rw_str_done(&text);
+
+    rw_plan_choice choices[RW_PLAN_MAX_CHOICES];
+    int n = rw_plan_choices(&f.plan, choices);
+    assert_in_range(n, 5, RW_PLAN_MAX_CHOICES);
+    must(rw_mkdir_all(f.plan.save.proj_dir, &err), &err);
+    must(rw_plan_write(&f.plan, &f.recipe, &err), &err);
+    char *yaml, row[2200];
+    int64_t size;
+    must(rw_file_slurp(rw_test_path("out/plan.yaml"), 1 << 20, &yaml, &size, &err), &err);
+    for (int i = 0; i < n; i++) {
+        snprintf(row, sizeof row, "  %s: \"%s\"\n", choices[i].name, choices[i].value);
+        if (!strstr(yaml, row)) fail_msg("%s is not in plan.yaml", row);
+    }
+    rw_free(yaml);
+    done(&f);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {cmocka_unit_test(refuses),       cmocka_unit_test(from_a_file),
+                                       cmocka_unit_test(size_of_files), cmocka_unit_test(head_chunk),
+                                       cmocka_unit_test(figures),       cmocka_unit_test(one_unit_less),
+                                       cmocka_unit_test(printed)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
