@@ -1,6 +1,6 @@
 -- The learning rate of the quickstart: a cosine over the steps, or over the time, whichever is further on.
 --
--- Where 3000 steps take longer than the recipe's max_seconds, a cosine over the steps alone would stop halfway
+-- Where the steps take longer than the recipe's max_seconds, a cosine over the steps alone would stop halfway
 -- down, with a model that is still restless. Here it is down when the time is up. On a computer that makes all
 -- the steps in time the clock never leads, and a run gives the same bits as any other.
 
