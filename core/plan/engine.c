@@ -42,6 +42,7 @@ static rw_status open_buffers(rw_engine *e, const rw_plan *plan, rw_error *err) 
     char *base = e->device->alloc(e->device, n_bytes);
     if (!base) return rw_fail_memory(err, (size_t)n_bytes);
     cut_batch(e, plan, base);
+    e->before = e->device->exec.scalars;
     e->device->exec.scalars = e->d_scalars;
     RW_TRY(rw_step_arena_init(&e->arena, e->device, plan->needs.arena_bytes, err));
     return rw_tape_new(&e->tape, e->device, &e->arena, err);
@@ -64,7 +65,10 @@ rw_status rw_engine_open(rw_engine *e, const rw_plan *plan, rw_device *device, b
 void rw_engine_close(rw_engine *e) {
     rw_tape_free(e->tape);
     rw_step_arena_done(&e->arena);
-    if (e->d_scalars) e->device->free(e->device, e->d_scalars, rw_engine_batch_bytes(e->plan));
+    if (e->d_scalars) {
+        e->device->exec.scalars = e->before;
+        e->device->free(e->device, e->d_scalars, rw_engine_batch_bytes(e->plan));
+    }
     rw_model_free(e->model);
     *e = (rw_engine){0};
 }
@@ -102,16 +106,17 @@ static rw_rows upload_batch(rw_engine *e, const rw_batch *b) {
     return (rw_rows){b->n_rows, b->n_seq, e->d_cu_seqlens};
 }
 
-/* loss of each row -> *d_loss */
-static void sum_loss(rw_engine *e, const rw_tensor *loss) {
-    if (!loss) return;
+/* loss of each row -> *d_loss. Without a loss the tape holds the error. */
+static rw_status sum_loss(rw_engine *e, const rw_tensor *loss, rw_error *err) {
+    if (!loss) return RW_OK;
     rw_sum_args a = {.dtype = loss->dtype, .n = loss->shape[0], .x = loss->data, .weight = e->d_mask, .out = e->d_loss};
     int64_t n = e->device->kernels->sum_scratch(&a, &e->device->exec);
     int32_t piece = rw_step_arena_take(&e->arena, n);
-    if (piece < 0) return;
+    if (piece < 0) return rw_fail_memory(err, (size_t)n);
     a.scratch = rw_step_arena_at(&e->arena, piece);
     e->device->kernels->sum(&a, &e->device->exec);
     rw_step_arena_give(&e->arena, piece);
+    return RW_OK;
 }
 
 static rw_tensor *forward(rw_engine *e, rw_rows rows) {
@@ -120,8 +125,8 @@ static rw_tensor *forward(rw_engine *e, rw_rows rows) {
     return hidden ? rw_head_loss(e->tape, hidden, e->model->head, e->d_targets, e->d_mask, p->head_chunk) : NULL;
 }
 
-static rw_status finish(rw_engine *e, double *loss_sum, rw_error *err) {
-    rw_status status = rw_tape_error(e->tape, err);
+static rw_status finish(rw_engine *e, rw_status status, double *loss_sum, rw_error *err) {
+    if (status == RW_OK) status = rw_tape_error(e->tape, err);
     rw_tape_reset(e->tape);
     RW_TRY(status);
     RW_TRY(e->device->synchronize(e->device, err));
@@ -137,18 +142,17 @@ rw_status rw_engine_micro_step(rw_engine *e, const rw_batch *b, double *loss_sum
     rw_rows rows = upload_batch(e, b);
     rw_tape_reset(e->tape);
     rw_tape_record(e->tape, true);
-    rw_tensor *loss = forward(e, rows);
-    sum_loss(e, loss);
-    rw_tape_backward(e->tape, NULL);
-    return finish(e, loss_sum, err);
+    rw_status status = sum_loss(e, forward(e, rows), err);
+    if (status == RW_OK) rw_tape_backward(e->tape, NULL);
+    return finish(e, status, loss_sum, err);
 }
 
 rw_status rw_engine_evaluate(rw_engine *e, const rw_batch *b, double *loss_sum, rw_error *err) {
     rw_rows rows = upload_batch(e, b);
     rw_tape_reset(e->tape);
     rw_tape_record(e->tape, false);
-    sum_loss(e, forward(e, rows));
-    return finish(e, loss_sum, err);
+    rw_status status = sum_loss(e, forward(e, rows), err);
+    return finish(e, status, loss_sum, err);
 }
 
 rw_status rw_engine_update(rw_engine *e, rw_error *err) {

@@ -22,6 +22,7 @@ typedef struct {
     rw_tape *tape;
     rw_step_scalars scalars;    /* the host's copy                                */
     rw_step_scalars *d_scalars; /* on the device                                  */
+    rw_step_scalars *before;    /* the device's own, back in place after close    */
     int32_t *d_tokens, *d_targets, *d_cu_seqlens;
     float *d_mask;
     double *d_loss; /* sum of mask * loss of the last batch           */

@@ -257,6 +257,7 @@ static void figures(void **state) {
         must(rw_plan_measure(&p, d, &err), &err);
         assert_int_equal(rw_alloc_live(), calls);
         assert_int_equal(d->live_bytes, 0); /* measuring takes nothing */
+        const rw_step_scalars *own = d->exec.scalars;
         must(rw_engine_open(&e, &p, d, true, &err), &err);
         steps_of(&e, s);
         print_message("  L%lld C%lld N%lld V%lld B%lld T%lld %s%s: %lld bytes, arena %lld\n", (long long)s->L,
@@ -271,6 +272,7 @@ static void figures(void **state) {
         assert_int_equal(sum, p.needs.engine_bytes);
         rw_engine_close(&e);
         assert_int_equal(d->live_bytes, 0);
+        assert_ptr_equal(d->exec.scalars, own);
         rw_device_close(d);
     }
 }

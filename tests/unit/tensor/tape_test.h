@@ -99,6 +99,7 @@ static inline double tc_weight(const tc_case *c, int out, int64_t i) {
 static inline void tc_outputs(const tc_case *c, rw_tensor **in, rw_tensor **out) {
     rw_error err = {0};
     rw_tape_reset(c->b->tape);
+    memset(c->b->arena.base, 0xff, (size_t)c->b->arena.high_water); /* NaN: what is not written shows */
     for (int i = 0; i < c->n_in; i++) {
         in[i] = rw_tape_wrap(c->b->tape, RW_F64, c->in[i].ndim, c->in[i].shape, c->data[i]);
         in[i]->requires_grad = true;
