@@ -303,6 +303,10 @@ static rw_status begin(trainer *t, rw_device *device, const char *resume, rw_err
     if (resume) RW_TRY(rw_state_load(resume, t->engine.model->params, &t->progress, err));
     RW_TRY(open_data(t, resume, err)); /* mistakes in the data show before long work */
     if (!resume) RW_TRY(fill_model(t, err));
+    if (t->progress.step % t->plan->train.epoch_steps == 0) { /* saved between a step and the end of its epoch */
+        t->progress.epoch_loss = 0;
+        t->progress.epoch_loss_n = 0;
+    }
     t->elapsed_before = t->progress.elapsed;
     t->trainer.step_begin = t->progress.step;
     t->metrics.step = t->progress.step;

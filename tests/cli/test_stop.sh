@@ -128,6 +128,15 @@ run hook 0 # repaired: goes on
 says "state-3.safetensors"
 cmp "$work/final.pth" "$work/hook/rwkv-final.pth" || fail "the run with the repaired hook ends with other weights"
 
+# in the last step of an epoch: the next epoch begins with its own losses
+sed 's/step == 2/step == 3/' "$work/wrong.lua" >"$work/later.lua"
+run later 1 "hooks=[$work/later.lua]"
+run later 0
+epochs() { tail -n 2 "$work/$1/train_log.txt" | cut -d ' ' -f 1-4; }
+grep -v 'NEW RUN\|^stop$\|state-' "$work/whole/train_log.txt" >"$work/whole/epochs"
+[ "$(epochs later)" = "$(tail -n 2 "$work/whole/epochs" | cut -d ' ' -f 1-4)" ] ||
+    fail "epochs after a resume: $(epochs later), whole: $(cat "$work/whole/train_log.txt")"
+
 # -- the clock; the first step takes at least 0.3 seconds ------------------------------------------------
 run clock 0 train.max_seconds=0.1 "hooks=[$work/slow.lua]"
 says "stopped after 0.1 seconds (train.max_seconds) at step 1 of 12"
