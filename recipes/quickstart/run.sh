@@ -31,8 +31,9 @@ status=0
 trained=$(date +%s)
 
 wanted=$(sed -n 's/^ *epoch_steps: *\([0-9]*\).*/\1/p' "$here/recipe.yaml")
-made=$(sed -n 's/.*"step": *\([0-9]*\).*/\1/p' "$output/metrics.jsonl" | tail -n 1)
-if [ "$((made + 1))" -lt "$wanted" ]; then
+last=$(sed -n 's/.*"step": *\([0-9]*\).*/\1/p' "$output/metrics.jsonl" | tail -n 1)
+made=$((last + 1)) # steps are counted from 0
+if [ "$made" -lt "$wanted" ]; then
     rw_say "This computer made $made of $wanted steps in the time allowed; the training ended there, with its learning rate down."
 fi
 
