@@ -9,6 +9,7 @@
 
 #include "tests/unit/golden.h"
 
+#include <dirent.h>
 #include <ftw.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -43,6 +44,27 @@ const char *rw_golden_path(const char *relative) {
     const char *path = join(dir ? dir : "", relative);
     if (access(path, R_OK) != 0) missing(relative);
     return path;
+}
+
+void rw_golden_each(const char *folder, void (*fn)(void *ctx, const char *name), void *ctx) {
+    struct dirent **names;
+    int n = scandir(rw_golden_path(folder), &names, NULL, alphasort);
+    if (n < 0) missing(folder);
+    for (int i = 0; i < n; i++) {
+        if (names[i]->d_name[0] != '.') fn(ctx, names[i]->d_name);
+        free(names[i]);
+    }
+    free(names);
+}
+
+const char *rw_golden_vocab(void) {
+    const char *dir = rw_golden_dir(), *own = getenv("RWKV_VOCAB");
+    const char *beside = dir ? join(dir, "../data/rwkv_vocab_v20230424.txt") : NULL;
+    if (beside && access(beside, R_OK) == 0) return beside;
+    if (own && access(own, R_OK) == 0) return own;
+    const char *shared = join(RW_SOURCE_DIR, "../shared/data/rwkv_vocab_v20230424.txt");
+    if (access(shared, R_OK) != 0) missing("the vocabulary (set RWKV_VOCAB)");
+    return shared;
 }
 
 const char *rw_own_golden_path(const char *relative) {

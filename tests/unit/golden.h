@@ -13,6 +13,12 @@ const char *rw_golden_dir(void);
  * return: the running cmocka test is skipped, or fails. The text stays valid until 16 further calls. */
 const char *rw_golden_path(const char *relative);
 
+/* Calls fn with each name in a folder of the big set ("models"), sorted; folders are not known by name, so that
+ * another set of the same layout serves as well. Skips or fails as rw_golden_path() when the folder is missing. */
+void rw_golden_each(const char *folder, void (*fn)(void *ctx, const char *name), void *ctx);
+/* The World vocabulary: ../data beside the big set, else $RWKV_VOCAB, else ../shared/data. */
+const char *rw_golden_vocab(void);
+
 /* The same in tests/golden; always fails when missing. */
 const char *rw_own_golden_path(const char *relative);
 

@@ -1,7 +1,10 @@
 /* Every container of the golden set against its expected values, bit for bit; official initial models by name. */
 #include "tests/unit/checkpoint/checkpoint_test.h"
 
+#include "core/base/fs.h"
 #include "core/checkpoint/model_shape.h"
+
+#include <jansson.h>
 
 static const char *const containers[] = {
     "state_dict_f32",       "state_dict_bf16",    "state_dict_f16",
@@ -49,61 +52,113 @@ static void containers_are_read(void **state) {
     for (size_t i = 0; i < sizeof containers / sizeof *containers; i++) compare(containers[i]);
 }
 
+static json_t *read_config(const char *path) {
+    json_t *json = json_load_file(path, 0, NULL);
+    if (!json) fail_msg("%s cannot be read", path);
+    return json;
+}
+
+static int64_t whole(const json_t *c, const char *key) {
+    return (int64_t)json_integer_value(json_object_get(c, key));
+}
+static bool text_is(const json_t *c, const char *key, const char *value) {
+    const char *text = json_string_value(json_object_get(c, key));
+    return text && strcmp(text, value) == 0;
+}
+
+static void compare_shape(const char *path, const json_t *c, rw_dtype dtype) {
+    rw_tensor_file *f = open_good(path);
+    rw_plan_model m = {0};
+    rw_arena a = {0};
+    rw_error err = {0};
+    if (rw_model_shape_from_file(f, &m, &a, &err) != RW_OK) fail_msg("%s: %s", path, err.msg);
+    int64_t N = whole(c, "head_size"), ffn = whole(c, "ffn_hidden");
+    const char *arch = json_string_value(json_object_get(c, "arch"));
+    assert_string_equal(m.arch, arch ? arch : json_string_value(json_object_get(c, "my_testing")));
+    assert_int_equal(m.n_layer, whole(c, "n_layer"));
+    assert_int_equal(m.n_embd, whole(c, "n_embd"));
+    assert_int_equal(m.vocab_size, whole(c, "vocab_size"));
+    assert_int_equal(m.head_size, N);
+    assert_int_equal(m.n_head, whole(c, "n_embd") / N);
+    if (ffn) assert_int_equal(m.dim_ffn, ffn);
+    assert_int_equal(m.file_dtype, dtype);
+    assert_true(read_everything(path));
+    rw_arena_done(&a);
+    rw_tensor_file_close(f);
+}
+
+static void expect_named(const char *path, const char *words) {
+    rw_tensor_file *f = open_good(path);
+    rw_plan_model m = {0};
+    rw_arena a = {0};
+    rw_error err = {0};
+    assert_int_equal(rw_model_shape_from_file(f, &m, &a, &err), RW_E_UNSUPPORTED);
+    if (!strstr(err.msg, words)) fail_msg("%s: %s", path, err.msg);
+    rw_arena_done(&a);
+    rw_tensor_file_close(f);
+}
+
+/* Each folder with weights of its own: its sizes are read from them, or what it was trained with is named. */
+static void one_model(void *ctx, const char *name) {
+    int *n = ctx;
+    char dir[512], config[600], weights[600];
+    snprintf(dir, sizeof dir, "%s/models/%s", rw_golden_dir(), name);
+    snprintf(config, sizeof config, "%s/config.json", dir);
+    snprintf(weights, sizeof weights, "%s/model.pth", dir);
+    if (!rw_exists(config) || !rw_exists(weights)) return;
+    json_t *c = read_config(config);
+    if (whole(c, "head_qk") > 0)
+        expect_named(weights, "trained with head_qk");
+    else if (whole(c, "pre_ffn") > 0)
+        expect_named(weights, "trained with pre_ffn");
+    else if (text_is(c, "train_type", "states"))
+        expect_named(weights, "trained with train_type states");
+    else
+        compare_shape(weights, c, text_is(c, "dtype", "bfloat16") ? RW_BF16 : RW_F32);
+    json_decref(c);
+    ++*n;
+}
+
+static void one_init(void *ctx, const char *name) {
+    int *n = ctx;
+    char stats[600], weights[600];
+    snprintf(stats, sizeof stats, "%s/init/%s/stats.json", rw_golden_dir(), name);
+    snprintf(weights, sizeof weights, "%s/init/%s/pth/rwkv-init.pth", rw_golden_dir(), name);
+    if (!rw_exists(stats) || !rw_exists(weights)) return;
+    json_t *c = read_config(stats);
+    compare_shape(weights, json_object_get(c, "config"), RW_BF16);
+    json_decref(c);
+    ++*n;
+}
+
+static void one_train(void *ctx, const char *name) {
+    int *n = ctx;
+    char config[600], weights[600];
+    snprintf(config, sizeof config, "%s/train/%s/config.json", rw_golden_dir(), name);
+    snprintf(weights, sizeof weights, "%s/train/%s/final.pth", rw_golden_dir(), name);
+    if (!rw_exists(config) || !rw_exists(weights)) return;
+    json_t *c = read_config(config);
+    if (text_is(c, "train_type", "states")) {
+        expect_named(weights, "holds only initial states");
+        ++*n;
+    }
+    json_decref(c);
+}
+
 static void official_models_are_recognised(void **state) {
     (void)state;
-    static const struct {
-        const char *path, *arch;
-        int64_t n_layer, n_embd, vocab, head_size, n_head, dim_ffn, mix, decay;
-        rw_dtype dtype;
-    } models[] = {
-        {"init/x052-a/pth/rwkv-init.pth", "x052", 4, 64, 320, 64, 1, 224, 0, 0, RW_BF16},
-        {"init/x060-a/pth/rwkv-init.pth", "x060", 4, 64, 320, 64, 1, 224, 32, 64, RW_BF16},
-        {"init/x070-a/pth/rwkv-init.pth", "x070", 4, 64, 320, 64, 1, 256, 0, 0, RW_BF16},
-        {"models/x060-base/model.pth", "x060", 2, 64, 320, 64, 1, 224, 32, 64, RW_F32},
-        {"models/x060-h32/model.pth", "x060", 2, 64, 300, 32, 2, 96, 32, 64, RW_F32},
-        {"models/x060-c128/model.pth", "x060", 2, 128, 160, 64, 2, 32, 32, 64, RW_F32},
-        {"models/x060-bf16/model.pth", "x060", 2, 64, 300, 64, 1, 256, 32, 64, RW_BF16},
-    };
-    for (size_t i = 0; i < sizeof models / sizeof *models; i++) {
-        rw_tensor_file *f = open_good(rw_golden_path(models[i].path));
-        rw_plan_model m = {0};
-        rw_arena a = {0};
-        rw_error err = {0};
-        if (rw_model_shape_from_file(f, &m, &a, &err) != RW_OK) fail_msg("%s: %s", models[i].path, err.msg);
-        assert_string_equal(m.arch, models[i].arch);
-        assert_int_equal(m.n_layer, models[i].n_layer);
-        assert_int_equal(m.n_embd, models[i].n_embd);
-        assert_int_equal(m.vocab_size, models[i].vocab);
-        assert_int_equal(m.head_size, models[i].head_size);
-        assert_int_equal(m.n_head, models[i].n_head);
-        assert_int_equal(m.dim_ffn, models[i].dim_ffn);
-        assert_int_equal(m.lora_mix, models[i].mix);
-        assert_int_equal(m.lora_decay, models[i].decay);
-        assert_int_equal(m.file_dtype, models[i].dtype);
-        assert_true(read_everything(rw_golden_path(models[i].path)));
-        rw_arena_done(&a);
-        rw_tensor_file_close(f);
-    }
+    int models = 0, inits = 0;
+    rw_golden_each("models", one_model, &models);
+    rw_golden_each("init", one_init, &inits);
+    print_message("%d models and %d initial files recognised\n", models, inits);
+    assert_true(models > 0 && inits > 0);
 }
 
 static void other_variants_are_named(void **state) {
     (void)state;
-    static const char *const models[][2] = {
-        {"models/x060-headqk/model.pth", "trained with head_qk"},
-        {"models/x060-preffn/model.pth", "trained with pre_ffn"},
-        {"models/x060-states/model.pth", "trained with train_type states"},
-        {"train/x060-states/final.pth", "holds only initial states"},
-    };
-    for (size_t i = 0; i < sizeof models / sizeof *models; i++) {
-        rw_tensor_file *f = open_good(rw_golden_path(models[i][0]));
-        rw_plan_model m = {0};
-        rw_arena a = {0};
-        rw_error err = {0};
-        assert_int_equal(rw_model_shape_from_file(f, &m, &a, &err), RW_E_UNSUPPORTED);
-        if (!strstr(err.msg, models[i][1])) fail_msg("%s: %s", models[i][0], err.msg);
-        rw_arena_done(&a);
-        rw_tensor_file_close(f);
-    }
+    int n = 0;
+    rw_golden_each("train", one_train, &n);
+    assert_true(n > 0);
 }
 
 /* Every cut of a real file gives a message, never a crash; so does every single wrong byte. */

@@ -62,9 +62,7 @@ static inline void assert_mentions(const rw_error *err, const char *part) {
 
 /* The World vocabulary, from $RWKV_VOCAB or beside the golden files; skips when there is none. */
 static inline const char *world_vocab(void) {
-    const char *env = getenv("RWKV_VOCAB");
-    if (env && *env) return env;
-    return rw_golden_path("../data/" RW_VOCAB_NAME);
+    return rw_golden_vocab();
 }
 
 #endif

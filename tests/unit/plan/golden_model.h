@@ -85,10 +85,10 @@ static inline void plan_from_config(rw_plan *p, const json_t *c, const rw_tensor
     p->needs.arena_bytes = (int64_t)1 << 28;
 }
 
-/* The .pth of a config: its own, or the one that `key` names relative to the golden root. */
+/* The .pth of a folder: its own, or the one that `key` names relative to the golden root. */
 static inline void weights_path(char buf[512], const char *root, const char *dir, const json_t *c, const char *key) {
     const char *named = json_text(c, key, NULL);
-    format_path(buf, named ? root : dir, named ? named : "model.pth");
+    if (!rw_exists(format_path(buf, dir, "model.pth")) && named) format_path(buf, root, named);
 }
 
 /* Reads a whole tensor as double; free with rw_free(). */
