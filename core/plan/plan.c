@@ -22,7 +22,7 @@
 #define HEAD_CHUNK_BYTES ((int64_t)128 << 20) /* logits at a time; wider chunks win nothing on a CPU */
 
 /* Anonymous memory of the process beside the engine's buffers: libraries, Lua, tables; and BLAS's for each thread.
- * Measured (tests/README.md), not known. */
+ * Measured with tests/bench/memory.sh, not known. */
 #define RW_PROCESS_BYTES            ((int64_t)24 << 20)
 #define RW_PROCESS_BYTES_PER_THREAD ((int64_t)32 << 20)
 
