@@ -61,16 +61,18 @@ static void fit(char *line, int width) {
     line[rw_utf8_valid_prefix(line, n)] = 0;
 }
 
+/* The text comes first: the time left stands at its end. The bar takes the columns that are over, up to BAR. */
 static void draw(console *c, const rw_metrics *m, const char *text) {
     int64_t done = m->step + 1;
-    int filled = c->n_steps > 0 ? (int)(done * BAR / c->n_steps) : 0;
-    if (filled > BAR) filled = BAR;
+    int width = columns(), room = width - rw_utf8_columns(text, strlen(text)) - 4;
+    int size = room < 4 ? 0 : room < BAR ? room : BAR;
+    int filled = c->n_steps > 0 && done < c->n_steps ? (int)(done * size / c->n_steps) : size;
     char bar[BAR + 1];
-    for (int i = 0; i < BAR; i++) bar[i] = i < filled ? '=' : i == filled ? '>' : ' ';
-    bar[BAR] = 0;
+    for (int i = 0; i < size; i++) bar[i] = i < filled ? '=' : i == filled ? '>' : ' ';
+    bar[size] = 0;
     hide(c);
-    snprintf(c->line, sizeof c->line, "[%s] %s", bar, text);
-    fit(c->line, columns());
+    snprintf(c->line, sizeof c->line, size ? "[%s] %s" : "%s%s", bar, text);
+    fit(c->line, width);
     c->shown = true;
     show(c);
 }

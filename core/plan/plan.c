@@ -36,16 +36,8 @@ static int64_t or_else(int64_t given, int64_t otherwise) {
     return given > 0 ? given : otherwise;
 }
 
-static rw_status shape_from_scratch(rw_plan_model *m, const rw_plan_data *d, const rw_recipe *r, rw_error *err) {
-    if (!m->arch)
-        return rw_fail(err, RW_E_RECIPE, rw_recipe_where(r, RW_KEY_model_arch),
-                       "missing: give load_model, or arch with n_layer and n_embd to start from scratch");
-    if (m->n_layer <= 0)
-        return rw_fail(err, RW_E_RECIPE, rw_recipe_where(r, RW_KEY_model_n_layer),
-                       "missing: a model from scratch needs it");
-    if (m->n_embd <= 0)
-        return rw_fail(err, RW_E_RECIPE, rw_recipe_where(r, RW_KEY_model_n_embd),
-                       "missing: a model from scratch needs it");
+/* The recipe was refused already if it names neither a checkpoint nor arch, n_layer and n_embd. */
+static rw_status shape_from_scratch(rw_plan_model *m, const rw_plan_data *d) {
     m->head_size = or_else(m->head_size, 64);
     m->vocab_size = or_else(m->vocab_size, is(d->tokenizer, "byte") ? BYTE_VOCAB : WORLD_VOCAB);
     m->dim_ffn = or_else(m->dim_ffn, m->n_embd * 7 / 2 / 32 * 32);
@@ -85,7 +77,7 @@ static rw_status shape_from_file(rw_plan_model *m, const rw_recipe *r, rw_arena 
 
 static rw_status decide_model(rw_plan *p, const rw_recipe *r, rw_arena *arena, rw_error *err) {
     rw_plan_model *m = &p->model;
-    RW_TRY(m->load_model ? shape_from_file(m, r, arena, err) : shape_from_scratch(m, &p->data, r, err));
+    RW_TRY(m->load_model ? shape_from_file(m, r, arena, err) : shape_from_scratch(m, &p->data));
     if (m->n_embd % m->head_size || m->n_embd % 32)
         return rw_fail(err, RW_E_RECIPE, rw_recipe_where(r, RW_KEY_model_n_embd),
                        "%lld is not a multiple of head_size %lld and of 32", (long long)m->n_embd,

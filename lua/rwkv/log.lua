@@ -1,6 +1,6 @@
 -- rwkv.log: the line for people.
 --
---     step 120/1000  epoch 1/1  loss 3.2108  lr 1.00e-05  12.3 kt/s  left 2h 03m
+--     step 120/2000  epoch 1/2  loss 3.2108  lr 1.00e-05  12.3 kt/s  left 2h 03m
 
 local M = {}
 
@@ -24,10 +24,10 @@ end
 function M.line(trainer, metrics)
   local parts = {
     ("step %d/%d"):format(trainer.step + 1, trainer.n_steps),
-    ("epoch %d/%d"):format(trainer.epoch + 1, trainer.epoch_count),
-    ("loss %.4f"):format(metrics.loss),
   }
   local function add(text) parts[#parts + 1] = text end
+  if trainer.epoch_count > 1 then add(("epoch %d/%d"):format(trainer.epoch + 1, trainer.epoch_count)) end
+  add(("loss %.4f"):format(metrics.loss))
   if metrics.val_loss == metrics.val_loss then add(("val_loss %.4f"):format(metrics.val_loss)) end
   add(("lr %.2e"):format(metrics.lr))
   add(M.rate(metrics.tokens_per_second))
