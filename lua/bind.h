@@ -3,7 +3,7 @@
 #ifndef RW_LUA_BIND_H
 #define RW_LUA_BIND_H
 
-#include "core/train/hooks.h"
+#include "core/hooks/hooks.h"
 #include "lua/state.h"
 #include "lua/watchdog.h"
 

@@ -19,17 +19,17 @@ typedef enum { KIND_number, KIND_boolean, KIND_text, KIND_event } hook_kind;
 
 static const char *const hook_names[] = {
 #define RW_HOOK(name, kind, args, result, default_file, doc) #name,
-#include "core/train/hooks.def"
+#include "core/hooks/hooks.def"
 #undef RW_HOOK
     NULL};
 static const hook_kind hook_kinds[] = {
 #define RW_HOOK(name, kind, args, result, default_file, doc) KIND_##kind,
-#include "core/train/hooks.def"
+#include "core/hooks/hooks.def"
 #undef RW_HOOK
 };
 static const char *const default_files[] = {
 #define RW_HOOK(name, kind, args, result, default_file, doc) default_file,
-#include "core/train/hooks.def"
+#include "core/hooks/hooks.def"
 #undef RW_HOOK
 };
 

@@ -1,12 +1,12 @@
-/* The hooks of a run: the user's Lua files behind the plain C functions of core/train/hooks.h.
+/* The hooks of a run: the user's Lua files behind the plain C functions of core/hooks/hooks.h.
  *
  * Value hooks: the last file that has the hook is asked first; `nil` asks the one before it, and at last the
  * default of lua/rwkv, which is made from the recipe's keys. Events: every file that has the hook is called, in
- * the order of the recipe. Names are checked against core/train/hooks.def when a file is loaded. */
+ * the order of the recipe. Names are checked against core/hooks/hooks.def when a file is loaded. */
 #ifndef RW_LUA_HOOKS_H
 #define RW_LUA_HOOKS_H
 
-#include "core/train/hooks.h"
+#include "core/hooks/hooks.h"
 #include "lua/state.h"
 
 #ifdef __cplusplus

@@ -16,6 +16,7 @@ import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PLAN = "core/recipe/plan.h"  # structs only
+ARCH = "core/model/arch.h"  # data only
 
 LAYERS = {
     "core/base": [],
@@ -24,17 +25,18 @@ LAYERS = {
     "core/tensor": ["core/base", "kernels"],
     "core/data": ["core/base", PLAN],
     "core/model": ["core/base", "core/tensor", PLAN],
-    "core/optim": ["core/base", "core/tensor", "kernels", PLAN],
     "core/dist": ["core/base", "core/tensor"],
-    "core/checkpoint": ["core/base", "core/tensor", "core/data", "core/optim", PLAN],
+    "core/optim": ["core/base", "core/tensor", "kernels", ARCH, PLAN],
+    "core/checkpoint": ["core/base", "core/tensor", "core/data", "core/optim", ARCH, PLAN],
     "core/metrics": ["core/base", PLAN],
 }
-BELOW_PLAN = list(LAYERS)
-LAYERS["core/plan"] = BELOW_PLAN
-LAYERS["core/train"] = BELOW_PLAN + ["core/plan"]
-LAYERS["core/infer"] = BELOW_PLAN + ["core/plan", "core/train/hooks.h"]
-LAYERS["lua"] = BELOW_PLAN + ["core/plan", "core/train", "core/infer"]
-LAYERS["core/cli"] = LAYERS["lua"] + ["lua"]
+LAYERS["core/engine"] = list(LAYERS)
+LAYERS["core/plan"] = LAYERS["core/engine"] + ["core/engine"]
+LAYERS["core/hooks"] = ["core/base", "core/metrics", PLAN]
+LAYERS["core/train"] = LAYERS["core/plan"] + ["core/plan", "core/hooks"]
+LAYERS["core/infer"] = LAYERS["core/train"]
+LAYERS["lua"] = LAYERS["core/train"] + ["core/infer"]
+LAYERS["core/cli"] = LAYERS["lua"] + ["lua", "core/train"]
 LAYERS["kernels/bench"] = LAYERS["core/cli"]
 
 # A header of a library, and the files that may include it (prefixes).

@@ -12,7 +12,7 @@
 #include "core/data/binidx.h"
 #include "core/data/loader.h"
 #include "core/data/tokenizer.h"
-#include "core/plan/engine.h"
+#include "core/engine/engine.h"
 
 #include <stdio.h>
 #include <string.h>

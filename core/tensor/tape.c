@@ -10,7 +10,9 @@
 #include <stdio.h>
 #include <string.h>
 
-#define CHUNK 256
+#define CHUNK      256
+#define ARGS_CHUNK ((size_t)1 << 16)
+#define ARGS_ALIGN ((size_t)16)
 
 typedef struct {
     int32_t piece; /* of the arena */
@@ -23,11 +25,19 @@ typedef struct {
     size_t n, item;
 } pool;
 
+/* Arguments of nodes, end to end; given back in reverse order, so they never move while a node may read them. */
+typedef struct {
+    char **chunks; /* owned, each of ARGS_CHUNK bytes */
+    size_t n_chunks, chunks_cap;
+    size_t used; /* bytes of all chunks in order */
+} args_stack;
+
 struct rw_tape {
     rw_device *device;
     rw_step_arena *arena;
     bool recording;
     pool tensors, nodes;
+    args_stack args;
     block *blocks;
     size_t n_blocks, blocks_cap;
     int32_t *free_blocks;
@@ -60,6 +70,28 @@ static void pool_done(pool *p) {
     rw_free(p->chunks);
 }
 
+/* -- arguments of nodes ------------------------------------------------------------------------------- */
+
+static void *args_push(args_stack *a, size_t n_bytes) {
+    size_t n = (n_bytes + ARGS_ALIGN - 1) / ARGS_ALIGN * ARGS_ALIGN, in_chunk = a->used % ARGS_CHUNK;
+    assert(n <= ARGS_CHUNK);
+    if (in_chunk + n > ARGS_CHUNK) a->used += ARGS_CHUNK - in_chunk;
+    if (a->used == a->n_chunks * ARGS_CHUNK) {
+        if (!rw_grow((void **)&a->chunks, &a->chunks_cap, a->n_chunks + 1, sizeof(char *))) return NULL;
+        char *chunk = rw_alloc(ARGS_CHUNK);
+        if (!chunk) return NULL;
+        a->chunks[a->n_chunks++] = chunk;
+    }
+    void *p = a->chunks[a->used / ARGS_CHUNK] + a->used % ARGS_CHUNK;
+    a->used += n;
+    return p;
+}
+
+static void args_done(args_stack *a) {
+    for (size_t i = 0; i < a->n_chunks; i++) rw_free(a->chunks[i]);
+    rw_free(a->chunks);
+}
+
 /* -- life of a tape --------------------------------------------------------------------------------- */
 
 rw_status rw_tape_new(rw_tape **out, rw_device *device, rw_step_arena *arena, rw_error *err) {
@@ -79,6 +111,7 @@ void rw_tape_free(rw_tape *t) {
     rw_tape_reset(t);
     pool_done(&t->tensors);
     pool_done(&t->nodes);
+    args_done(&t->args);
     rw_free(t->blocks);
     rw_free(t->free_blocks);
     rw_free(t->scope);
@@ -89,6 +122,7 @@ void rw_tape_reset(rw_tape *t) {
     for (size_t i = 0; i < t->n_blocks; i++)
         if (t->blocks[i].refs > 0) rw_step_arena_give(t->arena, t->blocks[i].piece);
     t->n_blocks = t->n_free = t->n_scope = t->tensors.n = t->nodes.n = 0;
+    t->args.used = 0;
     rw_error_clear(&t->error);
 }
 
@@ -239,12 +273,18 @@ static bool any_requires_grad(rw_tensor *const *in, int n_in) {
 static rw_node *add_node(rw_tape *t, void (*backward)(rw_tape *, rw_node *), rw_tensor *const *in, int n_in,
                          rw_tensor *const *out, int n_out, uint32_t keep_in, uint32_t keep_out) {
     if (rw_tape_failed(t) || !t->recording) return NULL;
+    if (n_in > RW_NODE_IN || n_out > RW_NODE_OUT) {
+        rw_tape_fail(t, RW_E_SHAPE, "an op has %d inputs and %d outputs; the tape holds %d and %d", n_in, n_out,
+                     RW_NODE_IN, RW_NODE_OUT);
+        return NULL;
+    }
     rw_node *n = pool_next(&t->nodes);
     if (!n) {
         rw_tape_fail(t, RW_E_MEMORY, "not enough memory for the tape");
         return NULL;
     }
     n->backward = backward;
+    n->args_begin = t->args.used;
     n->n_in = n_in;
     n->n_out = n_out;
     for (size_t k = 0; k < sizeof n->kept / sizeof *n->kept; k++) n->kept[k] = -1;
@@ -266,6 +306,16 @@ static rw_node *add_node(rw_tape *t, void (*backward)(rw_tape *, rw_node *), rw_
 rw_node *rw_node_new(rw_tape *t, void (*backward)(rw_tape *, rw_node *), rw_tensor *const *in, int n_in,
                      rw_tensor *const *out, int n_out, uint32_t keep_in, uint32_t keep_out) {
     return any_requires_grad(in, n_in) ? add_node(t, backward, in, n_in, out, n_out, keep_in, keep_out) : NULL;
+}
+
+void rw_node_args(rw_tape *t, rw_node *n, const void *args, size_t n_bytes) {
+    if (!n) return;
+    void *copy = args_push(&t->args, n_bytes);
+    if (copy)
+        memcpy(copy, args, n_bytes);
+    else
+        rw_tape_fail(t, RW_E_MEMORY, "not enough memory for the tape");
+    n->args = copy;
 }
 
 static void drop_grad(rw_tape *t, rw_tensor *x) {
@@ -299,6 +349,7 @@ static void walk_back(rw_tape *t, size_t first) {
         size_t here = t->nodes.n;
         if (any_grad(n)) n->backward(t, n);
         let_go(t, n);
+        t->args.used = n->args_begin;
         t->nodes.n = here - 1;
     }
 }
@@ -380,12 +431,18 @@ rw_tensor *rw_tape_reshape(rw_tape *t, rw_tensor *x, int ndim, const int64_t *sh
 
 /* -- segments --------------------------------------------------------------------------------------------- */
 
+typedef struct {
+    rw_segment_fn fn;
+    int64_t ctx[RW_SEGMENT_CTX / sizeof(int64_t)]; /* a copy */
+} segment_args;
+
 static void segment_backward(rw_tape *t, rw_node *n) {
+    const segment_args *a = n->args;
     size_t first = t->nodes.n;
     rw_scope s = rw_scope_begin(t);
     rw_tensor *again[RW_SEGMENT_MAX] = {0};
     rw_tape_record(t, true);
-    n->args.segment.fn(t, n->args.segment.ctx, n->in, again);
+    a->fn(t, a->ctx, n->in, again);
     rw_tape_record(t, false);
     for (int i = 0; i < n->n_out; i++)
         if (n->out[i] && again[i] && again[i]->requires_grad) rw_grad_move(t, again[i], n->out[i]);
@@ -404,7 +461,7 @@ void rw_tape_segment(rw_tape *t, rw_segment_fn fn, const void *ctx, size_t n_ctx
     rw_tape_record(t, was);
     rw_scope_end(t, s, out, n_out);
     rw_node *n = add_node(t, segment_backward, in, n_in, out, n_out, ~0u, 0);
-    if (!n) return;
-    n->args.segment.fn = fn;
-    if (n_ctx) memcpy(n->args.segment.ctx, ctx, n_ctx);
+    segment_args a = {.fn = fn};
+    if (n_ctx) memcpy(a.ctx, ctx, n_ctx);
+    rw_node_args(t, n, &a, sizeof a);
 }

@@ -7,28 +7,10 @@
 #define RW_NODE_IN  24
 #define RW_NODE_OUT 8
 
-/* Every kernel's arguments, as the forward pass filled them; the backward pass adds the gradient pointers. */
-typedef union {
-    rw_matmul_args matmul;
-    rw_embedding_args embedding;
-    rw_layer_norm_args layer_norm;
-    rw_group_norm_args group_norm;
-    rw_token_shift_args token_shift;
-    rw_ddlerp_args ddlerp;
-    rw_wkv6_args wkv6;
-    rw_relu_sq_args relu_sq;
-    rw_rgate_args rgate;
-    rw_unary_args unary;
-    rw_binary_args binary;
-    struct {
-        rw_segment_fn fn;
-        int64_t ctx[RW_SEGMENT_CTX / sizeof(int64_t)]; /* a copy */
-    } segment;
-} rw_node_args;
-
 struct rw_node {
     void (*backward)(rw_tape *t, rw_node *n);
-    rw_node_args args;
+    const void *args;          /* a copy of what the op gave to rw_node_args(), on the tape */
+    size_t args_begin;         /* where the tape's arguments ended before it                */
     rw_tensor *in[RW_NODE_IN]; /* may hold NULL */
     rw_tensor *out[RW_NODE_OUT];
     int n_in, n_out;
@@ -40,6 +22,9 @@ struct rw_node {
  * in `keep_out` (bit masks) stay in memory until the node's backward ran. */
 rw_node *rw_node_new(rw_tape *t, void (*backward)(rw_tape *, rw_node *), rw_tensor *const *in, int n_in,
                      rw_tensor *const *out, int n_out, uint32_t keep_in, uint32_t keep_out);
+/* Keeps a copy of the kernel's arguments as the forward pass filled them, n->args; the backward pass adds the gradient
+ * pointers. Nothing for NULL. */
+void rw_node_args(rw_tape *t, rw_node *n, const void *args, size_t n_bytes);
 bool rw_tape_recording(const rw_tape *t);
 bool rw_tape_failed(const rw_tape *t);
 void rw_tape_fail(rw_tape *t, rw_status code, const char *fmt, ...) RW_PRINTF(3, 4);

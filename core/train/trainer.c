@@ -9,7 +9,7 @@
 #include "core/checkpoint/retention.h"
 #include "core/checkpoint/weights.h"
 #include "core/metrics/metrics.h"
-#include "core/plan/engine.h"
+#include "core/engine/engine.h"
 #include "core/train/signals.h"
 #include "core/train/state.h"
 

@@ -4,7 +4,7 @@
 #define RW_TRAIN_TRAINER_H
 
 #include "core/plan/plan.h"
-#include "core/train/hooks.h"
+#include "core/hooks/hooks.h"
 
 #ifdef __cplusplus
 extern "C" {

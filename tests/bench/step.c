@@ -6,7 +6,7 @@
  * Prints the time of every kernel of a step. Not a test: it judges nothing. */
 #include "core/base/alloc.h"
 #include "core/base/thread.h"
-#include "core/plan/engine.h"
+#include "core/engine/engine.h"
 #include "core/plan/plan.h"
 #include "kernels/bench/gemm_rate.h"
 

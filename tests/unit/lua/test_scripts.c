@@ -91,7 +91,7 @@ static void test_readme_lists_the_hooks(void **state) {
     assert_int_equal(rw_file_slurp(rw_source_path("lua/README.md"), 1 << 20, &text, &n, &err), RW_OK);
 #define RW_HOOK(name, kind, args, result, default_file, doc)                                                           \
     assert_contains(text, "| `" #name "` | " #kind " | `" args "` | " result " |");
-#include "core/train/hooks.def"
+#include "core/hooks/hooks.def"
 #undef RW_HOOK
     rw_free(text);
 }

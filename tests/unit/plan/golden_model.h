@@ -15,7 +15,7 @@
 #include "core/base/json.h"
 #include "core/checkpoint/checkpoint.h"
 #include "core/checkpoint/weights.h"
-#include "core/plan/engine.h"
+#include "core/engine/engine.h"
 #include "tests/unit/golden.h"
 
 #include <math.h>

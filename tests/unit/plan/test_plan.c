@@ -11,7 +11,7 @@
 #include "core/base/alloc.h"
 #include "core/base/fs.h"
 #include "core/checkpoint/weights.h"
-#include "core/plan/engine.h"
+#include "core/engine/engine.h"
 #include "core/plan/plan.h"
 #include "tests/unit/golden.h"
 

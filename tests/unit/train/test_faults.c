@@ -13,7 +13,7 @@
 #include "core/base/log.h"
 #include "core/checkpoint/checkpoint.h"
 #include "core/checkpoint/retention.h"
-#include "core/plan/engine.h"
+#include "core/engine/engine.h"
 #include "core/plan/plan.h"
 #include "core/train/state.h"
 #include "core/train/trainer.h"

@@ -2,8 +2,8 @@
  *
  * The rows are in hooks.def. A value hook that is not defined by any script has no answer here; the
  * defaults are Lua files in lua/rwkv/, so with scripts on, every value hook answers. */
-#ifndef RW_TRAIN_HOOKS_H
-#define RW_TRAIN_HOOKS_H
+#ifndef RW_HOOKS_HOOKS_H
+#define RW_HOOKS_HOOKS_H
 
 #include "core/base/error.h"
 #include "core/metrics/metrics.h"
@@ -39,7 +39,7 @@ typedef rw_metrics rw_hook_metrics;
 
 typedef enum {
 #define RW_HOOK(name, kind, args, result, default_file, doc) RW_HOOK_##name,
-#include "core/train/hooks.def"
+#include "core/hooks/hooks.def"
 #undef RW_HOOK
     RW_HOOK_COUNT
 } rw_hook_id;

@@ -3,8 +3,8 @@
  *
  * A step is three pieces: micro steps (forward and backward of one batch each), then the update. Everything that
  * changes from step to step goes through rw_step_scalars. */
-#ifndef RW_PLAN_ENGINE_H
-#define RW_PLAN_ENGINE_H
+#ifndef RW_ENGINE_ENGINE_H
+#define RW_ENGINE_ENGINE_H
 
 #include "core/data/data.h"
 #include "core/model/model.h"

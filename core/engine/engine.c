@@ -1,5 +1,5 @@
 /* The engine: see engine.h. */
-#include "core/plan/engine.h"
+#include "core/engine/engine.h"
 
 #include "core/base/alloc.h"
 #include "core/optim/optim.h"

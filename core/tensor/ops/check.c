@@ -1,0 +1,81 @@
+/* Checks and helpers of the ops: see ops_internal.h. */
+#include "core/tensor/ops/ops_internal.h"
+
+#include <stdio.h>
+
+const char *rw_shape_text(const rw_tensor *x, char buf[RW_SHAPE_TEXT]) {
+    int n = snprintf(buf, RW_SHAPE_TEXT, "(");
+    for (int i = 0; i < x->ndim; i++)
+        n += snprintf(buf + n, RW_SHAPE_TEXT - (size_t)n, i ? ",%lld" : "%lld", (long long)x->shape[i]);
+    snprintf(buf + n, RW_SHAPE_TEXT - (size_t)n, ")");
+    return buf;
+}
+
+bool rw_op_check(rw_tape *t, const char *op, const char *what, const rw_tensor *x, int64_t n) {
+    if (rw_tape_failed(t)) return false;
+    if (!x) {
+        rw_tape_fail(t, RW_E_SHAPE, "%s: %s is missing", op, what);
+        return false;
+    }
+    char buf[RW_SHAPE_TEXT];
+    if (x->dtype != rw_tape_device(t)->compute) {
+        rw_tape_fail(t, RW_E_SHAPE, "%s: %s is %s, expected %s", op, what, rw_dtype_name(x->dtype),
+                     rw_dtype_name(rw_tape_device(t)->compute));
+        return false;
+    }
+    if (n >= 0 && rw_tensor_count(x) != n) {
+        rw_tape_fail(t, RW_E_SHAPE, "%s: %s has shape %s, expected %lld elements", op, what, rw_shape_text(x, buf),
+                     (long long)n);
+        return false;
+    }
+    return true;
+}
+
+bool rw_op_check_opt(rw_tape *t, const char *op, const char *what, const rw_tensor *x, int64_t n) {
+    return !x || rw_op_check(t, op, what, x, n);
+}
+
+bool rw_op_check_pair(rw_tape *t, const char *op, const char *what_a, const rw_tensor *a, const char *what_b,
+                      const rw_tensor *b, int64_t n) {
+    return (!a && !b) || (rw_op_check(t, op, what_a, a, n) && rw_op_check(t, op, what_b, b, n));
+}
+
+bool rw_op_check_rows(rw_tape *t, const char *op, rw_rows rows, const rw_tensor *x) {
+    if (rw_tape_failed(t)) return false;
+    if (rows.n_seq < 1 || rows.n_rows != rw_rows_of(x) || (!rows.cu_seqlens && rows.n_rows % rows.n_seq)) {
+        rw_tape_fail(t, RW_E_SHAPE, "%s: %lld rows in %lld sequences do not fit %lld rows", op, (long long)rows.n_rows,
+                     (long long)rows.n_seq, (long long)rw_rows_of(x));
+        return false;
+    }
+    return true;
+}
+
+rw_tensor *rw_op_like(rw_tape *t, const rw_tensor *x) {
+    return rw_tape_tensor(t, x->dtype, x->ndim, x->shape, false);
+}
+
+rw_tensor *rw_op_matrix(rw_tape *t, int64_t rows, int64_t cols) {
+    return rw_tape_tensor(t, rw_tape_device(t)->compute, 2, (int64_t[]){rows, cols}, false);
+}
+
+rw_op_saved rw_op_save(rw_tape *t, int64_t n_bytes, bool wanted) {
+    rw_op_saved s = {-1, NULL};
+    if (wanted && n_bytes > 0) s.block = rw_block_take(t, n_bytes, &s.data);
+    return s;
+}
+bool rw_op_records(rw_tape *t, rw_tensor *const *in, int n) {
+    if (!rw_tape_recording(t)) return false;
+    for (int i = 0; i < n; i++)
+        if (in[i] && in[i]->requires_grad) return true;
+    return false;
+}
+
+int64_t rw_op_state_stride(rw_tape *t, const char *op, const rw_tensor *s, int64_t n_seq, int64_t each) {
+    if (!s) return 0;
+    int64_t n = rw_tensor_count(s);
+    if (n == n_seq * each) return each;
+    if (n == each) return 0;
+    rw_tape_fail(t, RW_E_SHAPE, "%s: a state of %lld elements does not fit %lld sequences of %lld", op, (long long)n,
+                 (long long)n_seq, (long long)each);
+    return -1;
+}

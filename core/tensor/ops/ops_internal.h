@@ -1,0 +1,67 @@
+/* What the families of ops share: checks that turn a mistake into the tape's error, and small helpers around the tape.
+ *
+ * An op is a forward that checks, makes its outputs, runs the kernel and records itself, and a backward that points
+ * the kernel's arguments at gradients. What is kept for the backward pass is named in the masks given to
+ * rw_node_new(). */
+#ifndef RW_TENSOR_OPS_INTERNAL_H
+#define RW_TENSOR_OPS_INTERNAL_H
+
+#include "core/tensor/tape_internal.h"
+
+#define KEEP(i) (1u << (i))
+#define EXEC(t) (&rw_tape_device(t)->exec)
+#define KERN(t) (rw_tape_device(t)->kernels)
+#define LEN(a)  ((int)(sizeof(a) / sizeof *(a)))
+
+/* -- shapes ----------------------------------------------------------------------------------------- */
+
+static inline int64_t rw_last_dim(const rw_tensor *x) {
+    return x->ndim ? x->shape[x->ndim - 1] : 1;
+}
+/* All leading dimensions joined. */
+static inline int64_t rw_rows_of(const rw_tensor *x) {
+    return rw_last_dim(x) ? rw_tensor_count(x) / rw_last_dim(x) : 0;
+}
+
+#define RW_SHAPE_TEXT 96 /* four dimensions of any size fit */
+const char *rw_shape_text(const rw_tensor *x, char buf[RW_SHAPE_TEXT]);
+
+/* -- checks: false, with the tape failed, when something is wrong -------------------------------------- */
+
+/* x is there, in the device's dtype, and has n elements (n < 0: any number). */
+bool rw_op_check(rw_tape *t, const char *op, const char *what, const rw_tensor *x, int64_t n);
+/* x may be missing. */
+bool rw_op_check_opt(rw_tape *t, const char *op, const char *what, const rw_tensor *x, int64_t n);
+/* Two that belong together: both or none. */
+bool rw_op_check_pair(rw_tape *t, const char *op, const char *what_a, const rw_tensor *a, const char *what_b,
+                      const rw_tensor *b, int64_t n);
+/* The borders fit the rows of x. */
+bool rw_op_check_rows(rw_tape *t, const char *op, rw_rows rows, const rw_tensor *x);
+/* A carried state of n_seq rows of `each` elements, or one shared row. Returns the stride; -1: wrong. */
+int64_t rw_op_state_stride(rw_tape *t, const char *op, const rw_tensor *s, int64_t n_seq, int64_t each);
+
+/* -- outputs ------------------------------------------------------------------------------------------- */
+
+rw_tensor *rw_op_like(rw_tape *t, const rw_tensor *x);
+rw_tensor *rw_op_matrix(rw_tape *t, int64_t rows, int64_t cols);
+
+static inline void rw_op_forget(rw_tensor **out, int n) {
+    for (int i = 0; i < n; i++) out[i] = NULL;
+}
+static inline void *rw_data_of(const rw_tensor *x) {
+    return x ? x->data : NULL;
+}
+static inline void *rw_grad_of(const rw_tensor *x) {
+    return x ? x->grad : NULL;
+}
+
+/* Memory that a node keeps for itself (statistics, checkpoints of a state): held as kept[i] of the node. */
+typedef struct {
+    int32_t block;
+    void *data;
+} rw_op_saved;
+rw_op_saved rw_op_save(rw_tape *t, int64_t n_bytes, bool wanted);
+/* Whether an op over these inputs will be recorded. */
+bool rw_op_records(rw_tape *t, rw_tensor *const *in, int n);
+
+#endif
