@@ -4,7 +4,9 @@
  * math.random is seeded anew before each call from the hook and the step alone, so that a run that was stopped and
  * resumed draws the same numbers as one that was not. */
 #include "lua/hooks.h"
+
 #include "lua/bind.h"
+#include "lua/open.h"
 
 #include "core/base/alloc.h"
 #include "core/base/fs.h"

@@ -9,14 +9,12 @@
  * so the JIT is off unless the recipe says otherwise.
  *
  * Limits: the C stack is LuaJIT's (200 nested C calls); one call at a time; not for use by two threads. */
-#include "lua/bind.h"
+#include "lua/state_internal.h"
 
 #include "core/base/alloc.h"
 #include "core/base/str.h"
 #include "core/base/thread.h"
 
-#include <luajit.h>
-#include <lualib.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -276,19 +274,13 @@ rw_status rw_lua_call(rw_lua *lua, rw_lua_job *job, rw_error *err) {
 
 /* -- life ------------------------------------------------------------------------------------------ */
 
-static int open_state(lua_State *L) {
-    rw_lua_open_sandbox(L, rw_lua_of(L)->plan);
-    rw_lua_open_trainer(L);
-    return 0;
-}
-
 static void count_memory(rw_lua *lua) {
     lua->bytes = (int64_t)lua_gc(lua->L, LUA_GCCOUNT, 0) * 1024 + lua_gc(lua->L, LUA_GCCOUNTB, 0);
     lua->inner = lua_getallocf(lua->L, &lua->inner_ud);
     lua_setallocf(lua->L, counted, lua);
 }
 
-rw_status rw_lua_new(rw_lua **out, const rw_plan_lua *plan, rw_error *err) {
+rw_status rw_lua_state_new(rw_lua **out, const rw_plan_lua *plan, rw_error *err) {
     *out = NULL;
     rw_lua *lua = rw_alloc(sizeof *lua);
     if (!lua) return rw_fail_memory(err, sizeof *lua);
@@ -299,18 +291,12 @@ rw_status rw_lua_new(rw_lua **out, const rw_plan_lua *plan, rw_error *err) {
         return rw_fail(err, RW_E_MEMORY, RW_AT_NONE, "not enough memory for a Lua state");
     }
     count_memory(lua);
-    rw_lua_job none = {0};
-    const int status = lua_cpcall(lua->L, open_state, NULL);
-    rw_status result = status == 0 ? RW_OK : fail_call(lua, &none, status, err);
-    if (result == RW_OK)
-        result = rw_lua_watchdog_start(&lua->watchdog, plan->budget_ms, plan->trust ? 0 : grace_ms, err);
-    if (result != RW_OK) {
+    const rw_status status = rw_lua_watchdog_start(&lua->watchdog, plan->budget_ms, plan->trust ? 0 : grace_ms, err);
+    if (status != RW_OK)
         rw_lua_free(lua);
-        return result;
-    }
-    luaJIT_setmode(lua->L, 0, LUAJIT_MODE_ENGINE | (plan->jit ? LUAJIT_MODE_ON : LUAJIT_MODE_OFF));
-    *out = lua;
-    return RW_OK;
+    else
+        *out = lua;
+    return status;
 }
 
 void rw_lua_free(rw_lua *lua) {
@@ -320,16 +306,4 @@ void rw_lua_free(rw_lua *lua) {
     lua_close(lua->L);
     rw_free(lua->refs);
     rw_free(lua);
-}
-
-/* -- a script by itself ---------------------------------------------------------------------------- */
-
-static int push_file(lua_State *L, rw_lua_job *job) {
-    rw_lua_load_file(L, job->file);
-    return 0;
-}
-
-rw_status rw_lua_run_file(rw_lua *lua, const char *path, rw_error *err) {
-    rw_lua_job job = {.file = path, .push = push_file};
-    return rw_lua_call(lua, &job, err);
 }

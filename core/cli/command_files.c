@@ -7,7 +7,7 @@
 #include "core/data/binidx.h"
 #include "core/data/tokenize.h"
 #include "core/data/tokenizer.h"
-#include "lua/state.h"
+#include "lua/open.h"
 
 #include <stdio.h>
 #include <string.h>

@@ -1,5 +1,6 @@
 /* Runs tests/lua/test_*.lua in the sandbox, so that they are checked without the program too; and compares our
  * patterns with the library's own on random texts. */
+#include "lua/open.h"
 #include "tests/unit/lua/lua_test.h"
 
 #include <stdlib.h>

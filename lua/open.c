@@ -1,0 +1,46 @@
+/* The one place that joins the bindings: state.c knows none of them. */
+#include "lua/open.h"
+
+#include "lua/bind.h"
+
+#include <luajit.h>
+
+static int open_bindings(lua_State *L) {
+    rw_lua_open_sandbox(L, rw_lua_of(L)->plan);
+    rw_lua_open_trainer(L);
+    return 0;
+}
+
+static int push_bindings(lua_State *L, rw_lua_job *job) {
+    (void)job;
+    lua_pushcfunction(L, open_bindings);
+    return 0;
+}
+
+rw_status rw_lua_new(rw_lua **out, const rw_plan_lua *plan, rw_error *err) {
+    *out = NULL;
+    rw_lua *lua;
+    RW_TRY(rw_lua_state_new(&lua, plan, err));
+    rw_lua_job job = {.push = push_bindings};
+    const rw_status status = rw_lua_call(lua, &job, err);
+    if (status != RW_OK) {
+        rw_lua_free(lua);
+        return status;
+    }
+    /* after the libraries: opening `jit` switches the compiler on */
+    luaJIT_setmode(lua->L, 0, LUAJIT_MODE_ENGINE | (plan->jit ? LUAJIT_MODE_ON : LUAJIT_MODE_OFF));
+    *out = lua;
+    return RW_OK;
+}
+
+/* -- a script by itself -------------------------------------------------------------------------------------------- */
+
+static int push_file(lua_State *L, rw_lua_job *job) {
+    rw_lua_load_file(L, job->file);
+    return 0;
+}
+
+rw_status rw_lua_run_file(rw_lua *lua, const char *path, rw_error *err) {
+    rw_lua_job job = {.file = path, .push = push_file};
+    return rw_lua_call(lua, &job, err);
+}
