@@ -102,7 +102,10 @@ rw_status rw_device_open_cpu(rw_device **out, rw_dtype compute, int threads, rw_
 rw_status rw_device_open_meta(rw_device **out, const rw_device *like, rw_error *err);
 /* The CUDA device `index`, or E_DEVICE with the reason (no driver, no GPU, built without CUDA). */
 rw_status rw_device_open_cuda(rw_device **out, rw_dtype compute, int index, rw_error *err);
-void rw_device_close(rw_device *d);
+
+static inline void rw_device_close(rw_device *d) {
+    if (d) d->close(d);
+}
 
 /* First row of sequence i (i = n_seq: R). */
 static inline int64_t rw_seq_row(const int32_t *cu_seqlens, int64_t n_seq, int64_t R, int64_t i) {

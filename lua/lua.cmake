@@ -14,4 +14,4 @@ add_custom_command(
   VERBATIM)
 
 add_library(rw_lua STATIC ${rw_lua_sources} ${rw_lua_embedded})
-target_link_libraries(rw_lua PUBLIC rw_train rw_infer PRIVATE PkgConfig::LUAJIT)
+target_link_libraries(rw_lua PUBLIC rw_plan rw_hooks rw_infer PRIVATE PkgConfig::LUAJIT)

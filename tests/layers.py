@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
-"""Checks the shape of the source tree: which folder includes which, who may see whose library, where memory comes
-from, and that each header compiles alone, as C11 and as C++.
+"""Checks the shape of the source tree: which folder includes which and links to which, that no files include each
+other in a circle, who may see whose library, where memory comes from, and that each header compiles alone, as C11 and
+as C++.
 
     python3 tests/layers.py            all checks
     python3 tests/layers.py --quick    without compiling headers
@@ -37,7 +38,7 @@ LAYERS["core/train"] = LAYERS["core/plan"] + ["core/plan", "core/hooks"]
 LAYERS["core/infer"] = LAYERS["core/train"]
 LAYERS["lua"] = LAYERS["core/train"] + ["core/infer"]
 LAYERS["core/cli"] = LAYERS["lua"] + ["lua", "core/train"]
-LAYERS["kernels/bench"] = LAYERS["core/cli"]
+LAYERS["kernels/bench"] = ["core/base", "kernels"]
 
 # A header of a library, and the files that may include it (prefixes).
 LIBRARIES = [
@@ -118,6 +119,88 @@ def check_file(path):
     return found
 
 
+# -- circles -----------------------------------------------------------------------------------------------------------
+
+
+def module_of(path):
+    """A module is a path without its extension: x.c, x.h, x.def, and the x_internal.h that its parts share."""
+    return os.path.splitext(path)[0].removesuffix("_internal")
+
+
+def includes_of_modules(files):
+    edges = {}
+    for path in files:
+        with open(os.path.join(ROOT, path), encoding="utf-8") as f:
+            targets = {module_of(m.group(2)) for m in INCLUDE.finditer(f.read()) if m.group(1) == '"'}
+        edges.setdefault(module_of(path), set()).update(targets - {module_of(path)})
+    return edges
+
+
+def check_circles(files):
+    """A depth-first walk; a module that is met again while its own includes are walked closes a circle."""
+    edges, found, chain, done = includes_of_modules(files), [], [], set()
+
+    def walk(module):
+        if module in chain:
+            found.append("a circle of includes: " + " -> ".join(chain[chain.index(module):] + [module]))
+        if module in chain or module in done:
+            return
+        chain.append(module)
+        for target in sorted(edges.get(module, ())):
+            walk(target)
+        done.add(chain.pop())
+
+    for module in sorted(edges):
+        walk(module)
+    return found
+
+
+# -- what the build links ----------------------------------------------------------------------------------------------
+
+FOLDER = re.compile(r"^rw_folder\((\w+) (\S+)([^)]*)\)", re.M)
+LINKED = re.compile(r"^\s*target_link_libraries\((rw_kernels|rw_lua) PUBLIC([^)]*)\)", re.M)
+BUILD_FILES = ["CMakeLists.txt", "kernels/kernels.cmake", "lua/lua.cmake"]
+
+
+def read_links():
+    """{library: the libraries that it names}, {library: its folder}"""
+    links, folders = {}, {"rw_kernels": "kernels", "rw_lua": "lua"}
+    for path in BUILD_FILES:
+        with open(os.path.join(ROOT, path), encoding="utf-8") as f:
+            text = f.read()
+        for name, folder, named in FOLDER.findall(text):
+            links[name], folders[name] = re.findall(r"\brw_\w+", named), folder
+        for name, named in LINKED.findall(text):
+            links[name] = re.findall(r"\brw_\w+", named.replace("rw_cuda_libraries", ""))
+    return links, folders
+
+
+def reached(name, edges):
+    direct = edges.get(name, [])
+    return set(direct).union(*(reached(other, edges) for other in direct))
+
+
+def check_links(files):
+    """A library links, itself or through others, to each folder that it includes, and to none that is not below it.
+    Headers that hold data only need no library."""
+    links, folders = read_links()
+    included = {}
+    for path in files:
+        with open(os.path.join(ROOT, path), encoding="utf-8") as f:
+            targets = {m.group(2) for m in INCLUDE.finditer(f.read()) if m.group(1) == '"'} - {PLAN, ARCH}
+        included.setdefault(layer_of(path), set()).update(layer_of(target) for target in targets)
+    found = []
+    for name, folder in folders.items():
+        linked = {folders[other] for other in reached(name, links)}
+        for other in sorted(linked - reached(folder, LAYERS)):
+            found.append(f"{name} links to {other}, which is not below {folder}")
+        for other in sorted(included.get(folder, set()) - linked - {folder}):
+            found.append(f"{name} does not link to {other}, which {folder} includes")
+    return found
+
+
+# -- messages ----------------------------------------------------------------------------------------------------------
+
 LITERAL = r'"(?:\\.|[^"\\\n])*"'
 TEXT = re.compile(rf"{LITERAL}(?:\s*{LITERAL})*")
 
@@ -186,7 +269,8 @@ def needs_real(path):
 
 def main():
     files = list(sources())
-    found = [problem for path in files for problem in check_file(path)] + check_messages(files)
+    found = [problem for path in files for problem in check_file(path)]
+    found += check_circles(files) + check_links(files) + check_messages(files)
     headers = [] if "--quick" in sys.argv[1:] else [p for p in files if p.endswith(".h")]
     base = flags()
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -2,8 +2,6 @@
  * see that a loop asks for nothing. The counters are process-wide because the heap is. */
 #include "core/base/alloc.h"
 
-#include "core/base/str.h"
-
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -83,12 +81,6 @@ bool rw_grow(void **items, size_t *capacity, size_t need, size_t item_size) {
     *items = grown;
     *capacity = n;
     return true;
-}
-
-rw_status rw_fail_memory(rw_error *err, size_t n_bytes) {
-    char text[32];
-    rw_format_bytes(text, sizeof text, n_bytes > INT64_MAX ? INT64_MAX : (int64_t)n_bytes);
-    return rw_fail(err, RW_E_MEMORY, RW_AT_NONE, "not enough memory for %s", text);
 }
 
 void rw_alloc_fail_after(int64_t n) {

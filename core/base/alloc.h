@@ -4,8 +4,7 @@
 #ifndef RW_BASE_ALLOC_H
 #define RW_BASE_ALLOC_H
 
-#include "core/base/error.h"
-
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -26,8 +25,6 @@ void rw_free_pages(void *p, size_t n_bytes);
 /* Grows an array to hold at least `need` items (doubling). Returns false when memory is short and
  * leaves the array as it was. */
 bool rw_grow(void **items, size_t *capacity, size_t need, size_t item_size);
-
-rw_status rw_fail_memory(rw_error *err, size_t n_bytes); /* E_MEMORY, "not enough memory for ..." */
 
 /* -- fault injection and counting, for tests ------------------------------------------------------ */
 

@@ -165,6 +165,12 @@ rw_status rw_fail_errno(rw_error *err, rw_where at, const char *fmt, ...) {
     return RW_E_IO;
 }
 
+rw_status rw_fail_memory(rw_error *err, size_t n_bytes) {
+    char text[32];
+    rw_format_bytes(text, sizeof text, n_bytes > INT64_MAX ? INT64_MAX : (int64_t)n_bytes);
+    return rw_fail(err, RW_E_MEMORY, RW_AT_NONE, "not enough memory for %s", text);
+}
+
 void rw_error_set_detail(rw_error *err, const char *text) {
     if (!err) return;
     char *copy = rw_strdup(text);

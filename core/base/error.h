@@ -49,6 +49,8 @@ rw_status rw_vfail(rw_error *err, rw_status code, rw_where at, const char *fmt, 
 /* The same for a system call that failed: appends ": " and the text of errno. */
 rw_status rw_fail_errno(rw_error *err, rw_where at, const char *fmt, ...) RW_PRINTF(3, 4);
 
+rw_status rw_fail_memory(rw_error *err, size_t n_bytes); /* E_MEMORY, "not enough memory for ..." */
+
 /* Attaches an owned multi-line text (a traceback); copies it. */
 void rw_error_set_detail(rw_error *err, const char *text);
 void rw_error_clear(rw_error *err);

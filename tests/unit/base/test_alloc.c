@@ -8,6 +8,7 @@
 
 #include "core/base/alloc.h"
 #include "core/base/arena.h"
+#include "core/base/error.h"
 
 #include <stdlib.h>
 #include <string.h>

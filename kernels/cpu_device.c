@@ -102,7 +102,3 @@ rw_status rw_device_open_cpu(rw_device **out, rw_dtype compute, int threads, rw_
     *out = &c->base;
     return RW_OK;
 }
-
-void rw_device_close(rw_device *d) {
-    if (d) d->close(d);
-}
