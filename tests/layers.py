@@ -7,7 +7,7 @@ as C++.
     python3 tests/layers.py --quick    without compiling headers
 
 The table is the include rule of the house: data flows one way. A folder may include itself and what its line names.
-A name that ends in .h opens that one header only."""
+A name that ends in .h or .def opens that one file only."""
 
 import concurrent.futures
 import os
@@ -18,13 +18,15 @@ import sys
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PLAN = "core/recipe/plan.h"  # structs only
 ARCH = "core/model/arch.h"  # data only
+FORMATS = "core/recipe/formats.def"
+DATA_ONLY = {PLAN, ARCH, FORMATS}  # nothing in them needs a library
 
 LAYERS = {
     "core/base": [],
     "core/recipe": ["core/base"],
     "kernels": ["core/base"],
     "core/tensor": ["core/base", "kernels"],
-    "core/data": ["core/base", PLAN],
+    "core/data": ["core/base", PLAN, FORMATS],
     "core/model": ["core/base", "core/tensor", PLAN],
     "core/dist": ["core/base", "core/tensor"],
     "core/optim": ["core/base", "core/tensor", "kernels", ARCH, PLAN],
@@ -182,12 +184,12 @@ def reached(name, edges):
 
 def check_links(files):
     """A library links, itself or through others, to each folder that it includes, and to none that is not below it.
-    Headers that hold data only need no library."""
+    Files that hold data only need no library."""
     links, folders = read_links()
     included = {}
     for path in files:
         with open(os.path.join(ROOT, path), encoding="utf-8") as f:
-            targets = {m.group(2) for m in INCLUDE.finditer(f.read()) if m.group(1) == '"'} - {PLAN, ARCH}
+            targets = {m.group(2) for m in INCLUDE.finditer(f.read()) if m.group(1) == '"'} - DATA_ONLY
         included.setdefault(layer_of(path), set()).update(layer_of(target) for target in targets)
     found = []
     for name, folder in folders.items():

@@ -22,9 +22,10 @@ typedef struct {
 /* A vocabulary of at most 512 ids can only be bytes. */
 static rw_status open_tokenizer(session *s, const rw_options *o, rw_error *err) {
     int64_t V = rw_generator_model(s->model)->vocab_size;
-    const char *kind = o->tokenizer ? o->tokenizer : V <= 512 ? "byte" : "world";
+    rw_tokenizer_choice kind = V <= 512 ? RW_TOKENIZER_BYTE : RW_TOKENIZER_WORLD;
     char *vocab = NULL;
-    if (strcmp(kind, "world") == 0) RW_TRY(rw_vocab_find(o->vocab_file, NULL, &vocab, err));
+    if (o->tokenizer) kind = (rw_tokenizer_choice)rw_choice_find(RW_KEY_data_tokenizer, o->tokenizer);
+    if (kind == RW_TOKENIZER_WORLD) RW_TRY(rw_vocab_find(o->vocab_file, NULL, &vocab, err));
     rw_status status = rw_tokenizer_open(&s->tokenizer, kind, vocab, err);
     if (status != RW_OK) rw_error_settle(err);
     rw_free(vocab);

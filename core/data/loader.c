@@ -87,9 +87,6 @@ static rw_status check_plan(const rw_plan_data *p, rw_error *err) {
     if (p->vocab_size < 1 || p->vocab_size >= most)
         return rw_fail(err, RW_E_RECIPE, (rw_where){.key = "model.vocab_size"}, "%lld is no usable size",
                        (long long)p->vocab_size);
-    if (p->sampler && strcmp(p->sampler, "random") != 0)
-        return rw_fail(err, RW_E_UNSUPPORTED, (rw_where){.key = "data.sampler"}, "unknown sampler '%s' (random)",
-                       p->sampler);
     return RW_OK;
 }
 

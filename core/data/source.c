@@ -1,52 +1,19 @@
-/* The list of formats, and reading ids from an open source. */
+/* The table of formats, and reading ids from an open source. */
 #include "core/data/source.h"
-
-#include "core/base/str.h"
 
 #include <errno.h>
 #include <string.h>
 #include <unistd.h>
 
-static const rw_source_ops *const all[] = {&rw_source_jsonl, &rw_source_binidx, &rw_source_text};
-#define N_SOURCES ((int)(sizeof all / sizeof *all))
-
-/* Names that the official trainer, or its documentation, has and this program has not. */
-static const struct {
-    const char *name, *answer;
-} absent[] = {
-    {"numpy", "an array of ids in a .npy file is not read; turn the text into jsonl or binidx"},
-    {"uint16", "a bare file of 16-bit ids is not read; turn the text into jsonl or binidx"},
-    {"utf-16le", "text in UTF-16 is not read; convert it (iconv -f utf-16le -t utf-8) and use utf-8"},
-    {"dummy", "there is no made-up data; the quickstart recipe has a small real corpus"},
-    {"wds_img", "it stands in the official list of types, but belonged to an image autoencoder of RWKV-v4neo, no "
-                "language model, and the official trainer refuses it too; use jsonl, binidx or utf-8"},
+static const rw_source_ops *const formats[] = {
+#define RW_FORMAT(id, word, file, holds) [RW_FORMAT_##id] = &rw_source_##file,
+#include "core/recipe/formats.def"
+#undef RW_FORMAT
 };
 
-const rw_source_ops *rw_source_at(int i) {
-    return i >= 0 && i < N_SOURCES ? all[i] : NULL;
-}
-
-rw_status rw_source_find(const rw_source_ops **ops, const char *data_type, rw_error *err) {
-    const char *names[N_SOURCES + 1] = {0};
-    rw_where at = {.key = "data.data_type"};
-    for (int i = 0; i < N_SOURCES; i++) {
-        names[i] = all[i]->name;
-        if (!strcmp(data_type, all[i]->name)) return *ops = all[i], RW_OK;
-    }
-    for (size_t i = 0; i < sizeof absent / sizeof *absent; i++)
-        if (!strcmp(data_type, absent[i].name))
-            return rw_fail(err, RW_E_UNSUPPORTED, at, "'%s': %s", data_type, absent[i].answer);
-    const char *near = rw_did_you_mean(data_type, names);
-    if (near) return rw_fail(err, RW_E_RECIPE, at, "unknown type '%s' (did you mean '%s'?)", data_type, near);
-    return rw_fail(err, RW_E_RECIPE, at, "unknown type '%s' (jsonl, binidx, utf-8)", data_type);
-}
-
 rw_status rw_source_open(rw_source *s, const rw_plan_data *plan, const char *file, rw_error *err) {
-    const rw_source_ops *ops;
-    *s = (rw_source){0};
-    RW_TRY(rw_source_find(&ops, plan->data_type, err));
     *s = (rw_source){.file = file, .vocab_size = plan->vocab_size};
-    rw_status status = ops->open(s, plan, file, err);
+    rw_status status = formats[plan->data_type]->open(s, plan, file, err);
     if (status == RW_OK && s->n_tokens == 0)
         status = rw_fail(err, RW_E_DATA, RW_AT_FILE(file), "there is nothing in it to train on: no tokens");
     if (status != RW_OK) rw_source_close(s);

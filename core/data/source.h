@@ -1,4 +1,4 @@
-/* Sources of tokens: a registry of formats, each of which opens a file as one stream of ids.
+/* Sources of tokens: the formats of formats.def, each of which opens a file as one stream of ids.
  *
  * What is not tokens yet (jsonl, text) is tokenized once when it is opened, piece by piece, into a temporary file
  * without a name; each document is followed by id 0. From then on all sources are the same: ids of 2 or 4 bytes
@@ -25,17 +25,12 @@ typedef struct {
 } rw_source;
 
 typedef struct {
-    const char *name; /* data.data_type */
-    const char *doc;  /* one line of help */
     rw_status (*open)(rw_source *s, const rw_plan_data *plan, const char *file, rw_error *err);
 } rw_source_ops;
 
-extern const rw_source_ops rw_source_jsonl, rw_source_binidx, rw_source_text;
-
-/* The format of that name. Errors: E_UNSUPPORTED for the official names that are not there, saying what to use instead;
- * E_RECIPE with a suggestion for others. */
-rw_status rw_source_find(const rw_source_ops **ops, const char *data_type, rw_error *err);
-const rw_source_ops *rw_source_at(int i); /* 0 .. ; NULL after the last */
+#define RW_FORMAT(id, word, file, holds) extern const rw_source_ops rw_source_##file;
+#include "core/recipe/formats.def"
+#undef RW_FORMAT
 
 /* Opens `file` as plan->data_type says. Errors: as the format's, and E_DATA for no tokens at all. */
 rw_status rw_source_open(rw_source *s, const rw_plan_data *plan, const char *file, rw_error *err);

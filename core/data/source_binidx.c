@@ -15,4 +15,4 @@ static rw_status open_binidx(rw_source *s, const rw_plan_data *plan, const char 
     return RW_OK;
 }
 
-const rw_source_ops rw_source_binidx = {"binidx", "token ids in PREFIX.bin and PREFIX.idx", open_binidx};
+const rw_source_ops rw_source_binidx = {open_binidx};

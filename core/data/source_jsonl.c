@@ -32,4 +32,4 @@ static rw_status open_jsonl(rw_source *s, const rw_plan_data *plan, const char *
     return status;
 }
 
-const rw_source_ops rw_source_jsonl = {"jsonl", "one JSON object a line, the document under \"text\"", open_jsonl};
+const rw_source_ops rw_source_jsonl = {open_jsonl};

@@ -92,4 +92,4 @@ static rw_status open_text(rw_source *s, const rw_plan_data *plan, const char *f
     return status;
 }
 
-const rw_source_ops rw_source_text = {"utf-8", "plain text: the whole file is one document", open_text};
+const rw_source_ops rw_source_text = {open_text};

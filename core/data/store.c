@@ -49,7 +49,7 @@ static rw_status check_vocab(const rw_store *st, const rw_plan_data *plan, rw_er
 
 rw_status rw_store_open(rw_store *st, const rw_plan_data *plan, const char *file, rw_error *err) {
     *st = (rw_store){.file = file};
-    RW_TRY(rw_tokenizer_open(&st->tokenizer, plan->tokenizer ? plan->tokenizer : "none", plan->vocab_file, err));
+    RW_TRY(rw_tokenizer_open(&st->tokenizer, plan->tokenizer, plan->vocab_file, err));
     rw_status s = check_vocab(st, plan, err);
     if (s == RW_OK) s = open_file(st, err);
     if (s != RW_OK) rw_store_close(st);

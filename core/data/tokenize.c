@@ -69,8 +69,7 @@ static rw_status copy(job *j, rw_error *err) {
 }
 
 static rw_status convert(job *j, const char *in, const char *prefix, rw_error *err) {
-    const char *kind = j->options->tokenizer ? j->options->tokenizer : "world";
-    RW_TRY(rw_tokenizer_open(&j->tokenizer, kind, j->options->vocab_file, err));
+    RW_TRY(rw_tokenizer_open(&j->tokenizer, j->options->tokenizer, j->options->vocab_file, err));
     RW_TRY(rw_jsonl_open(&j->in, in, err));
     j->done.n_bytes_total = j->in.file.n_bytes;
     RW_TRY(open_output(j, prefix, err));

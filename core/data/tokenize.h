@@ -3,6 +3,7 @@
 #define RW_DATA_TOKENIZE_H
 
 #include "core/base/error.h"
+#include "core/recipe/plan.h"
 
 #include <stdint.h>
 
@@ -18,14 +19,14 @@ extern "C" {
  *     names             PREFIX.bin, .idx          PREFIX_text_document.bin, .idx
  *     empty documents   kept, as a lone id 0      dropped
  *
- * The first is the default: half the size, the name that was asked for, and both trainers read it. Documents keep
- * the order of the file (make_data.py shuffles them first; its output for an order is ours for that order),
- * each is followed by id 0, and blank lines are passed over. */
+ * Both trainers read both; the first takes half the size and the name that was asked for. Documents keep the order
+ * of the file (make_data.py shuffles them first; its output for an order is ours for that order), each is followed by
+ * id 0, and blank lines are passed over. */
 typedef enum { RW_LAYOUT_MAKE_DATA, RW_LAYOUT_PREPROCESS } rw_tokenize_layout;
 
 typedef struct {
-    const char *tokenizer;  /* "world" (NULL too) or "byte"        */
-    const char *vocab_file; /* for "world"                         */
+    rw_tokenizer_choice tokenizer; /* world or byte                */
+    const char *vocab_file;        /* for world                    */
     rw_tokenize_layout layout;
 } rw_tokenize_options;
 

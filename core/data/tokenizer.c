@@ -439,12 +439,17 @@ static rw_status open_byte(rw_tokenizer **out, rw_error *err) {
     return RW_OK;
 }
 
-rw_status rw_tokenizer_open(rw_tokenizer **out, const char *kind, const char *vocab_file, rw_error *err) {
+rw_status rw_tokenizer_open(rw_tokenizer **out, rw_tokenizer_choice kind, const char *vocab_file, rw_error *err) {
     *out = NULL;
-    if (!strcmp(kind, "world")) return open_world(out, vocab_file, err);
-    if (!strcmp(kind, "byte")) return open_byte(out, err);
-    return rw_fail(err, RW_E_UNSUPPORTED, (rw_where){.key = "data.tokenizer"}, "unknown tokenizer '%s' (world, byte)",
-                   kind);
+    switch (kind) {
+    case RW_TOKENIZER_WORLD:
+        return open_world(out, vocab_file, err);
+    case RW_TOKENIZER_BYTE:
+        return open_byte(out, err);
+    case RW_TOKENIZER_NONE:
+        break;
+    }
+    return rw_fail(err, RW_E_UNSUPPORTED, (rw_where){.key = "data.tokenizer"}, "text needs a tokenizer: world or byte");
 }
 
 void rw_tokenizer_close(rw_tokenizer *t) {

@@ -12,6 +12,7 @@
 
 #include "core/base/error.h"
 #include "core/base/str.h"
+#include "core/recipe/plan.h"
 
 #include <stddef.h>
 #include <stdint.h>
@@ -24,9 +25,9 @@ extern "C" {
 
 typedef struct rw_tokenizer rw_tokenizer;
 
-/* kind: "world" or "byte"; vocab_file is read for "world" only. Free with rw_tokenizer_close().
- * Errors: E_IO; E_FORMAT with file and line; E_UNSUPPORTED for another kind. */
-rw_status rw_tokenizer_open(rw_tokenizer **out, const char *kind, const char *vocab_file, rw_error *err);
+/* vocab_file is read for RW_TOKENIZER_WORLD only. Free with rw_tokenizer_close().
+ * Errors: E_IO; E_FORMAT with file and line; E_UNSUPPORTED for RW_TOKENIZER_NONE. */
+rw_status rw_tokenizer_open(rw_tokenizer **out, rw_tokenizer_choice kind, const char *vocab_file, rw_error *err);
 /* A World vocabulary from memory; `name` stands in errors and must outlive them. */
 rw_status rw_tokenizer_parse(rw_tokenizer **out, const char *name, const char *text, size_t n, rw_error *err);
 void rw_tokenizer_close(rw_tokenizer *t);

@@ -4,8 +4,6 @@
 #include "core/base/alloc.h"
 #include "core/optim/optim.h"
 
-#include <string.h>
-
 #define L2WRAP 1e-4
 
 /* -- buffers of a batch ----------------------------------------------------------------------------------- */
@@ -83,10 +81,10 @@ static void upload_scalars(rw_engine *e) {
 static void set_normaliser(rw_engine *e, double step_sum, const rw_batch *b) {
     const rw_plan_train *p = &e->plan->train;
     double sum = step_sum;
-    if (b && strcmp(p->loss_norm, "micro") == 0) sum = b->mask_sum * (double)p->accumulate;
+    if (b && p->loss_norm == RW_LOSS_NORM_MICRO) sum = b->mask_sum * (double)p->accumulate;
     e->scalars.normaliser = sum > 0 ? 1 / sum : 0;
-    e->scalars.l2wrap_mask = strcmp(p->l2wrap, "v7") == 0 ? L2WRAP * e->scalars.normaliser : 0;
-    e->scalars.l2wrap_rows = strcmp(p->l2wrap, "v5") == 0 ? L2WRAP / (double)max_rows(e->plan) : 0;
+    e->scalars.l2wrap_mask = p->l2wrap == RW_L2WRAP_V7 ? L2WRAP * e->scalars.normaliser : 0;
+    e->scalars.l2wrap_rows = p->l2wrap == RW_L2WRAP_V5 ? L2WRAP / (double)max_rows(e->plan) : 0;
 }
 
 void rw_engine_begin_step(rw_engine *e, int64_t step, double lr, double weight_decay, double mask_sum) {
@@ -135,7 +133,7 @@ static rw_status finish(rw_engine *e, rw_status status, double *loss_sum, rw_err
 }
 
 rw_status rw_engine_micro_step(rw_engine *e, const rw_batch *b, double *loss_sum, rw_error *err) {
-    if (strcmp(e->plan->train.loss_norm, "micro") == 0) {
+    if (e->plan->train.loss_norm == RW_LOSS_NORM_MICRO) {
         set_normaliser(e, 0, b);
         upload_scalars(e);
     }

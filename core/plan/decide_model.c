@@ -20,7 +20,7 @@ static int64_t or_else(int64_t given, int64_t otherwise) {
 /* The recipe was refused already if it names neither a checkpoint nor arch, n_layer and n_embd. */
 static rw_status shape_from_scratch(rw_plan_model *m, const rw_plan_data *d) {
     m->head_size = or_else(m->head_size, 64);
-    m->vocab_size = or_else(m->vocab_size, is(d->tokenizer, "byte") ? BYTE_VOCAB : WORLD_VOCAB);
+    m->vocab_size = or_else(m->vocab_size, d->tokenizer == RW_TOKENIZER_BYTE ? BYTE_VOCAB : WORLD_VOCAB);
     m->dim_ffn = or_else(m->dim_ffn, m->n_embd * 7 / 2 / 32 * 32);
     m->lora_mix = m->n_embd >= 4096 ? 64 : 32;
     m->lora_decay = m->n_embd >= 4096 ? 128 : 64;

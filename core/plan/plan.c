@@ -24,30 +24,11 @@
 #define RW_PROCESS_BYTES            ((int64_t)24 << 20)
 #define RW_PROCESS_BYTES_PER_THREAD ((int64_t)32 << 20)
 
-static bool is(const char *a, const char *b) {
-    return a && strcmp(a, b) == 0;
-}
-
 /* -- data ------------------------------------------------------------------------------------------------------- */
-
-static rw_status file_there(const rw_recipe *r, rw_key_id key, const char *data_type, const char *path, rw_error *err) {
-    if (!path || is(data_type, "binidx") || rw_exists(path)) return RW_OK;
-    return rw_fail(err, RW_E_RECIPE, rw_recipe_where(r, key), "no such file: %s", path);
-}
 
 static rw_status decide_data(rw_plan *p, const rw_recipe *r, rw_arena *arena, rw_error *err) {
     rw_plan_data *d = &p->data;
-    bool tokens = is(d->data_type, "binidx");
-    if (!d->tokenizer) d->tokenizer = tokens ? "none" : "world";
-    if (tokens && !is(d->tokenizer, "none"))
-        return rw_fail(err, RW_E_RECIPE, rw_recipe_where(r, RW_KEY_data_tokenizer),
-                       "binidx holds token ids already; leave this key out");
-    if (!tokens && is(d->tokenizer, "none"))
-        return rw_fail(err, RW_E_RECIPE, rw_recipe_where(r, RW_KEY_data_tokenizer),
-                       "%s holds text: expected world or byte", d->data_type);
-    RW_TRY(file_there(r, RW_KEY_data_data_file, d->data_type, d->data_file, err));
-    RW_TRY(file_there(r, RW_KEY_data_valid_file, d->data_type, d->valid_file, err));
-    if (!is(d->tokenizer, "world")) return RW_OK;
+    if (d->tokenizer != RW_TOKENIZER_WORLD) return RW_OK;
     char *found = NULL;
     rw_status status = rw_vocab_find(d->vocab_file, r->dir, &found, err);
     if (status == RW_OK && !(d->vocab_file = rw_arena_strdup(arena, found)))
@@ -59,7 +40,7 @@ static rw_status decide_data(rw_plan *p, const rw_recipe *r, rw_arena *arena, rw
 /* binidx says in its header how much it holds; text is counted when it is read. */
 static rw_status count_data(rw_plan *p, rw_error *err) {
     p->needs.data_tokens = -1;
-    if (!is(p->data.data_type, "binidx")) return RW_OK;
+    if (!rw_format_holds_ids(p->data.data_type)) return RW_OK;
     rw_data_info info;
     RW_TRY(rw_data_info_read(&p->data, p->data.data_file, &info, err));
     p->needs.data_tokens = info.n_tokens;
@@ -81,20 +62,20 @@ static void share_sizes(rw_plan *p) {
 
 static rw_status open_device(rw_plan *p, rw_device **device, rw_arena *arena, rw_error *err) {
     p->threads = rw_cpu_count();
-    if (!is(p->device, "cpu")) {
+    if (p->device != RW_ON_CPU) {
         rw_error why = {0};
         rw_status status = rw_device_open_cuda(device, RW_F32, 0, &why);
-        if (status == RW_OK || is(p->device, "cuda")) {
+        if (status == RW_OK || p->device == RW_ON_CUDA) {
             if (err) *err = why;
-            p->device = "cuda";
+            p->device = RW_ON_CUDA;
             return status;
         }
         rw_error_clear(&why);
     }
-    p->device = "cpu";
+    p->device = RW_ON_CPU;
     p->train.compute = RW_F32;
-    if (is(p->train.precision, "bf16") || is(p->train.precision, "fp16"))
-        rw_info("precision %s: this CPU computes in fp32", p->train.precision);
+    if (p->train.precision == RW_PRECISION_BF16 || p->train.precision == RW_PRECISION_FP16)
+        rw_info("precision %s: this CPU computes in fp32", rw_choice_word(RW_KEY_train_precision, p->train.precision));
     RW_TRY(rw_device_open_cpu(device, RW_F32, p->threads, err));
     const char *detail = (*device)->detail; /* without the number of threads, which a resume may set */
     p->cpu_kernels = rw_arena_strndup(arena, detail, strcspn(detail, ","));

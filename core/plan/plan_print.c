@@ -32,8 +32,9 @@ static void print_data(const rw_plan *p, rw_str *out) {
         rw_format_count(count, sizeof count, p->needs.data_tokens);
         snprintf(count + strlen(count), sizeof count - strlen(count), " tokens");
     }
-    snprintf(line, sizeof line, "%s (%s, tokenizer %s): %s", p->data.data_file, p->data.data_type, p->data.tokenizer,
-             count);
+    snprintf(line, sizeof line, "%s (%s, tokenizer %s): %s", p->data.data_file,
+             rw_choice_word(RW_KEY_data_data_type, p->data.data_type),
+             rw_choice_word(RW_KEY_data_tokenizer, p->data.tokenizer), count);
     row(out, "data", line);
     if (p->data.valid_file) row(out, "held out", p->data.valid_file);
 }
@@ -83,8 +84,8 @@ void rw_plan_print(const rw_plan *p, rw_str *out) {
     print_shape(p, out);
     print_data(p, out);
     print_steps(p, out);
-    snprintf(line, sizeof line, "%s: %s, %d thread%s; computes in %s", p->device, p->cpu_kernels ? p->cpu_kernels : "",
-             p->threads, p->threads == 1 ? "" : "s", "fp32");
+    snprintf(line, sizeof line, "%s: %s, %d thread%s; computes in %s", rw_choice_word(RW_KEY_top_device, p->device),
+             p->cpu_kernels ? p->cpu_kernels : "", p->threads, p->threads == 1 ? "" : "s", "fp32");
     row(out, "device", line);
     print_files(p, out);
     print_memory(p, out);
@@ -106,7 +107,7 @@ static void choose_int(rw_plan_choice *choices, int *n, const char *name, int64_
 
 int rw_plan_choices(const rw_plan *p, rw_plan_choice choices[RW_PLAN_MAX_CHOICES]) {
     int n = 0;
-    choose(choices, &n, "device", p->device);
+    choose(choices, &n, "device", rw_choice_word(RW_KEY_top_device, p->device));
     choose(choices, &n, "compute", rw_dtype_name(p->train.compute));
     choose(choices, &n, "cpu_kernels", p->cpu_kernels);
     choose_int(choices, &n, "threads", p->threads);

@@ -22,6 +22,11 @@ static bool is(const checker *c, rw_key_id id, const char *text) {
     return value(c, id)->text && strcmp(value(c, id)->text, text) == 0;
 }
 
+/* For keys of type ENUM: has it a value, and is it this one? */
+static bool chosen(const checker *c, rw_key_id id, int choice) {
+    return value(c, id)->text && value(c, id)->i == choice;
+}
+
 static bool given(const checker *c, rw_key_id id) {
     return value(c, id)->given;
 }
@@ -58,7 +63,7 @@ static void check_from_scratch(checker *c) {
     if (!given(c, RW_KEY_model_head_size)) rw_recipe_set_int(c->r, RW_KEY_model_head_size, 64, "64");
     if (given(c, RW_KEY_model_vocab_size)) return;
     /* A byte each and the end of a document; the official vocabulary is padded to 65536. */
-    bool bytes = is(c, RW_KEY_data_tokenizer, "byte");
+    bool bytes = chosen(c, RW_KEY_data_tokenizer, RW_TOKENIZER_BYTE);
     rw_recipe_set_int(c->r, RW_KEY_model_vocab_size, bytes ? 257 : 65536, bytes ? "257" : "65536");
 }
 
@@ -74,20 +79,21 @@ static void check_model(checker *c) {
 /* -- data -------------------------------------------------------------------------------------------------- */
 
 static void check_data(checker *c) {
-    bool binidx = is(c, RW_KEY_data_data_type, "binidx"), none = is(c, RW_KEY_data_tokenizer, "none");
+    bool ids = rw_format_holds_ids((rw_format_choice)value(c, RW_KEY_data_data_type)->i);
+    bool none = chosen(c, RW_KEY_data_tokenizer, RW_TOKENIZER_NONE);
     if (!given(c, RW_KEY_data_tokenizer))
-        rw_recipe_set_text(c->r, RW_KEY_data_tokenizer, binidx ? "none" : "world");
-    else if (binidx && !none)
+        rw_recipe_set_enum(c->r, RW_KEY_data_tokenizer, ids ? RW_TOKENIZER_NONE : RW_TOKENIZER_WORLD);
+    else if (ids && !none)
         rw_problems_add(c->p, at(c, RW_KEY_data_tokenizer),
-                        "expected none, got '%s': binidx holds token ids already; leave this key out",
-                        value(c, RW_KEY_data_tokenizer)->s);
-    else if (!binidx && none)
+                        "expected none, got '%s': %s holds token ids already; leave this key out",
+                        value(c, RW_KEY_data_tokenizer)->text, value(c, RW_KEY_data_data_type)->text);
+    else if (!ids && none)
         rw_problems_add(c->p, at(c, RW_KEY_data_tokenizer), "expected world or byte, got 'none': %s is text",
-                        value(c, RW_KEY_data_data_type)->s);
-    if (given(c, RW_KEY_data_vocab_file) && !is(c, RW_KEY_data_tokenizer, "world"))
+                        value(c, RW_KEY_data_data_type)->text);
+    if (given(c, RW_KEY_data_vocab_file) && !chosen(c, RW_KEY_data_tokenizer, RW_TOKENIZER_WORLD))
         rw_problems_add(c->p, at(c, RW_KEY_data_vocab_file),
                         "used with data.tokenizer: world only, and that is '%s'; leave this key out",
-                        value(c, RW_KEY_data_tokenizer)->s);
+                        value(c, RW_KEY_data_tokenizer)->text);
 }
 
 /* -- training ---------------------------------------------------------------------------------------------- */
@@ -111,11 +117,11 @@ static void check_train(checker *c) {
     check_grad_cp(c);
     double first = value(c, RW_KEY_train_lr_init)->x, last = value(c, RW_KEY_train_lr_final)->x;
     const rw_value *schedule = value(c, RW_KEY_train_schedule);
-    if (is(c, RW_KEY_train_schedule, "exponential") && (first == 0 || last == 0))
+    if (chosen(c, RW_KEY_train_schedule, RW_SCHEDULE_EXPONENTIAL) && (first == 0 || last == 0))
         rw_problems_add(c->p, schedule->at,
                         "exponential needs lr_init and lr_final above 0, got %s and %s; write linear",
                         value(c, RW_KEY_train_lr_init)->text, value(c, RW_KEY_train_lr_final)->text);
-    if (is(c, RW_KEY_train_schedule, "constant") && first != last && given(c, RW_KEY_train_lr_final))
+    if (chosen(c, RW_KEY_train_schedule, RW_SCHEDULE_CONSTANT) && first != last && given(c, RW_KEY_train_lr_final))
         rw_problems_add(c->p, schedule->at, "constant, but lr_init is %s and lr_final %s; leave lr_final out",
                         value(c, RW_KEY_train_lr_init)->text, value(c, RW_KEY_train_lr_final)->text);
     if (value(c, RW_KEY_train_weight_decay_final)->x > 0 && value(c, RW_KEY_train_weight_decay)->x == 0)
@@ -216,7 +222,7 @@ static void need_binidx(checker *c, rw_where where, const char *path) {
 
 static void check_data_file(checker *c, rw_key_id id) {
     if (!given(c, id)) return;
-    if (is(c, RW_KEY_data_data_type, "binidx"))
+    if (chosen(c, RW_KEY_data_data_type, RW_FORMAT_BINIDX))
         need_binidx(c, at(c, id), value(c, id)->s);
     else
         need_file(c, at(c, id), value(c, id)->s);

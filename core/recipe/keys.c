@@ -2,7 +2,6 @@
 #include "core/recipe/keys.h"
 
 #include "core/base/error.h"
-#include "core/recipe/plan.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -20,6 +19,27 @@
     { (a), (b), false, false }
 #define BELOW(a, b)                                                                                                    \
     { (a), (b), false, true }
+
+/* The column `choices` for a set of choices.def; the row's macro puts it behind `.choices =`. */
+#define OF(set) set##_bars + 1, .words = set##_words
+
+#define RW_CHOICES(set)     static const char set##_bars[] = ""
+#define RW_CHOICE(id, word) "|" word
+#define RW_CHOICES_END(set) ;
+#include "core/recipe/choices.def"
+#undef RW_CHOICES
+#undef RW_CHOICE
+#undef RW_CHOICES_END
+
+// clang-format off
+#define RW_CHOICES(set)     static const char *const set##_words[] = {
+#define RW_CHOICE(id, word) word,
+#define RW_CHOICES_END(set) NULL};
+// clang-format on
+#include "core/recipe/choices.def"
+#undef RW_CHOICES
+#undef RW_CHOICE
+#undef RW_CHOICES_END
 
 #define VALUE(text) .value = (text)
 #define REQUIRED    .required = true
@@ -96,6 +116,29 @@ const char *const *rw_section_names(void) {
 
 const char *const *rw_key_paths(void) {
     return paths;
+}
+
+/* -- choices --------------------------------------------------------------------------------------------- */
+
+const char *rw_choice_word(rw_key_id id, int value) {
+    return rw_keys[id].words[value];
+}
+
+int rw_choice_find(rw_key_id id, const char *word) {
+    const char *const *words = rw_keys[id].words;
+    for (int i = 0; words[i]; i++)
+        if (strcmp(words[i], word) == 0) return i;
+    return -1;
+}
+
+bool rw_format_holds_ids(rw_format_choice format) {
+    enum { TEXT, IDS };
+    static const bool ids[] = {
+#define RW_FORMAT(id, word, file, holds) [RW_FORMAT_##id] = holds == IDS,
+#include "core/recipe/formats.def"
+#undef RW_FORMAT
+    };
+    return ids[format];
 }
 
 /* -- what is known and refused --------------------------------------------------------------------------- */
@@ -180,6 +223,7 @@ const char *rw_key_expects(const rw_key *key, char *buf, size_t size) {
     case RW_TYPE_FLAG:
         snprintf(buf, size, "%s", rw_message("true or false"));
         break;
+    case RW_TYPE_ENUM:
     case RW_TYPE_CHOICE:
     case RW_TYPE_INT_CHOICE:
     case RW_TYPE_DTYPE:

@@ -3,6 +3,7 @@
 #define RW_RECIPE_KEYS_H
 
 #include "core/base/str.h"
+#include "core/recipe/plan.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -29,7 +30,8 @@ typedef enum {
     RW_TYPE_NUMBER,
     RW_TYPE_BOOL,       /* true, false                              */
     RW_TYPE_FLAG,       /* true, false, 1, 0: official flags        */
-    RW_TYPE_CHOICE,     /* one of `choices`                         */
+    RW_TYPE_ENUM,       /* one of `choices`, stored as its number   */
+    RW_TYPE_CHOICE,     /* one of `choices`, stored as text         */
     RW_TYPE_INT_CHOICE, /* one of `choices`, stored as an integer   */
     RW_TYPE_DTYPE       /* one of `choices`, stored as an rw_dtype  */
 } rw_key_type;
@@ -46,15 +48,16 @@ typedef struct {
     const char *path; /* "train.lr_init", "hooks"                             */
     rw_key_type type;
     rw_range range;
-    const char *choices; /* "a|b|c" or ""                                        */
-    const char *value;   /* default as a user would write it; NULL: none         */
-    const char *when;    /* default in words, where it is not one value; or NULL */
-    bool required;       /* in every recipe                                      */
-    const char *unit;    /* or ""                                                */
-    bool resume_same;    /* a run continues only with the same value             */
-    ptrdiff_t offset;    /* of the field in rw_plan; -1: none                    */
-    size_t size;         /* of that field                                        */
-    const char *help[2]; /* English, Chinese                                     */
+    const char *choices;      /* "a|b|c" or ""                                        */
+    const char *const *words; /* the same of type ENUM, by number, NULL after the last; else NULL */
+    const char *value;        /* default as a user would write it; NULL: none         */
+    const char *when;         /* default in words, where it is not one value; or NULL */
+    bool required;            /* in every recipe                                      */
+    const char *unit;         /* or ""                                                */
+    bool resume_same;         /* a run continues only with the same value             */
+    ptrdiff_t offset;         /* of the field in rw_plan; -1: none                    */
+    size_t size;              /* of that field                                        */
+    const char *help[2];      /* English, Chinese                                     */
 } rw_key;
 
 extern const rw_key rw_keys[RW_KEY_COUNT];
@@ -64,6 +67,12 @@ bool rw_section_known(const char *section);
 /* NULL-terminated names, for suggestions. */
 const char *const *rw_section_names(void);
 const char *const *rw_key_paths(void);
+
+/* The word of a value of an ENUM key, and the value of a word (-1: no such word). */
+const char *rw_choice_word(rw_key_id id, int value);
+int rw_choice_find(rw_key_id id, const char *word);
+/* Does this format of data hold token ids, or text? */
+bool rw_format_holds_ids(rw_format_choice format);
 
 /* What to do instead of a key that other trainers have, in the user's language; NULL: never heard of. */
 const char *rw_key_gone(const char *key);

@@ -85,6 +85,7 @@ static void print_type(rw_str *out, const rw_key *k) {
     case RW_TYPE_FLAG:
         rw_str_append(out, "\"enum\": [true, false, 1, 0]");
         break;
+    case RW_TYPE_ENUM:
     case RW_TYPE_CHOICE:
     case RW_TYPE_DTYPE:
         print_choices(out, k, true);
@@ -96,8 +97,8 @@ static void print_type(rw_str *out, const rw_key *k) {
 }
 
 static bool is_text(const rw_key *k) {
-    return k->type == RW_TYPE_STRING || k->type == RW_TYPE_PATH || k->type == RW_TYPE_CHOICE ||
-           k->type == RW_TYPE_DTYPE;
+    return k->type == RW_TYPE_STRING || k->type == RW_TYPE_PATH || k->type == RW_TYPE_ENUM ||
+           k->type == RW_TYPE_CHOICE || k->type == RW_TYPE_DTYPE;
 }
 
 static void print_property(rw_str *out, const rw_key *k, const char *indent, bool last) {

@@ -14,6 +14,17 @@ extern "C" {
 
 #define RW_MAX_LAYERS 256
 
+/* rw_device_choice, rw_l2wrap_choice, ...; rw_choice_word() of keys.h gives their words. */
+// clang-format off
+#define RW_CHOICES(set)     typedef enum {
+#define RW_CHOICE(id, word) RW_##id,
+#define RW_CHOICES_END(set) } rw_##set##_choice;
+// clang-format on
+#include "core/recipe/choices.def"
+#undef RW_CHOICES
+#undef RW_CHOICE
+#undef RW_CHOICES_END
+
 /* -- model ---------------------------------------------------------------------------------------- */
 
 typedef struct {
@@ -34,16 +45,16 @@ typedef struct {
 /* -- data ----------------------------------------------------------------------------------------- */
 
 typedef struct {
-    const char *data_type;  /* "jsonl", "binidx", "utf-8" */
-    const char *data_file;  /* as written by the user, made relative to the recipe's folder */
-    const char *valid_file; /* NULL: no validation */
-    const char *tokenizer;  /* "world", "byte", or "none" (binidx) */
-    const char *vocab_file; /* path of the World vocabulary; NULL unless tokenizer is "world" */
-    const char *sampler;    /* "random": uniform start offsets with replacement, as the official default */
-    int64_t ctx_len;        /* T */
-    int64_t vocab_size;     /* ids must be below */
-    int64_t rows_per_batch; /* micro_bsz: packed rows of ctx_len tokens in a micro batch */
-    int64_t accumulate;     /* micro batches in a step */
+    rw_format_choice data_type;
+    const char *data_file;         /* as written by the user, made relative to the recipe's folder */
+    const char *valid_file;        /* NULL: no validation */
+    rw_tokenizer_choice tokenizer; /* none: the data are ids */
+    const char *vocab_file;        /* path of the World vocabulary; NULL unless it is the tokenizer's */
+    rw_sampler_choice sampler;     /* random: uniform start offsets with replacement, as the official default */
+    int64_t ctx_len;               /* T */
+    int64_t vocab_size;            /* ids must be below */
+    int64_t rows_per_batch;        /* micro_bsz: packed rows of ctx_len tokens in a micro batch */
+    int64_t accumulate;            /* micro batches in a step */
     uint64_t seed;
 } rw_plan_data;
 
@@ -55,17 +66,17 @@ typedef struct {
     int64_t n_steps; /* epoch_steps * epoch_count */
     double lr_init, lr_final;
     int64_t warmup_steps;
-    const char *schedule; /* "auto" (the tutorial's rule), "constant", "linear", "exponential", "cosine" */
+    rw_schedule_choice schedule; /* auto: the official trainer's rule */
     double beta1, beta2, adam_eps;
     double weight_decay, weight_decay_final; /* final <= 0: stays */
     bool layerwise_lr;
-    int64_t my_pile_stage; /* 2: the learning-rate groups of the official stage 2 */
-    double grad_clip;      /* global norm; 0: no clipping */
-    int grad_cp;           /* 0 keep activations, 1 recompute each block in the backward pass */
-    const char *precision; /* as asked: "fp32", "tf32", "fp16", "bf16" */
-    rw_dtype compute;      /* what the device computes in: RW_F32 on the CPU */
-    const char *l2wrap;    /* "v7", "v5", "off" */
-    const char *loss_norm; /* "step", "micro" */
+    int64_t my_pile_stage;         /* 2: the learning-rate groups of the official stage 2 */
+    double grad_clip;              /* global norm; 0: no clipping */
+    int grad_cp;                   /* 0 keep activations, 1 recompute each block in the backward pass */
+    rw_precision_choice precision; /* as asked */
+    rw_dtype compute;              /* what the device computes in: RW_F32 on the CPU */
+    rw_l2wrap_choice l2wrap;
+    rw_loss_norm_choice loss_norm;
     uint64_t random_seed;
     int64_t head_chunk;   /* rows of logits computed at a time */
     double max_seconds;   /* stop after this many seconds of training; 0: no limit */
@@ -119,7 +130,7 @@ typedef struct {
 typedef struct {
     const char *name; /* of the run */
     const char *recipe_path, *recipe_dir;
-    const char *device; /* "cpu" or "cuda": decided */
+    rw_device_choice device; /* decided: not auto */
     int threads;
     const char *cpu_kernels; /* the BLAS kernels chosen, e.g. "Haswell" */
     rw_plan_model model;

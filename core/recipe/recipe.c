@@ -207,6 +207,11 @@ void rw_recipe_set_text(rw_recipe *r, rw_key_id id, const char *text) {
     r->values[id].text = r->values[id].s = text;
 }
 
+void rw_recipe_set_enum(rw_recipe *r, rw_key_id id, int value) {
+    r->values[id].text = rw_choice_word(id, value);
+    r->values[id].i = value;
+}
+
 void rw_recipe_set_int(rw_recipe *r, rw_key_id id, int64_t value, const char *text) {
     r->values[id].text = text;
     r->values[id].i = value;
@@ -291,6 +296,7 @@ static void store(rw_plan *plan, const rw_key *key, const rw_value *v) {
         memcpy(field, &v->x, sizeof v->x);
         break;
     case RW_TYPE_INT:
+    case RW_TYPE_ENUM:
     case RW_TYPE_INT_CHOICE:
     case RW_TYPE_DTYPE:
         if (key->size == sizeof(int64_t)) {
@@ -313,7 +319,7 @@ static void store(rw_plan *plan, const rw_key *key, const rw_value *v) {
     }
 }
 
-_Static_assert(sizeof(rw_dtype) == sizeof(int), "a dtype is stored as an int");
+_Static_assert(sizeof(rw_dtype) == sizeof(int) && sizeof(rw_format_choice) == sizeof(int), "stored as an int");
 
 void rw_recipe_to_plan(const rw_recipe *r, rw_plan *plan) {
     for (int i = 0; i < RW_KEY_COUNT; i++)

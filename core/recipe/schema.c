@@ -300,6 +300,7 @@ static bool parse_scalar(rw_schema *s, const rw_key *key, const char *text, rw_v
         ok = parse_bool(text, key->type == RW_TYPE_FLAG, &v->i);
         if (ok) v->text = v->i ? "true" : "false";
         break;
+    case RW_TYPE_ENUM:
     case RW_TYPE_CHOICE:
     case RW_TYPE_INT_CHOICE:
     case RW_TYPE_DTYPE:
@@ -307,6 +308,8 @@ static bool parse_scalar(rw_schema *s, const rw_key *key, const char *text, rw_v
         if (ok) v->text = rw_arena_strdup(s->arena, text);
         if (ok && key->type == RW_TYPE_INT_CHOICE)
             v->i = strtoll(text, NULL, 10);
+        else if (ok && key->type == RW_TYPE_ENUM)
+            v->i = rw_choice_find((rw_key_id)(key - rw_keys), text);
         else if (ok && key->type == RW_TYPE_DTYPE)
             v->i = rw_dtype_from_name(text);
         else if (ok)

@@ -36,8 +36,8 @@ typedef struct {
     rw_where at;      /* where it stands; at.key is always set                   */
     const char *text; /* canonical: "1e-5", "true", "[a, b]"; NULL: no value    */
     union {
-        const char *s; /* string, choice; a path with the folder of its file before it */
-        int64_t i;     /* int, flag, bool, dtype, int choice                           */
+        const char *s; /* string, choice as text; a path with the folder of its file before it */
+        int64_t i;     /* int, flag, bool, dtype, enum, int choice                     */
         double x;
         struct {
             const char *const *items;

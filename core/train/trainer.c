@@ -8,8 +8,8 @@
 #include "core/base/thread.h"
 #include "core/checkpoint/retention.h"
 #include "core/checkpoint/weights.h"
-#include "core/metrics/metrics.h"
 #include "core/engine/engine.h"
+#include "core/metrics/metrics.h"
 #include "core/train/signals.h"
 #include "core/train/state.h"
 
@@ -61,7 +61,7 @@ void rw_trainer_settings(const rw_plan *plan, rw_hook_trainer *h) {
                            .weight_decay = p->weight_decay,
                            .weight_decay_final = p->weight_decay_final,
                            .warmup_steps = p->warmup_steps,
-                           .schedule = p->schedule,
+                           .schedule = rw_choice_word(RW_KEY_train_schedule, p->schedule),
                            .save_every = plan->save.every,
                            .log_every = plan->log.every,
                            .proj_dir = plan->save.proj_dir,

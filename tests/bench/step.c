@@ -112,8 +112,8 @@ static void make_plan(rw_plan *p, int64_t bsz, const int64_t size[4]) {
     p->train.adam_eps = 1e-8;
     p->train.grad_clip = 1;
     p->train.layerwise_lr = true;
-    p->train.l2wrap = "v7";
-    p->train.loss_norm = "step";
+    p->train.l2wrap = RW_L2WRAP_V7;
+    p->train.loss_norm = RW_LOSS_NORM_STEP;
     p->train.head_chunk = rw_plan_head_chunk(p);
 }
 

@@ -52,7 +52,7 @@ int main(int argc, char **argv) {
     int64_t n;
     if (argc < 3) return fprintf(stderr, "usage: %s VOCAB TEXT [IDS.bin]\n", argv[0]), 2;
     int64_t start = rw_now_ns();
-    if (rw_tokenizer_open(&t, "world", argv[1], &err) != RW_OK) return fail(&err);
+    if (rw_tokenizer_open(&t, RW_TOKENIZER_WORLD, argv[1], &err) != RW_OK) return fail(&err);
     double open_ms = (double)(rw_now_ns() - start) / 1e6;
     if (rw_file_slurp(argv[2], INT64_C(1) << 32, &text, &n, &err) != RW_OK) return fail(&err);
     int32_t *ids = rw_alloc_array((size_t)n + 1, sizeof *ids);

@@ -48,7 +48,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     if (n_bin > size - start) n_bin = size - start;
     fill(files[0], data + start, n_bin);
     fill(files[1], data + start + n_bin, size - start - n_bin);
-    rw_plan_data plan = {.data_type = "binidx", .vocab_size = 65536};
+    rw_plan_data plan = {.data_type = RW_FORMAT_BINIDX, .vocab_size = 65536};
     rw_error err = {0};
     rw_source s;
     if (rw_source_open(&s, &plan, prefix, &err) == RW_OK) {

@@ -56,7 +56,7 @@ static void check_file(const char *name, const char *key) {
     char *data;
     int64_t n;
     const char *path = rw_golden_path(name);
-    assert_int_equal(rw_tokenizer_open(&t, "world", world_vocab(), &err), RW_OK);
+    assert_int_equal(rw_tokenizer_open(&t, RW_TOKENIZER_WORLD, world_vocab(), &err), RW_OK);
     assert_int_equal(rw_file_slurp(path, 1 << 30, &data, &n, &err), RW_OK);
     int line = 0;
     size_t n_bytes = 0;

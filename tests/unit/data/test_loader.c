@@ -37,10 +37,10 @@ static const char *count_up(const char *name, int64_t n) {
 }
 
 static rw_plan_data plan_for(const char *file) {
-    return (rw_plan_data){.data_type = "binidx",
+    return (rw_plan_data){.data_type = RW_FORMAT_BINIDX,
                           .data_file = file,
-                          .tokenizer = "none",
-                          .sampler = "random",
+                          .tokenizer = RW_TOKENIZER_NONE,
+                          .sampler = RW_SAMPLER_RANDOM,
                           .ctx_len = T,
                           .vocab_size = 252,
                           .rows_per_batch = ROWS,
@@ -245,9 +245,6 @@ static void test_bad_plan(void **state) {
     BAD(accumulate, INT64_MAX);
     BAD(vocab_size, 0);
     BAD(vocab_size, INT64_MAX);
-    BAD(sampler, "shuffle");
-    assert_mentions(&err, "shuffle");
-    BAD(data_type, "wds_img");
 }
 
 /* An id that the model does not have: the batches before it come, then the error, again and again. */
@@ -337,8 +334,8 @@ static void test_signals(void **state) {
 static void test_jsonl(void **state) {
     (void)state;
     rw_plan_data plan = plan_for(write_text("l.jsonl", "{\"text\": \"abcdefgh\"}\n{\"text\": \"ij\"}\n"));
-    plan.data_type = "jsonl";
-    plan.tokenizer = "byte";
+    plan.data_type = RW_FORMAT_JSONL;
+    plan.tokenizer = RW_TOKENIZER_BYTE;
     plan.vocab_size = 257;
     plan.ctx_len = 10;
     rw_data_info info;

@@ -31,7 +31,7 @@ static void test_layouts(void **state) {
     (void)state;
     rw_error err = {0};
     rw_tokenize_progress done;
-    rw_tokenize_options options = {.tokenizer = "byte"};
+    rw_tokenize_options options = {.tokenizer = RW_TOKENIZER_BYTE};
     const char *in = write_text("in.jsonl", lines);
     assert_int_equal(rw_tokenize_file(in, rw_test_path("new"), &options, NULL, NULL, &done, &err), RW_OK);
     expect_ids("new.bin", (uint16_t[]){98, 99, 0, 0, 100, 0}, 12);
@@ -70,7 +70,7 @@ static void test_progress(void **state) {
     (void)state;
     rw_error err = {0};
     rw_str s = {0};
-    rw_tokenize_options options = {.tokenizer = "byte"};
+    rw_tokenize_options options = {.tokenizer = RW_TOKENIZER_BYTE};
     int calls = 0;
     while (s.len < 5 << 20) rw_str_append(&s, "{\"text\": \"a document of some length, again and again\"}\n");
     const char *in = write_bytes("in.jsonl", s.data, s.len);
@@ -103,15 +103,15 @@ static void expect_failure(const char *in, const rw_tokenize_options *options, r
 
 static void test_errors(void **state) {
     (void)state;
-    rw_tokenize_options options = {.tokenizer = "byte"};
+    rw_tokenize_options options = {.tokenizer = RW_TOKENIZER_BYTE};
     expect_failure(write_text("bad.jsonl", "{\"text\": \"a\"}\n{\"text\": \"b\"}\n{\"text\": \"c}\n"), &options,
                    RW_E_DATA, "bad.jsonl:3:");
     expect_failure(write_text("bad.jsonl", "\n"), &options, RW_E_DATA, "no documents");
     expect_failure(rw_test_path("absent.jsonl"), &options, RW_E_IO, "absent.jsonl");
-    options.tokenizer = NULL;
+    options.tokenizer = RW_TOKENIZER_WORLD;
     expect_failure(write_text("bad.jsonl", lines), &options, RW_E_RECIPE, "vocabulary");
     rw_error err = {0};
-    options.tokenizer = "byte";
+    options.tokenizer = RW_TOKENIZER_BYTE;
     const char *in = write_text("in.jsonl", lines);
     assert_int_equal(rw_tokenize_file(in, "/nowhere/out", &options, NULL, NULL, NULL, &err), RW_E_IO);
     assert_mentions(&err, "/nowhere/out.bin");
@@ -119,7 +119,7 @@ static void test_errors(void **state) {
 
 static void test_faults(void **state) {
     (void)state;
-    rw_tokenize_options options = {.tokenizer = "byte"};
+    rw_tokenize_options options = {.tokenizer = RW_TOKENIZER_BYTE};
     char in[4096], out[4096]; /* the paths of golden.h do not last this long */
     snprintf(in, sizeof in, "%s", write_text("in.jsonl", lines));
     snprintf(out, sizeof out, "%s", rw_test_path("gone"));

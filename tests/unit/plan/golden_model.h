@@ -78,8 +78,8 @@ static inline void plan_from_config(rw_plan *p, const json_t *c, const rw_tensor
     const rw_file_tensor *d2 = rw_tensor_file_find(weights, "blocks.0.att.time_decay_w2");
     m->lora_mix = w2 ? w2->shape[1] : 32;
     m->lora_decay = d2 ? d2->shape[0] : 64;
-    p->train.l2wrap = "off";
-    p->train.loss_norm = "step";
+    p->train.l2wrap = RW_L2WRAP_OFF;
+    p->train.loss_norm = RW_LOSS_NORM_STEP;
     p->train.accumulate = 1;
     p->train.head_chunk = 7; /* several chunks, the last one shorter */
     p->needs.arena_bytes = (int64_t)1 << 28;

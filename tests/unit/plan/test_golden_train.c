@@ -27,7 +27,7 @@ static void read_log(steps *s, const char *path) {
 }
 
 static void train_keys(rw_plan_train *t, const json_t *c) {
-    t->l2wrap = "v5";
+    t->l2wrap = RW_L2WRAP_V5;
     t->beta1 = json_num(c, "beta1", 0.9);
     t->beta2 = json_num(c, "beta2", 0.99);
     t->adam_eps = json_num(c, "adam_eps", 1e-8);

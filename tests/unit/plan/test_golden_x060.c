@@ -115,7 +115,7 @@ static double compare_grad(folder *f, const rw_tensor_file *golden, const rw_fil
     return rel;
 }
 
-static void check_grads(folder *f, const char *file, const char *l2wrap, int grad_cp, worst *w) {
+static void check_grads(folder *f, const char *file, rw_l2wrap_choice l2wrap, int grad_cp, worst *w) {
     rw_error err = {0};
     char path[512];
     rw_engine *e = &f->engine;
@@ -172,8 +172,8 @@ static rw_status one_folder(void *ctx, const char *name, rw_error *err) {
     worst *here = rw_alloc(sizeof *here);
     check_logits(&f, here);
     for (int grad_cp = 0; grad_cp < 2; grad_cp++) {
-        check_grads(&f, "grads_ce.safetensors", "off", grad_cp, here);
-        check_grads(&f, "grads_l2wrap.safetensors", "v5", grad_cp, here);
+        check_grads(&f, "grads_ce.safetensors", RW_L2WRAP_OFF, grad_cp, here);
+        check_grads(&f, "grads_l2wrap.safetensors", RW_L2WRAP_V5, grad_cp, here);
     }
     close_folder(&f);
     take_worst(k->w, here);

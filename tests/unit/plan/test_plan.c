@@ -186,7 +186,7 @@ static const shape_row shapes[] = {
     {5, 32, 32, 50, 1, 130, 64, 0, 1, RW_F32}};
 
 static rw_plan plan_of(const shape_row *s) {
-    rw_plan p = {.name = "shape", .threads = s->threads, .resume = "never", .device = "cpu"};
+    rw_plan p = {.name = "shape", .threads = s->threads, .resume = "never", .device = RW_ON_CPU};
     p.model = (rw_plan_model){.arch = "x060",
                               .n_layer = s->L,
                               .n_embd = s->C,
@@ -210,8 +210,8 @@ static rw_plan plan_of(const shape_row *s) {
                               .grad_clip = 1,
                               .grad_cp = s->grad_cp,
                               .compute = s->compute,
-                              .l2wrap = "v7",
-                              .loss_norm = "step",
+                              .l2wrap = RW_L2WRAP_V7,
+                              .loss_norm = RW_LOSS_NORM_STEP,
                               .head_chunk = s->chunk ? s->chunk : s->B * s->T};
     p.save.dtype = RW_F32;
     return p;

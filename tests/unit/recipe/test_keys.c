@@ -27,6 +27,8 @@ static size_t size_of(rw_key_type type) {
     case RW_TYPE_BOOL:
     case RW_TYPE_FLAG:
         return sizeof(bool);
+    case RW_TYPE_ENUM:
+        return sizeof(rw_device_choice);
     case RW_TYPE_DTYPE:
         return sizeof(rw_dtype);
     default:
@@ -43,14 +45,37 @@ static void rows_are_sound(void **state) {
         assert_string_equal(rw_key_paths()[i], k->path);
         assert_true(k->value || k->when || k->required); /* each says what holds without it */
         assert_true(strlen(k->help[0]) > 5 && strlen(k->help[1]) > 0);
-        bool choice = k->type == RW_TYPE_CHOICE || k->type == RW_TYPE_INT_CHOICE || k->type == RW_TYPE_DTYPE;
+        bool choice = k->type == RW_TYPE_ENUM || k->type == RW_TYPE_CHOICE || k->type == RW_TYPE_INT_CHOICE ||
+                      k->type == RW_TYPE_DTYPE;
         assert_int_equal(choice, k->choices[0] != '\0');
+        assert_int_equal(k->type == RW_TYPE_ENUM, k->words != NULL);
         if (k->offset >= 0 && size_of(k->type)) assert_int_equal(k->size, size_of(k->type));
         assert_null(rw_key_gone(k->key));
     }
     assert_null(rw_key_paths()[RW_KEY_COUNT]);
     assert_null(rw_key_find("train", "n_layer"));
     assert_null(rw_key_find("top", "name"));
+}
+
+/* The bars that messages print, the words and the numbers are made from the same rows. */
+static void choices_have_words(void **state) {
+    (void)state;
+    for (int i = 0; i < RW_KEY_COUNT; i++) {
+        const rw_key *k = &rw_keys[i];
+        char bars[256] = "";
+        for (int n = 0; k->words && k->words[n]; n++) {
+            if (n) strcat(bars, "|");
+            strcat(bars, k->words[n]);
+            assert_int_equal(rw_choice_find((rw_key_id)i, rw_choice_word((rw_key_id)i, n)), n);
+        }
+        if (k->words) assert_string_equal(bars, k->choices);
+    }
+    assert_string_equal(rw_choice_word(RW_KEY_train_l2wrap, RW_L2WRAP_V5), "v5");
+    assert_string_equal(rw_choice_word(RW_KEY_data_data_type, RW_FORMAT_UTF8), "utf-8");
+    assert_int_equal(rw_choice_find(RW_KEY_top_device, "cuda"), RW_ON_CUDA);
+    assert_int_equal(rw_choice_find(RW_KEY_top_device, "cud"), -1);
+    assert_true(rw_format_holds_ids(RW_FORMAT_BINIDX));
+    assert_false(rw_format_holds_ids(RW_FORMAT_JSONL) || rw_format_holds_ids(RW_FORMAT_UTF8));
 }
 
 static void schema_is_json(void **state) {
@@ -108,6 +133,7 @@ int main(void) {
     setenv("RWKV_LANG", "en", 1);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(rows_are_sound),
+        cmocka_unit_test(choices_have_words),
         cmocka_unit_test(schema_is_json),
         cmocka_unit_test(reference_is_up_to_date),
     };
