@@ -283,13 +283,6 @@ static rw_status hook_event(void *ctx, rw_hook_id id, rw_hook_trainer *t, const 
     return RW_OK;
 }
 
-static bool hook_defined(void *ctx, rw_hook_id id) {
-    const rw_lua *lua = ctx;
-    for (int file = 0; file <= lua->plan->n_files; file++)
-        if (row(lua, file)[id] != LUA_NOREF) return true;
-    return false;
-}
-
 /* -- opening --------------------------------------------------------------------------------------- */
 
 static rw_status load_all(rw_lua *lua, rw_error *err) {
@@ -303,9 +296,7 @@ static rw_status load_all(rw_lua *lua, rw_error *err) {
     return RW_OK;
 }
 
-rw_status rw_lua_hooks_open(rw_lua **out, const rw_plan_lua *plan, const rw_hook_trainer *initial, rw_hooks *hooks,
-                            rw_error *err) {
-    (void)initial;
+rw_status rw_lua_hooks_open(rw_lua **out, const rw_plan_lua *plan, rw_hooks *hooks, rw_error *err) {
     *out = NULL;
     rw_lua *lua;
     RW_TRY(rw_lua_new(&lua, plan, err));
@@ -314,12 +305,8 @@ rw_status rw_lua_hooks_open(rw_lua **out, const rw_plan_lua *plan, const rw_hook
         rw_lua_free(lua);
         return status;
     }
-    *hooks = (rw_hooks){.ctx = lua,
-                        .number = hook_number,
-                        .boolean = hook_boolean,
-                        .text = hook_text,
-                        .event = hook_event,
-                        .defined = hook_defined};
+    *hooks =
+        (rw_hooks){.ctx = lua, .number = hook_number, .boolean = hook_boolean, .text = hook_text, .event = hook_event};
     *out = lua;
     return RW_OK;
 }

@@ -15,9 +15,9 @@ extern "C" {
 
 /* Makes a state (state.h), loads plan->files in order and fills *hooks, which stays valid until the close.
  * A file is a path, or the name of a module of this program ("rwkv.early_stop") when no such file exists.
- * `plan` must outlive it; `initial` is not used after the call. Errors: E_LUA with file and line, E_MEMORY. */
-rw_status rw_lua_hooks_open(rw_lua **out, const rw_plan_lua *plan, const rw_hook_trainer *initial, rw_hooks *hooks,
-                            rw_error *err);
+ * It needs the recipe's section alone (rw_recipe_lua()), so it can come before the plan; `plan` must outlive it.
+ * Errors: E_LUA with file and line, E_MEMORY. */
+rw_status rw_lua_hooks_open(rw_lua **out, const rw_plan_lua *plan, rw_hooks *hooks, rw_error *err);
 void rw_lua_hooks_close(rw_lua *lua); /* NULL is fine */
 
 #ifdef __cplusplus

@@ -1,4 +1,4 @@
-/* rwkv-run RECIPE: recipe -> plan -> hooks -> training. */
+/* rwkv-run RECIPE: recipe -> scripts -> plan -> training. */
 #include "core/cli/commands.h"
 #include "core/plan/plan.h"
 #include "core/train/state.h"
@@ -18,45 +18,47 @@ static rw_status print_plan(const rw_plan *plan, FILE *to, rw_error *err) {
     return RW_OK;
 }
 
-static rw_status with_hooks(rw_plan *plan, const rw_recipe *recipe, rw_device *device, bool dry_run, const char *resume,
-                            rw_error *err) {
-    rw_lua *lua = NULL;
+/* In the order in which they come; each lends strings to the later ones. */
+typedef struct {
+    rw_recipe recipe;
+    rw_plan_lua scripts;
+    rw_lua *lua;
     rw_hooks hooks;
-    rw_hook_trainer settings;
-    rw_trainer_settings(plan, &settings);
-    RW_TRY(rw_lua_hooks_open(&lua, &plan->lua, &settings, &hooks, err));
-    rw_status status = print_plan(plan, dry_run ? stdout : stderr, err);
-    if (status == RW_OK && !dry_run) status = rw_train(plan, recipe, device, &hooks, resume, err);
-    rw_lua_hooks_close(lua);
-    return status;
-}
-
-static rw_status with_device(const rw_options *o, rw_plan *plan, const rw_recipe *recipe, rw_device *device,
-                             rw_error *err) {
-    char *resume = NULL;
-    plan->resume = o->train.resume ? o->train.resume : "auto";
-    RW_TRY(rw_resume_find(plan, recipe, device, &resume, err));
-    rw_status status = with_hooks(plan, recipe, device, o->train.dry_run, resume, err);
-    if (status != RW_OK) rw_error_settle(err);
-    rw_free(resume);
-    return status;
-}
-
-/* Errors lend strings of the recipe, so the error is printed here, before the recipe goes. */
-rw_status rw_command_train(const rw_options *o, rw_error *err) {
-    rw_recipe recipe = {0};
-    rw_arena arena = {0};
+    rw_arena arena;
     rw_plan plan;
-    rw_device *device = NULL;
-    rw_status status = rw_recipe_load(&recipe, &o->train.recipe, err);
-    if (status == RW_OK) status = rw_plan_make(&plan, &recipe, &arena, &device, err);
-    if (status == RW_OK) status = with_device(o, &plan, &recipe, device, err);
+    rw_device *device;
+    char *resume;
+} job;
+
+/* Scripts before the plan: a mistake in them is the cheapest to find, and they may decide what there is to plan. */
+static rw_status run(job *j, const rw_options *o, rw_error *err) {
+    RW_TRY(rw_recipe_load(&j->recipe, &o->train.recipe, err));
+    j->scripts = rw_recipe_lua(&j->recipe);
+    RW_TRY(rw_lua_hooks_open(&j->lua, &j->scripts, &j->hooks, err));
+    RW_TRY(rw_plan_make(&j->plan, &j->recipe, &j->arena, &j->device, err));
+    j->plan.resume = o->train.resume;
+    RW_TRY(rw_resume_find(&j->plan, &j->recipe, j->device, &j->resume, err));
+    RW_TRY(print_plan(&j->plan, o->train.dry_run ? stdout : stderr, err));
+    if (o->train.dry_run) return RW_OK;
+    return rw_train(&j->plan, &j->recipe, j->device, &j->hooks, j->resume, err);
+}
+
+static void close_job(job *j) {
+    rw_free(j->resume);
+    rw_device_close(j->device);
+    rw_arena_done(&j->arena);
+    rw_lua_hooks_close(j->lua);
+    rw_recipe_done(&j->recipe);
+}
+
+/* Errors lend strings of the job, so the error is printed before it goes. */
+rw_status rw_command_train(const rw_options *o, rw_error *err) {
+    job j = {0};
+    rw_status status = run(&j, o, err);
     if (status != RW_OK) {
         rw_print_error(err);
         rw_error_clear(err);
     }
-    rw_device_close(device);
-    rw_arena_done(&arena);
-    rw_recipe_done(&recipe);
+    close_job(&j);
     return status;
 }

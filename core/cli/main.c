@@ -1,4 +1,5 @@
-/* rwkv-run: the one place that prints errors and decides the exit status. */
+/* rwkv-run: the one place that decides the exit status. It prints the error too, unless a command has, because what the
+ * error lends was about to go. */
 #include "core/cli/commands.h"
 #include "core/cli/process.h"
 

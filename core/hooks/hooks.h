@@ -55,7 +55,6 @@ typedef struct {
                       bool *given, rw_error *err);
     /* Events. */
     rw_status (*event)(void *ctx, rw_hook_id id, rw_hook_trainer *t, const rw_hook_metrics *m, rw_error *err);
-    bool (*defined)(void *ctx, rw_hook_id id);
 } rw_hooks;
 
 #ifdef __cplusplus

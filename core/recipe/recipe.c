@@ -339,6 +339,12 @@ void rw_recipe_to_plan(const rw_recipe *r, rw_plan *plan) {
     plan->data.vocab_size = plan->model.vocab_size;
 }
 
+rw_plan_lua rw_recipe_lua(const rw_recipe *r) {
+    rw_plan plan = {0};
+    rw_recipe_to_plan(r, &plan);
+    return plan.lua;
+}
+
 rw_where rw_recipe_where(const rw_recipe *r, rw_key_id id) {
     return r->values[id].at;
 }

@@ -50,6 +50,9 @@ void rw_recipe_done(rw_recipe *r); /* fine on zero */
  * unless the key is given. */
 void rw_recipe_to_plan(const rw_recipe *r, rw_plan *plan);
 
+/* The section of the scripts alone, which are opened before there is a plan. */
+rw_plan_lua rw_recipe_lua(const rw_recipe *r);
+
 /* Where the value of a key stands, for errors that are found later; only .key is set when it is a default. */
 rw_where rw_recipe_where(const rw_recipe *r, rw_key_id id);
 bool rw_recipe_given(const rw_recipe *r, rw_key_id id);

@@ -45,7 +45,7 @@ static double seconds_since(int64_t ns) {
 
 /* -- hooks ----------------------------------------------------------------------------------------------------- */
 
-void rw_trainer_settings(const rw_plan *plan, rw_hook_trainer *h) {
+static void settings_of(const rw_plan *plan, rw_hook_trainer *h) {
     const rw_plan_train *p = &plan->train;
     *h = (rw_hook_trainer){.n_steps = p->n_steps,
                            .epoch_steps = p->epoch_steps,
@@ -371,7 +371,7 @@ rw_status rw_train(const rw_plan *plan, const rw_recipe *recipe, rw_device *devi
     t->valid_step = t->saved_step = -1;
     t->metrics = (rw_metrics){.loss = NAN, .loss_epoch = NAN, .val_loss = NAN, .lr = NAN, .weight_decay = NAN};
     t->metrics.grad_norm = t->metrics.clip_coef = t->metrics.tokens_per_second = t->metrics.seconds_left = NAN;
-    rw_trainer_settings(plan, &t->trainer);
+    settings_of(plan, &t->trainer);
     rw_signals_catch();
     rw_status status = begin(t, device, resume, err);
     if (status == RW_OK) status = run_steps(t, err);

@@ -3,15 +3,12 @@
 #ifndef RW_TRAIN_TRAINER_H
 #define RW_TRAIN_TRAINER_H
 
-#include "core/plan/plan.h"
 #include "core/hooks/hooks.h"
+#include "core/plan/plan.h"
 
 #ifdef __cplusplus
 extern "C" {
 #endif
-
-/* The settings of `trainer` as hooks see them before the first step. */
-void rw_trainer_settings(const rw_plan *plan, rw_hook_trainer *t);
 
 /* Runs the plan on its device. `resume`: a state that rw_resume_find() accepted, or NULL. `hooks` may be NULL: constant
  * learning rate, saves at the end alone. Returns RW_OK when the run came to its end, RW_E_STOPPED after a signal

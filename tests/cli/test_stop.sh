@@ -128,6 +128,11 @@ run hook 0 # repaired: goes on
 says "state-3.safetensors"
 cmp "$work/final.pth" "$work/hook/rwkv-final.pth" || fail "the run with the repaired hook ends with other weights"
 
+# scripts are read before anything is planned: this "checkpoint" is never looked at
+printf 'return {' >"$work/syntax.lua"
+run order 1 "hooks=[$work/syntax.lua]" model.load_model="$work/syntax.lua"
+says "syntax.lua:1: "
+
 # in the last step of an epoch: the next epoch begins with its own losses
 sed 's/step == 2/step == 3/' "$work/wrong.lua" >"$work/later.lua"
 run later 1 "hooks=[$work/later.lua]"

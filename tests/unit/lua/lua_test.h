@@ -75,8 +75,7 @@ static inline rw_status open_hooks(bench *b, const char *first, const char *seco
     if (second) b->files[b->plan.n_files++] = second;
     if (b->plan.budget_ms == 0) b->plan.budget_ms = 20000; /* the machine may be busy */
     if (b->plan.memory_bytes == 0) b->plan.memory_bytes = 32 << 20;
-    rw_hook_trainer t = a_trainer(0);
-    return rw_lua_hooks_open(&b->lua, &b->plan, &t, &b->hooks, &b->err);
+    return rw_lua_hooks_open(&b->lua, &b->plan, &b->hooks, &b->err);
 }
 
 static inline const char *error_of(bench *b) {

@@ -36,8 +36,6 @@ static void test_defaults_answer_without_files(void **state) {
     assert_ok(&b, open_hooks(&b, NULL, NULL));
     assert_true(fabs(number_at(&b, RW_HOOK_lr, 0) - 2e-4) < 1e-12);
     assert_true(number_at(&b, RW_HOOK_weight_decay, 3) == 0.1);
-    assert_true(b.hooks.defined(b.hooks.ctx, RW_HOOK_log));
-    assert_false(b.hooks.defined(b.hooks.ctx, RW_HOOK_on_train_end));
     assert_true(rw_lua_bytes(b.lua) > 0);
     close_hooks(&b);
 }

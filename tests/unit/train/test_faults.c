@@ -63,11 +63,7 @@ static rw_status event(void *ctx, rw_hook_id id, rw_hook_trainer *t, const rw_ho
     (void)ctx, (void)id, (void)t, (void)m, (void)err;
     return RW_OK;
 }
-static bool defined(void *ctx, rw_hook_id id) {
-    (void)ctx, (void)id;
-    return false;
-}
-static const rw_hooks hooks = {NULL, number, boolean, text_of, event, defined};
+static const rw_hooks hooks = {NULL, number, boolean, text_of, event};
 
 static void open_run(fixture *f, const char *name) {
     rw_error err = {0};

@@ -86,11 +86,6 @@ static rw_status look(void *ctx, rw_hook_id id, rw_hook_trainer *t, const rw_hoo
     s->peak = s->device->peak_bytes;
     return RW_OK;
 }
-static bool defined(void *ctx, rw_hook_id id) {
-    (void)ctx, (void)id;
-    return false;
-}
-
 static void must(rw_status status, const rw_error *err) {
     char text[2048];
     rw_error_format(err, text, sizeof text);
@@ -119,7 +114,7 @@ static void run(const char *extra) {
     must(rw_recipe_load(&recipe, &options, &err), &err);
     must(rw_plan_make(&plan, &recipe, &arena, &device, &err), &err);
     seen s = {.device = device};
-    rw_hooks hooks = {&s, no_number, no_boolean, no_text, look, defined};
+    rw_hooks hooks = {&s, no_number, no_boolean, no_text, look};
     must(rw_train(&plan, &recipe, device, &hooks, NULL, &err), &err);
 
     int64_t planned = 0, loaders = 0;
