@@ -37,7 +37,7 @@ typedef struct {
     int64_t shift_in_stride; /* elements: C, or 0 = shared by all sequences */
     void *out[6];            /* [R,C] each */
     void *xn;                /* [R,C] the LN output; NULL: not wanted */
-    void *shift_out;         /* [n_seq,C]; NULL: not wanted */
+    void *shift_out;         /* [n_seq,C]; NULL: not wanted; may be shift_in with stride C, if no backward follows */
     void *mean, *rstd;       /* [R] saved; NULL: no backward */
     /* backward */
     const void *dout[6], *dxn, *dshift_out;

@@ -15,7 +15,7 @@ typedef struct {
     int32_t *prompt; /* owned */
     size_t n_prompt;
     float *logits;            /* owned [V] */
-    rw_candidate *candidates; /* owned [V] */
+    rw_candidates candidates; /* owned [V] each */
     rw_str pending;           /* bytes of a character that is not whole yet */
 } session;
 
@@ -47,8 +47,9 @@ static rw_status open_session(session *s, const rw_options *o, rw_device *device
     RW_TRY(encode_prompt(s, o->generate.prompt, err));
     size_t V = (size_t)rw_generator_model(s->model)->vocab_size;
     s->logits = rw_alloc_array(V, sizeof *s->logits);
-    s->candidates = rw_alloc_array(V, sizeof *s->candidates);
-    return s->logits && s->candidates ? RW_OK : rw_fail_memory(err, V * sizeof *s->candidates);
+    s->candidates.weight = rw_alloc_array(V, sizeof *s->candidates.weight);
+    s->candidates.id = rw_alloc_array(V, sizeof *s->candidates.id);
+    return s->logits && s->candidates.weight && s->candidates.id ? RW_OK : rw_fail_memory(err, V * sizeof *s->logits);
 }
 
 static void close_session(session *s) {
@@ -56,7 +57,8 @@ static void close_session(session *s) {
     rw_tokenizer_close(s->tokenizer);
     rw_free(s->prompt);
     rw_free(s->logits);
-    rw_free(s->candidates);
+    rw_free(s->candidates.weight);
+    rw_free(s->candidates.id);
     rw_str_done(&s->pending);
 }
 

@@ -11,16 +11,19 @@ extern "C" {
 #endif
 
 typedef struct {
-    double temperature; /* 0: the likeliest token, the first on ties */
+    double temperature; /* 0 (below 1e-6): the likeliest token, the first on ties */
     double top_p;       /* 1: all tokens; else the smallest set of likeliest tokens with this probability */
 } rw_sampling;
 
-/* logits [V]; scratch [V] of rw_candidate. NaN logits are never chosen. Draws one number from rng unless greedy. */
+/* Scratch of the caller, [V] each. */
 typedef struct {
-    float p;
-    int32_t id;
-} rw_candidate;
-int32_t rw_sample(const float *logits, int64_t V, const rw_sampling *s, rw_rng *rng, rw_candidate *scratch);
+    float *weight;
+    int32_t *id;
+} rw_candidates;
+
+/* logits [V]. NaN logits are never chosen while there are others; an infinite one is taken at once. Draws one number
+ * from rng unless greedy. */
+int32_t rw_sample(const float *logits, int64_t V, const rw_sampling *s, rw_rng *rng, rw_candidates scratch);
 
 #ifdef __cplusplus
 }

@@ -65,8 +65,7 @@ RW_INLINE void mix_block(bool times_current, const real *restrict xn, const real
     }
 }
 
-RW_INLINE void forward_row(const rw_token_shift_args *a, const row_ref *now, const row_ref *before, int64_t row,
-                           real *shift_out) {
+RW_INLINE void forward_row(const rw_token_shift_args *a, const row_ref *now, const row_ref *before, int64_t row) {
     const int64_t C = a->C;
     for (int64_t c = 0; c < C; c += BLOCK) {
         const int64_t n = C - c < BLOCK ? C - c : BLOCK;
@@ -76,7 +75,6 @@ RW_INLINE void forward_row(const rw_token_shift_args *a, const row_ref *now, con
         for (int i = 0; i < a->n_mix; i++)
             mix_block(a->times_current, xn, prev, (const real *)a->mu[i] + c, n, row_of_w(a->out[i], row, C) + c);
         if (a->xn) memcpy(row_of_w(a->xn, row, C) + c, xn, (size_t)n * sizeof(real));
-        if (shift_out) memcpy(shift_out + c, xn, (size_t)n * sizeof(real));
     }
 }
 
@@ -93,7 +91,7 @@ RW_CLONES static void forward_rows(const rw_token_shift_args *a, int64_t first, 
             rw_norm_stats(before.x, C, a->eps, &before.mean, &before.rstd);
         now = (row_ref){.x = row_of(a->x, row, C)};
         rw_norm_stats(now.x, C, a->eps, &now.mean, &now.rstd);
-        forward_row(a, &now, &before, row, row + 1 == s.last ? row_of_w(a->shift_out, s.index, C) : NULL);
+        forward_row(a, &now, &before, row);
         if (a->mean) ((real *)a->mean)[row] = now.mean;
         if (a->rstd) ((real *)a->rstd)[row] = now.rstd;
     }
@@ -103,22 +101,28 @@ static bool is_empty(const rw_token_shift_args *a, int64_t s) {
     return rw_seq_row(a->cu_seqlens, a->n_seq, a->R, s) == rw_seq_row(a->cu_seqlens, a->n_seq, a->R, s + 1);
 }
 
-static void pass_empty(const rw_token_shift_args *a) {
-    for (int64_t s = 0; a->shift_out && s < a->n_seq; s++) {
-        if (!is_empty(a, s)) continue;
-        const row_ref state = {.state = shift_in_of(a, s)};
-        load_block(a, &state, 0, a->C, row_of_w(a->shift_out, s, a->C));
+/* The norm of the last row of a sequence. */
+RW_CLONES static void store_state(const rw_token_shift_args *a, int64_t s) {
+    const int64_t C = a->C, last = rw_seq_row(a->cu_seqlens, a->n_seq, a->R, s + 1) - 1;
+    row_ref from = {.state = shift_in_of(a, s)};
+    real *to = row_of_w(a->shift_out, s, C);
+    if (from.state == to && is_empty(a, s)) return;
+    if (!is_empty(a, s)) {
+        from.x = row_of(a->x, last, C);
+        rw_norm_stats(from.x, C, a->eps, &from.mean, &from.rstd);
     }
+    load_block(a, &from, 0, C, to);
 }
 
+/* States are written when all rows are done, because shift_out may be shift_in. */
 void RW_CPU_NAME(token_shift_forward)(const rw_token_shift_args *a, const rw_exec *ex) {
-    pass_empty(a);
 #pragma omp parallel num_threads(ex->threads)
     {
         int64_t first, last;
         rw_split(a->R, omp_get_num_threads(), omp_get_thread_num(), &first, &last);
         if (first < last) forward_rows(a, first, last);
     }
+    for (int64_t s = 0; a->shift_out && s < a->n_seq; s++) store_state(a, s);
 }
 
 /* -- backward --------------------------------------------------------------------------------------------- */

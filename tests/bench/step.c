@@ -3,41 +3,22 @@
  *
  *   bench_step [micro_bsz [steps [n_layer n_embd vocab ctx_len]]]      default 4 3 12 768 65536 512
  *
- * Prints the time of every kernel of a step. Not a test: it judges nothing. */
+ * Prints the time of every kernel in the fastest step. Not a test: it judges nothing. */
 #include "core/base/alloc.h"
 #include "core/base/thread.h"
 #include "core/engine/engine.h"
 #include "core/plan/plan.h"
 #include "kernels/bench/gemm_rate.h"
+#include "kernels/bench/op_times.h"
 
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 #define MAX_SHAPES 64
 
-/* -- a table of kernels that keeps the time --------------------------------------------------------------------- */
-
-enum {
-#define RW_KERNEL(name, args) OP_##name,
-#define RW_QUERY(name, args)
-#include "kernels/ops.def"
-#undef RW_KERNEL
-#undef RW_QUERY
-    N_OPS
-};
-
-static const char *const op_names[] = {
-#define RW_KERNEL(name, args) #name,
-#define RW_QUERY(name, args)
-#include "kernels/ops.def"
-#undef RW_KERNEL
-#undef RW_QUERY
-};
+/* -- the shapes of a step's products ------------------------------------------------------------------------------ */
 
 static const rw_kernels *inner;
-static double seconds[N_OPS];
-static int64_t calls[N_OPS];
 static rw_gemm_shape shapes[MAX_SHAPES];
 static int n_shapes;
 
@@ -52,33 +33,9 @@ static void note_shape(const rw_matmul_args *a) {
     if (n_shapes < MAX_SHAPES) shapes[n_shapes++] = (rw_gemm_shape){a->M, a->N, a->K, a->trans_a, a->trans_b, 1, 0};
 }
 
-#define RW_KERNEL(name, args)                                                                                          \
-    static void timed_##name(const args *a, const rw_exec *ex) {                                                       \
-        int64_t ns = rw_now_ns();                                                                                      \
-        inner->name(a, ex);                                                                                            \
-        seconds[OP_##name] += (double)(rw_now_ns() - ns) * 1e-9;                                                       \
-        calls[OP_##name]++;                                                                                            \
-    }
-#define RW_QUERY(name, args)
-#include "kernels/ops.def"
-#undef RW_KERNEL
-#undef RW_QUERY
-
-static void timed_matmul_noting(const rw_matmul_args *a, const rw_exec *ex) {
+static void noting_matmul(const rw_matmul_args *a, const rw_exec *ex) {
     note_shape(a);
-    timed_matmul(a, ex);
-}
-
-static rw_kernels timed_table(const rw_kernels *k) {
-    rw_kernels t = *k;
-    inner = k;
-#define RW_KERNEL(name, args) t.name = timed_##name;
-#define RW_QUERY(name, args)
-#include "kernels/ops.def"
-#undef RW_KERNEL
-#undef RW_QUERY
-    t.matmul = timed_matmul_noting;
-    return t;
+    inner->matmul(a, ex);
 }
 
 /* -- a step -----------------------------------------------------------------------------------------------------------
@@ -154,18 +111,6 @@ static int by_value(const void *a, const void *b) {
     return x < y ? -1 : x > y;
 }
 
-static void print_ops(double step, int steps) {
-    printf("%-26s %8s %9s %6s\n", "kernel", "calls", "ms", "share");
-    double known = 0;
-    for (int i = 0; i < N_OPS; i++) {
-        if (!calls[i]) continue;
-        double s = seconds[i] / steps;
-        known += s;
-        printf("%-26s %8lld %9.1f %5.1f%%\n", op_names[i], (long long)(calls[i] / steps), s * 1e3, 100 * s / step);
-    }
-    printf("%-26s %8s %9.1f %5.1f%%\n", "between kernels", "", (step - known) * 1e3, 100 * (step - known) / step);
-}
-
 int main(int argc, char **argv) {
     int64_t bsz = argc > 1 ? atoll(argv[1]) : 4, size[4] = {12, 768, 65536, 512};
     int steps = argc > 2 ? atoi(argv[2]) : 3;
@@ -182,14 +127,18 @@ int main(int argc, char **argv) {
     fill(e.model->params);
     rw_batch b = make_batch(&plan);
     const rw_kernels *plain = device->kernels;
-    rw_kernels timed = timed_table(plain);
+    rw_kernels timed = rw_op_times_wrap(plain), noting = timed;
+    inner = &timed;
+    noting.matmul = noting_matmul;
     one_step(&e, &b, 0); /* touches all memory */
-    device->kernels = &timed;
+    device->kernels = &noting;
     double times[100];
-    for (int i = 0; i < steps; i++) times[i] = one_step(&e, &b, 1 + i);
+    for (int i = 0; i < steps; i++) {
+        rw_op_times_begin();
+        times[i] = one_step(&e, &b, 1 + i);
+        rw_op_times_end(times[i]);
+    }
     device->kernels = plain;
-    double sum = 0;
-    for (int i = 0; i < steps; i++) sum += times[i];
     qsort(times, (size_t)steps, sizeof *times, by_value);
     double step = times[steps / 2], flops = 6 * gemm_weights(&plan.model) * (double)b.n_rows, alone;
     rw_engine_close(&e);
@@ -199,7 +148,7 @@ int main(int argc, char **argv) {
     printf("x060 L%lld D%lld V%lld, micro_bsz %lld x ctx_len %lld, fp32, %s, head chunk %lld\n", (long long)size[0],
            (long long)size[1], (long long)size[2], (long long)bsz, (long long)size[3], device->detail,
            (long long)plan.train.head_chunk);
-    print_ops(sum / steps, steps);
+    rw_op_times_print();
     printf("step %.3f s (median of %d), %.0f tokens/s\n", step, steps, (double)b.n_rows / step);
     printf("step  %7.1f GFLOP/s (6 x %.1f M GEMM weights x %lld tokens)\n", flops / step * 1e-9,
            gemm_weights(&plan.model) * 1e-6, (long long)b.n_rows);

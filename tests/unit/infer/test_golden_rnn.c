@@ -69,7 +69,7 @@ static void greedy(rw_generator *g, const int32_t *prompt, int64_t n_prompt, con
     double worst = 0;
     rel_error(wide, golden, n_prompt * V, &worst);
     for (int64_t i = 0; i < n_want; i++) {
-        int32_t id = rw_sample(logits, V, &(rw_sampling){0, 1}, NULL, NULL);
+        int32_t id = rw_sample(logits, V, &(rw_sampling){0, 1}, NULL, (rw_candidates){0});
         if (id != want[i]) fail_msg("token %lld is %d, the official code says %d", (long long)i, id, want[i]);
         must(rw_generator_feed(g, &id, 1, logits, NULL, &err), &err);
         double each;

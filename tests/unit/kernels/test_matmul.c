@@ -11,9 +11,11 @@ typedef struct {
 } shape;
 
 static const shape shapes[] = {
-    {1, 1, 1, 0, 0, 0, 0},    {3, 5, 7, 0, 3, 0, 0},     {3, 5, 7, 0, 3, 1, 2.5},    {3, 5, 7, 2, 3, 2, -1},
-    {4, 6, 0, 0, 0, 0, 0},    {4, 6, 0, 0, 2, 1, 0},     {4, 6, 0, 3, 2, 2, 0},      {0, 6, 4, 0, 0, 0, 0},
-    {65, 33, 17, 0, 1, 2, 0}, {130, 70, 90, 0, 0, 0, 1}, {64, 200, 100, 2, 5, 1, 1}, {17, 32, 100, 9, 0, 2, 0.5},
+    {1, 1, 1, 0, 0, 0, 0},       {3, 5, 7, 0, 3, 0, 0},    {3, 5, 7, 0, 3, 1, 2.5},   {3, 5, 7, 2, 3, 2, -1},
+    {4, 6, 0, 0, 0, 0, 0},       {4, 6, 0, 0, 2, 1, 0},    {4, 6, 0, 3, 2, 2, 0},     {0, 6, 4, 0, 0, 0, 0},
+    {1, 5, 0, 0, 0, 2, 0},       {1, 70, 90, 0, 0, 0, 1},  {1, 64, 33, 0, 3, 2, -2},  {1, 200, 100, 3, 5, 1, 0.5},
+    {1, 300, 257, 0, 1, 1, 0},   {65, 33, 17, 0, 1, 2, 0}, {130, 70, 90, 0, 0, 0, 1}, {64, 200, 100, 2, 5, 1, 1},
+    {17, 32, 100, 9, 0, 2, 0.5},
 };
 
 /* Stored elements of a matrix of rows x cols with a pitch, and of all problems. */
@@ -122,6 +124,25 @@ static void test_deterministic(void **state) {
     rw_device_close(d);
 }
 
+/* One row of a decoding model: any number of threads gives the same bits, with b as [N,K] and as [K,N]. */
+static void test_one_row(void **state) {
+    (void)state;
+    enum { N = 515, K = 301 };
+    float *a = random_numbers(RW_F32, K, 1), *b = random_numbers(RW_F32, K * N, 2), *c = random_numbers(RW_F32, N, 3);
+    float first[N], again[N];
+    for (int way = 0; way < 4; way++)
+        for (int threads = 1; threads <= 5; threads++) {
+            rw_device *d = test_device(RW_F32, threads);
+            rw_matmul_args args = {.dtype = RW_F32, .M = 1, .N = N, .K = K, .a = a, .b = b, .trans_b = way & 1};
+            args.c = way & 2 ? c : NULL;
+            args.out = threads == 1 ? first : again;
+            d->kernels->matmul(&args, &d->exec);
+            if (threads > 1) assert_memory_equal(first, again, sizeof first);
+            rw_device_close(d);
+        }
+    free(a), free(b), free(c);
+}
+
 static void test_which_kernels(void **state) {
     (void)state;
     assert_true(rw_blas_core_is_slow("Prescott", true));
@@ -138,6 +159,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_all_layouts),
         cmocka_unit_test(test_deterministic),
+        cmocka_unit_test(test_one_row),
         cmocka_unit_test(test_which_kernels),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,5 +1,6 @@
 /* token_shift: gradients by differences for every number of mixes, both forms and all kinds of state; the formulas in
- * plain loops; packed documents equal each alone; a state handed on; the same bits for any number of threads. */
+ * plain loops; packed documents equal each alone; a state handed on, and written in place; the same bits for
+ * any number of threads. */
 #include "tests/unit/kernels/device_test.h"
 
 TEST_OP(token_shift, rw_token_shift_args)
@@ -211,10 +212,36 @@ static void test_threads(void **state) {
     assert_memory_equal(sums[0], sums[1], sizeof sums[0]);
 }
 
+/* The new state in place of the old one: the same bits, several tokens at a time and one. */
+static void check_in_place(const int32_t *cu, int64_t n_seq, int n_mix, int threads) {
+    static values apart, same;
+    rw_device *d = test_device(RW_F64, threads);
+    fill(&apart), fill(&same);
+    rw_token_shift_args a = args_of(&apart, 0, cu[n_seq], n_seq, cu), b = args_of(&same, 0, cu[n_seq], n_seq, cu);
+    a.n_mix = b.n_mix = n_mix;
+    a.shift_in = apart.state, a.shift_out = apart.shift_out;
+    b.shift_in = same.state, b.shift_out = same.state;
+    d->kernels->token_shift_forward(&a, &d->exec);
+    d->kernels->token_shift_forward(&b, &d->exec);
+    assert_memory_equal(apart.shift_out, same.state, (size_t)n_seq * C * 8);
+    for (int i = 0; i < n_mix; i++) assert_memory_equal(apart.out[i], same.out[i], (size_t)cu[n_seq] * C * 8);
+    rw_device_close(d);
+}
+
+static void test_in_place(void **state) {
+    (void)state;
+    static const int32_t one[] = {0, 1}, several[] = {0, 20, 20, 21, R};
+    for (int threads = 1; threads <= 4; threads++)
+        for (int n_mix = 0; n_mix <= MIXES; n_mix++) {
+            check_in_place(one, 1, n_mix, threads);
+            check_in_place(several, 4, n_mix, threads);
+        }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_gradients), cmocka_unit_test(test_formula), cmocka_unit_test(test_packed),
-        cmocka_unit_test(test_pieces),    cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_pieces),    cmocka_unit_test(test_threads), cmocka_unit_test(test_in_place),
     };
     return cmocka_run_group_tests_name("token_shift", tests, NULL, NULL);
 }
