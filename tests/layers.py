@@ -17,9 +17,10 @@ import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PLAN = "core/recipe/plan.h"  # structs only
-ARCH = "core/model/arch.h"  # data only
+ARCH = "core/model/arch.h"  # tables of architectures
 FORMATS = "core/recipe/formats.def"
-DATA_ONLY = {PLAN, ARCH, FORMATS}  # nothing in them needs a library
+ARCHS, DIMS = "core/recipe/archs.def", "core/recipe/dims.def"
+DATA_ONLY = {PLAN, FORMATS, ARCHS, DIMS}  # nothing in them needs a library
 
 LAYERS = {
     "core/base": [],
@@ -27,7 +28,7 @@ LAYERS = {
     "kernels": ["core/base"],
     "core/tensor": ["core/base", "kernels"],
     "core/data": ["core/base", PLAN, FORMATS],
-    "core/model": ["core/base", "core/tensor", PLAN],
+    "core/model": ["core/base", "core/tensor", PLAN, ARCHS, DIMS],
     "core/dist": ["core/base", "core/tensor"],
     "core/optim": ["core/base", "core/tensor", "kernels", ARCH, PLAN],
     "core/checkpoint": ["core/base", "core/tensor", "core/data", "core/optim", ARCH, PLAN],

@@ -3,6 +3,7 @@
  * The order of the roles is the order of an official file; `place` puts receptance, key, value and gate side by side.
  * Initial values: the tutorial's form, or RWKV-LM's newest (plan key model.init), which differs in ffn.time_maa_*. */
 #include "core/model/model.h"
+#include "core/model/role_rows.h"
 
 #include <math.h>
 #include <string.h>
@@ -55,52 +56,45 @@ static double ln_x_weight(const void *site, int64_t i) {
 
 /* -- parameters ---------------------------------------------------------------------------------------------------- */
 
-/* RW_ROLE(enum, name, shape, place, only in block 0, kind, value, formula) */
 #define ROLES(X)                                                                                                       \
-    X(LN1_W, "ln1.weight", "C", 10, false, RW_INIT_CONSTANT, 1, NULL)                                                  \
-    X(LN1_B, "ln1.bias", "C", 10, false, RW_INIT_CONSTANT, 0, NULL)                                                    \
-    X(LN2_W, "ln2.weight", "C", 10, false, RW_INIT_CONSTANT, 1, NULL)                                                  \
-    X(LN2_B, "ln2.bias", "C", 10, false, RW_INIT_CONSTANT, 0, NULL)                                                    \
-    X(LN0_W, "ln0.weight", "C", 10, true, RW_INIT_CONSTANT, 1, NULL)                                                   \
-    X(LN0_B, "ln0.bias", "C", 10, true, RW_INIT_CONSTANT, 0, NULL)                                                     \
-    X(MAA_X, "att.time_maa_x", "11C", 20, false, RW_INIT_FORMULA, 0, maa_full)                                         \
-    X(MAA_W, "att.time_maa_w", "11C", 20, false, RW_INIT_FORMULA, 0, maa_full)                                         \
-    X(MAA_K, "att.time_maa_k", "11C", 20, false, RW_INIT_FORMULA, 0, maa_full)                                         \
-    X(MAA_V, "att.time_maa_v", "11C", 20, false, RW_INIT_FORMULA, 0, maa_value)                                        \
-    X(MAA_R, "att.time_maa_r", "11C", 20, false, RW_INIT_FORMULA, 0, maa_half)                                         \
-    X(MAA_G, "att.time_maa_g", "11C", 20, false, RW_INIT_FORMULA, 0, maa_half)                                         \
-    X(MAA_W1, "att.time_maa_w1", "Cm", 30, false, RW_INIT_CONSTANT, 0, NULL)                                           \
-    X(MAA_W2, "att.time_maa_w2", "5MC", 30, false, RW_INIT_UNIFORM, 0.01, NULL)                                        \
-    X(DECAY, "att.time_decay", "11C", 20, false, RW_INIT_FORMULA, 0, decay_speed)                                      \
-    X(DECAY_W1, "att.time_decay_w1", "CD", 30, false, RW_INIT_CONSTANT, 0, NULL)                                       \
-    X(DECAY_W2, "att.time_decay_w2", "DC", 30, false, RW_INIT_UNIFORM, 0.01, NULL)                                     \
-    X(FAAAA, "att.time_faaaa", "HN", 20, false, RW_INIT_FORMULA, 0, faaaa)                                             \
-    X(RECEPTANCE, "att.receptance.weight", "CC", 0, false, RW_INIT_ORTHOGONAL, 1, NULL)                                \
-    X(KEY, "att.key.weight", "CC", 1, false, RW_INIT_ORTHOGONAL, 0.1, NULL)                                            \
-    X(VALUE, "att.value.weight", "CC", 2, false, RW_INIT_ORTHOGONAL, 1, NULL)                                          \
-    X(OUTPUT, "att.output.weight", "CC", 4, false, RW_INIT_CONSTANT, 0, NULL)                                          \
-    X(GATE, "att.gate.weight", "CC", 3, false, RW_INIT_ORTHOGONAL, 0.1, NULL)                                          \
-    X(LN_X_W, "att.ln_x.weight", "C", 10, false, RW_INIT_FORMULA, 0, ln_x_weight)                                      \
-    X(LN_X_B, "att.ln_x.bias", "C", 10, false, RW_INIT_CONSTANT, 0, NULL)                                              \
-    X(FFN_MAA_K, "ffn.time_maa_k", "11C", 20, false, RW_INIT_FORMULA, 0, maa_ffn)                                      \
-    X(FFN_MAA_R, "ffn.time_maa_r", "11C", 20, false, RW_INIT_FORMULA, 0, maa_ffn)                                      \
-    X(FFN_KEY, "ffn.key.weight", "FC", 5, false, RW_INIT_ORTHOGONAL, 1, NULL)                                          \
-    X(FFN_RECEPTANCE, "ffn.receptance.weight", "CC", 6, false, RW_INIT_CONSTANT, 0, NULL)                              \
-    X(FFN_VALUE, "ffn.value.weight", "CF", 7, false, RW_INIT_CONSTANT, 0, NULL)
+    RW_ROLES_BEFORE(X)                                                                                                 \
+    RW_ROLES_NORMS(X)                                                                                                  \
+    X(MAA_X, "att.time_maa_x", "1 1 C", EVERY, 20, FORMULA(maa_full))                                                  \
+    X(MAA_W, "att.time_maa_w", "1 1 C", EVERY, 20, FORMULA(maa_full))                                                  \
+    X(MAA_K, "att.time_maa_k", "1 1 C", EVERY, 20, FORMULA(maa_full))                                                  \
+    X(MAA_V, "att.time_maa_v", "1 1 C", EVERY, 20, FORMULA(maa_value))                                                 \
+    X(MAA_R, "att.time_maa_r", "1 1 C", EVERY, 20, FORMULA(maa_half))                                                  \
+    X(MAA_G, "att.time_maa_g", "1 1 C", EVERY, 20, FORMULA(maa_half))                                                  \
+    X(MAA_W1, "att.time_maa_w1", "C 5Rm", EVERY, 30, CONSTANT(0))                                                      \
+    X(MAA_W2, "att.time_maa_w2", "5 Rm C", EVERY, 30, UNIFORM(0.01))                                                   \
+    X(DECAY, "att.time_decay", "1 1 C", EVERY, 20, FORMULA(decay_speed))                                               \
+    X(DECAY_W1, "att.time_decay_w1", "C Rd", EVERY, 30, CONSTANT(0))                                                   \
+    X(DECAY_W2, "att.time_decay_w2", "Rd C", EVERY, 30, UNIFORM(0.01))                                                 \
+    X(FAAAA, "att.time_faaaa", "H N", EVERY, 20, FORMULA(faaaa))                                                       \
+    X(RECEPTANCE, "att.receptance.weight", "C C", EVERY, 0, ORTHOGONAL(1))                                             \
+    X(KEY, "att.key.weight", "C C", EVERY, 1, ORTHOGONAL(0.1))                                                         \
+    X(VALUE, "att.value.weight", "C C", EVERY, 2, ORTHOGONAL(1))                                                       \
+    X(OUTPUT, "att.output.weight", "C C", EVERY, 4, CONSTANT(0))                                                       \
+    X(GATE, "att.gate.weight", "C C", EVERY, 3, ORTHOGONAL(0.1))                                                       \
+    X(LN_X_W, "att.ln_x.weight", "C", EVERY, 10, FORMULA(ln_x_weight))                                                 \
+    X(LN_X_B, "att.ln_x.bias", "C", EVERY, 10, CONSTANT(0))                                                            \
+    X(FFN_MAA_K, "ffn.time_maa_k", "1 1 C", EVERY, 20, FORMULA(maa_ffn))                                               \
+    X(FFN_MAA_R, "ffn.time_maa_r", "1 1 C", EVERY, 20, FORMULA(maa_ffn))                                               \
+    X(FFN_KEY, "ffn.key.weight", "F C", EVERY, 5, ORTHOGONAL(1))                                                       \
+    X(FFN_RECEPTANCE, "ffn.receptance.weight", "C C", EVERY, 6, CONSTANT(0))                                           \
+    X(FFN_VALUE, "ffn.value.weight", "C F", EVERY, 7, CONSTANT(0))                                                     \
+    RW_ROLES_AFTER(X)
 
-enum {
-#define X(role, ...) role,
-    ROLES(X)
-#undef X
-        N_ROLES
-};
+enum { ROLES(RW_ROLE_ENUM) N_ROLES };
+static const rw_role roles[] = {ROLES(RW_ROLE_ROW)};
 
-static const rw_role roles[] = {
-#define X(role, name, shape, place, only_first, kind, value, formula)                                                  \
-    {name, shape, place, only_first, kind, value, formula},
-    ROLES(X)
-#undef X
-};
+static void default_shape(rw_plan_model *s) {
+    bool large = s->n_embd >= 4096;
+    if (!s->head_size) s->head_size = 64;
+    if (!s->dim_ffn) s->dim_ffn = s->n_embd * 7 / 2 / 32 * 32;
+    if (!s->lora_mix) s->lora_mix = large ? 64 : 32;
+    if (!s->lora_decay) s->lora_decay = large ? 128 : 64;
+}
 
 /* -- forward ---------------------------------------------------------------------------------------------------------
  */
@@ -160,4 +154,5 @@ static rw_tensor *block(const rw_model *m, rw_tape *t, int layer, rw_rows rows, 
     return channel_mix(m, t, layer, rows, x, in, out);
 }
 
-const rw_model_ops rw_model_x060 = {"x060", roles, N_ROLES, block};
+const rw_arch rw_arch_x060 = {
+    .name = "x060", .roles = roles, .n_roles = N_ROLES, .default_shape = default_shape, .block = block};

@@ -1,6 +1,7 @@
 /* The plan for people, and its automatic choices for plan.yaml and the training state. */
 #include "core/base/fs.h"
 #include "core/base/thread.h"
+#include "core/model/arch.h"
 #include "core/plan/plan.h"
 
 #include <stdio.h>
@@ -16,14 +17,14 @@ static void bytes_row(rw_str *out, const char *name, int64_t n) {
 }
 
 static void print_shape(const rw_plan *p, rw_str *out) {
-    char line[256], count[32];
-    const rw_plan_model *m = &p->model;
+    char count[32];
+    rw_str sizes = {0};
     rw_format_count(count, sizeof count, p->needs.n_params);
-    snprintf(line, sizeof line, "%s  L%lld C%lld H%lld N%lld  vocabulary %lld  %s parameters", m->arch,
-             (long long)m->n_layer, (long long)m->n_embd, (long long)m->n_head, (long long)m->head_size,
-             (long long)m->vocab_size, count);
-    row(out, "model", line);
-    row(out, "weights from", m->load_model ? m->load_model : "initial values");
+    rw_str_appendf(&sizes, "%s, %s parameters: ", p->model.arch, count);
+    rw_dims_print(&p->model, &sizes);
+    row(out, "model", sizes.data ? sizes.data : "");
+    row(out, "weights from", p->model.load_model ? p->model.load_model : "initial values");
+    rw_str_done(&sizes);
 }
 
 static void print_data(const rw_plan *p, rw_str *out) {

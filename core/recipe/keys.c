@@ -45,6 +45,26 @@
 #define REQUIRED    .required = true
 #define WHEN(words) .when = (words)
 
+/* model.arch: "x052|x060" and "architecture; x052 is RWKV-5; x060 is RWKV-6", from the rows of archs.def. */
+static const char arch_choices[] =
+#define RW_ARCH(name, what, zh) "|" #name
+#include "core/recipe/archs.def"
+#undef RW_ARCH
+    ;
+static const char arch_help[] = "architecture"
+#define RW_ARCH(name, what, zh) "; " #name " is " what
+#include "core/recipe/archs.def"
+#undef RW_ARCH
+    ;
+static const char arch_help_zh[] = "模型架构"
+#define RW_ARCH(name, what, zh) "；" #name " 即 " zh
+#include "core/recipe/archs.def"
+#undef RW_ARCH
+    ;
+#define ARCH_CHOICES (arch_choices + 1)
+#define ARCH_HELP    arch_help
+#define ARCH_HELP_ZH arch_help_zh
+
 /* `top` is no section: its keys stand at the top of a recipe. */
 #define SECTION(name)   (sizeof name == 4 && name[0] == 't' && name[1] == 'o' && name[2] == 'p' ? "" : name)
 #define PATH_IN(s, key) (sizeof s == 4 && s[0] == 't' && s[1] == 'o' && s[2] == 'p' ? key : s "." key)

@@ -27,16 +27,25 @@ extern "C" {
 
 /* -- model ---------------------------------------------------------------------------------------- */
 
+/* The sizes of dims.def: RW_DIM_n_embd, ... */
+typedef enum {
+#define RW_DIM(name, word) RW_DIM_##name,
+#include "core/recipe/dims.def"
+#undef RW_DIM
+    RW_DIM_COUNT
+} rw_dim;
+
 typedef struct {
-    const char *arch;         /* "x052", "x060", "x070" */
-    const char *load_model;   /* path of a .pth, or NULL: from scratch */
-    int64_t n_layer, n_embd;  /* L, C */
-    int64_t vocab_size;       /* V */
-    int64_t head_size;        /* N */
-    int64_t n_head;           /* H = C / N */
-    int64_t dim_ffn;          /* inner width of the channel mix */
-    int64_t lora_mix;         /* x060: rank of time_maa_w1 */
-    int64_t lora_decay;       /* x060: rank of time_decay_w1 */
+    const char *arch;       /* a name of archs.def */
+    const char *load_model; /* path of a .pth, or NULL: from scratch */
+    union {                 /* each size by name, and all of them by number */
+        int64_t dim[RW_DIM_COUNT];
+        struct {
+#define RW_DIM(name, word) int64_t name;
+#include "core/recipe/dims.def"
+#undef RW_DIM
+        };
+    };
     double head_size_divisor; /* 8: eps of the head's group norm is 1e-5 times its square */
     const char *init;         /* "tutorial" or "newest": which official form of the initial values */
     rw_dtype file_dtype;      /* dtype of load_model's tensors; RW_DTYPE_NONE from scratch */

@@ -96,9 +96,11 @@ static void put(sink *s, double x) {
     if (s->n == PIECE) flush(s);
 }
 
-static rw_status put_orthogonal(sink *s, const rw_segment *seg, double gain, uint64_t seed, rw_device *host64,
+static rw_status put_orthogonal(sink *s, const rw_segment *seg, const rw_init *init, uint64_t seed, rw_device *host64,
                                 rw_error *err) {
     int64_t cols = seg->shape[seg->ndim - 1], rows = seg->n / cols;
+    bool tall = init->kind == RW_INIT_ORTHOGONAL_TALL && rows > cols;
+    double gain = tall ? init->value * sqrt((double)rows / (double)cols) : init->value;
     int64_t n = rows > cols ? rows : cols, k = rows > cols ? cols : rows;
     int64_t n_doubles = 2 * (n * k + k * k);
     double *a = rw_alloc_pages((size_t)n_doubles * sizeof *a);
@@ -121,8 +123,9 @@ rw_status rw_init_param(rw_params *p, size_t i, const rw_init *init, uint64_t se
     s->index = i;
     rw_rng r = {seed, rw_hash_name(seg->name), 0};
     rw_status status = RW_OK;
-    if (init->kind == RW_INIT_ORTHOGONAL) status = put_orthogonal(s, seg, init->value, seed, host64, err);
-    for (int64_t e = 0; e < seg->n && init->kind != RW_INIT_ORTHOGONAL; e++) {
+    bool orthogonal = init->kind == RW_INIT_ORTHOGONAL || init->kind == RW_INIT_ORTHOGONAL_TALL;
+    if (orthogonal) status = put_orthogonal(s, seg, init, seed, host64, err);
+    for (int64_t e = 0; e < seg->n && !orthogonal; e++) {
         if (init->kind == RW_INIT_UNIFORM)
             put(s, init->value * (2 * rw_rng_uniform(&r) - 1));
         else

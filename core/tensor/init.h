@@ -10,7 +10,13 @@
 extern "C" {
 #endif
 
-typedef enum { RW_INIT_CONSTANT, RW_INIT_UNIFORM, RW_INIT_ORTHOGONAL, RW_INIT_FORMULA } rw_init_kind;
+typedef enum {
+    RW_INIT_CONSTANT,
+    RW_INIT_UNIFORM,
+    RW_INIT_ORTHOGONAL,
+    RW_INIT_ORTHOGONAL_TALL, /* the gain times sqrt(rows / cols) where there are more rows than columns */
+    RW_INIT_FORMULA
+} rw_init_kind;
 
 typedef struct {
     rw_init_kind kind;

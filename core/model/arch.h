@@ -1,0 +1,104 @@
+/* Architectures as data: the parameters of each, in the order of an official file, and the sizes that they have.
+ *
+ * Whoever declares, fills, groups, reads, checks or prints parameters walks these tables and knows none of them by
+ * name. To add an architecture: one file that defines an rw_arch, and one row in core/recipe/archs.def. */
+#ifndef RW_MODEL_ARCH_H
+#define RW_MODEL_ARCH_H
+
+#include "core/base/str.h"
+#include "core/recipe/plan.h"
+#include "core/tensor/init.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* -- parameters ----------------------------------------------------------------------------------------------- */
+
+/* Which parts of a model have the parameter. */
+typedef enum {
+    RW_WHERE_BEFORE, /* once, before the blocks   */
+    RW_WHERE_EVERY,  /* every block               */
+    RW_WHERE_FIRST,  /* block 0 alone             */
+    RW_WHERE_AFTER   /* once, after the blocks    */
+} rw_role_where;
+
+/* Where an initial value is made: formulas see the sizes and the layer. */
+typedef struct {
+    const rw_plan_model *shape;
+    int layer; /* -1 before the blocks, n_layer after them */
+} rw_init_site;
+
+typedef struct rw_role {
+    const char *name;  /* of a block's parameter what follows "blocks.N."                              */
+    const char *shape; /* a word for each dimension: a factor, a word of dims.def, or both: "5 Rm C"   */
+    rw_role_where where;
+    int place;    /* order in memory, inside of a block; equal: as listed                         */
+    rw_init init; /* its formula gets an rw_init_site                                             */
+} rw_role;
+
+/* -- architectures -------------------------------------------------------------------------------------------- */
+
+typedef struct rw_model rw_model; /* model.h */
+typedef struct rw_state rw_state;
+
+typedef struct {
+    const char *name;     /* a name of archs.def; a registered one: any other                    */
+    const rw_role *roles; /* in the order of an official file                                    */
+    int n_roles;
+    /* Decides the sizes that are 0, but for n_layer, vocab_size and n_head, as the official code does from n_embd. */
+    void (*default_shape)(rw_plan_model *shape);
+    /* Block `layer`: x [R,C] -> [R,C]. state_in and state_out may be NULL. */
+    rw_tensor *(*block)(const rw_model *m, rw_tape *t, int layer, rw_rows rows, rw_tensor *x, const rw_state *state_in,
+                        rw_state *state_out);
+} rw_arch;
+
+#define RW_ARCH(name, what, zh) extern const rw_arch rw_arch_##name;
+#include "core/recipe/archs.def"
+#undef RW_ARCH
+
+/* All there are: those of archs.def in its order, then the registered ones. NULL behind the last. */
+const rw_arch *rw_arch_at(int i);
+/* NULL, with the names that exist in the error, when there is no such architecture. */
+const rw_arch *rw_arch_find(const char *name, rw_error *err);
+/* Adds an architecture at run time; it must outlive its use. Call before other threads look for one. Errors: E_USAGE
+ * for a name that is taken, a shape that no word of dims.def explains, or more than RW_MAX_REGISTERED of them. */
+#define RW_MAX_REGISTERED 8
+rw_status rw_arch_register(const rw_arch *arch, rw_error *err);
+
+/* -- shapes --------------------------------------------------------------------------------------------------- */
+
+/* A word of a shape: `factor` times a size of dims.def, or the factor alone (dim RW_DIM_COUNT). */
+typedef struct {
+    int64_t factor;
+    rw_dim dim;
+} rw_shape_word;
+
+/* The words of a shape; returns their number, or -1 for a text that is no shape. */
+int rw_shape_words(const char *shape, rw_shape_word words[RW_MAX_DIM]);
+/* The sizes of a shape in a model; returns the number of dimensions. */
+int rw_shape_sizes(const char *shape, const rw_plan_model *model, int64_t sizes[RW_MAX_DIM]);
+
+const char *rw_dim_name(rw_dim dim);
+/* Appends "n_layer 2, n_embd 64, ...": the sizes that are not 0. */
+void rw_dims_print(const rw_plan_model *model, rw_str *out);
+
+/* -- walking over the parameters of a model, in the order of an official file ------------------------------------ */
+
+typedef struct {
+    const rw_arch *arch;
+    const rw_plan_model *shape;
+    int layer; /* of the parameter: -1 before the blocks, n_layer after them */
+    int index; /* of the role in arch->roles                                */
+    const rw_role *role;
+    char name[128]; /* the official name, whole */
+} rw_role_walk;
+
+/*     for (rw_role_walk w = rw_role_walk_of(arch, shape); rw_role_walk_next(&w);) ... w.name, w.role, w.layer */
+rw_role_walk rw_role_walk_of(const rw_arch *arch, const rw_plan_model *shape);
+bool rw_role_walk_next(rw_role_walk *w);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
