@@ -4,6 +4,7 @@
 #include "core/base/alloc.h"
 #include "core/checkpoint/model_shape.h"
 #include "core/checkpoint/tensor_file_internal.h"
+#include "core/model/arch.h"
 
 #include <string.h>
 
@@ -28,12 +29,8 @@ static rw_status print_model(const rw_tensor_file *f, rw_str *out, rw_error *err
     rw_error why = {0};
     rw_status status = rw_model_shape_from_file(f, &m, &arena, &why);
     if (status == RW_OK) {
-        rw_str_appendf(
-            out, "RWKV %s: n_layer %lld, n_embd %lld, vocab_size %lld, head_size %lld (%lld heads), dim_ffn %lld, %s",
-            m.arch, (long long)m.n_layer, (long long)m.n_embd, (long long)m.vocab_size, (long long)m.head_size,
-            (long long)m.n_head, (long long)m.dim_ffn, rw_dtype_name(m.file_dtype));
-        if (m.lora_mix)
-            rw_str_appendf(out, ", ranks: mix %lld, decay %lld", (long long)m.lora_mix, (long long)m.lora_decay);
+        rw_str_appendf(out, "RWKV %s, %s: ", m.arch, rw_dtype_name(m.file_dtype));
+        rw_dims_print(&m, out);
         rw_str_append(out, "\n");
     } else if (status != RW_E_MEMORY) {
         rw_str_appendf(out, "not a model to be loaded here: %s\n", why.msg);

@@ -1,42 +1,32 @@
-/* First the version, by names that only it has; then the sizes, each from one tensor; then every tensor is compared
- * with model_keys.def, so that nothing is silently left out or made up. */
+/* First the architecture, by names that only it has; then the sizes, each from the first parameter in whose shape it
+ * stands alone; then every tensor is compared with the architecture's table, so that nothing is silently left out or
+ * made up. */
 #include "core/checkpoint/model_shape.h"
 
 #include "core/base/alloc.h"
 #include "core/base/str.h"
 #include "core/checkpoint/tensor_file_internal.h"
+#include "core/model/arch.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { X052 = 1, X060 = 2, X070 = 4, ALL = 7 };
-typedef enum { TOP, FIRST, BLOCK } key_place;
-
-static const struct {
-    int versions;
-    key_place place;
-    const char *name, *shape;
-} keys[] = {
-#define RW_MODEL_KEY(versions, place, name, shape) {versions, place, name, shape},
-#include "core/checkpoint/model_keys.def"
-#undef RW_MODEL_KEY
-};
-enum { N_KEYS = sizeof keys / sizeof *keys };
+#define MAX_SIZE ((int64_t)1 << 40) /* of a dimension: no model is so wide, and factors of it do not overflow */
 
 typedef struct {
     const rw_tensor_file *f;
-    int version;
-    int64_t n_layer, n_found;
-    int64_t size[128]; /* of the letters of model_keys.def */
-    bool *known;       /* [count of the file]; in the arena */
+    const rw_arch *arch;
+    rw_plan_model shape; /* n_layer and the sizes found so far */
+    int64_t n_found;
+    bool *known; /* [count of the file]; in the arena */
 } survey;
 
 static const char *path(const survey *s) {
     return s->f->file.path;
 }
 
-/* -- the version -------------------------------------------------------------------------------------- */
+/* -- the architecture --------------------------------------------------------------------------------- */
 
 static bool any_name_has(const rw_tensor_file *f, const char *part) {
     for (int64_t i = 0; i < f->n; i++)
@@ -44,45 +34,38 @@ static bool any_name_has(const rw_tensor_file *f, const char *part) {
     return false;
 }
 
-static const struct {
+typedef struct {
     const char *part, *what;
-} others[] = {
-    {"time_first", "this is RWKV-4 or RWKV-5.0; this program knows x052, x060 and x070"},
-    {"lora_A", "this is a LoRA adapter, not a whole model; merge it into its base model first"},
-    {"ffnPre.", "trained with pre_ffn (it has tensors 'ffnPre.'), which this program cannot run yet"},
+} named;
+
+/* Files that are no model of any architecture here, told by a part of a name; the first that fits is named. */
+static const named others[] = {
     {"embeddings.weight", "this is a model under the names of Hugging Face; fetch the official .pth of the same model"},
-    {"att.time_state",
-     "this holds only initial states (time_state), no model; load them together with their base model"},
+    {"lora_A", "this is a LoRA adapter, not a whole model; merge it into its base model first"},
+    {"time_mix_w1", "this was converted for web-rwkv; fetch the official .pth of the same model"},
+    {"time_first", "this is RWKV-4, 5.0 or 5.1; fetch a newer model of that size, such as RWKV-5-World v2 or "
+                   "RWKV-x060-World (recipes/README.md has a list)"},
+    {"time_mix_", "this is RWKV-5.2 (x052), which this program cannot run yet; fetch an x060 model, such as "
+                  "RWKV-x060-World (recipes/README.md has a list)"},
+    {".att.x_", "this is RWKV-7 (x070), which this program cannot run yet; fetch an x060 model, such as "
+                "RWKV-x060-World (recipes/README.md has a list)"},
 };
 
-static rw_status fail_version(const survey *s, rw_error *err) {
+/* Parts that training flags add to a model. */
+static const named additions[] = {
+    {"head_q.weight", "trained with head_qk"},
+    {"ffnPre.", "trained with pre_ffn"},
+    {"att.time_state", "trained with train_type states"},
+};
+
+static rw_status refuse_others(const survey *s, rw_error *err) {
     for (size_t i = 0; i < sizeof others / sizeof *others; i++)
         if (any_name_has(s->f, others[i].part))
             return rw_fail(err, RW_E_UNSUPPORTED, RW_AT_FILE(path(s)), "%s", rw_message(others[i].what));
-    return rw_fail(err, RW_E_FORMAT, RW_AT_FILE(path(s)),
-                   "no RWKV model: expected tensors like blocks.0.att.key.weight; the first of %lld here is '%.200s'",
-                   (long long)s->f->n, s->f->n ? s->f->tensors[0].name : "");
+    return RW_OK;
 }
 
-static rw_status find_version(survey *s, rw_error *err) {
-    if (rw_tensor_file_find(s->f, "blocks.0.att.r_k") || rw_tensor_file_find(s->f, "blocks.0.att.x_r"))
-        s->version = X070;
-    else if (rw_tensor_file_find(s->f, "blocks.0.att.time_maa_x") ||
-             rw_tensor_file_find(s->f, "blocks.0.att.time_maa_w1"))
-        s->version = X060;
-    else if (rw_tensor_file_find(s->f, "blocks.0.att.time_faaaa") && !any_name_has(s->f, "time_maa"))
-        s->version = X052;
-    return s->version ? RW_OK : fail_version(s, err);
-}
-
-/* Parts that training flags add to a model. */
 static rw_status refuse_additions(const survey *s, rw_error *err) {
-    static const struct {
-        const char *part, *what;
-    } additions[] = {
-        {"head_q.weight", "trained with head_qk"},
-        {"att.time_state", "trained with train_type states"},
-    };
     for (size_t i = 0; i < sizeof additions / sizeof *additions; i++)
         if (any_name_has(s->f, additions[i].part))
             return rw_fail(err, RW_E_UNSUPPORTED, RW_AT_FILE(path(s)),
@@ -91,66 +74,63 @@ static rw_status refuse_additions(const survey *s, rw_error *err) {
     return RW_OK;
 }
 
+static rw_status find_arch(survey *s, rw_error *err) {
+    RW_TRY(refuse_others(s, err));
+    for (int i = 0; rw_arch_at(i) && !s->arch; i++)
+        if (rw_arch_at(i)->mark && any_name_has(s->f, rw_arch_at(i)->mark)) s->arch = rw_arch_at(i);
+    if (s->arch) return refuse_additions(s, err);
+    if (any_name_has(s->f, "att.time_state"))
+        return rw_fail(err, RW_E_UNSUPPORTED, RW_AT_FILE(path(s)),
+                       "this holds only initial states (time_state), no model; load them together with their base "
+                       "model");
+    return rw_fail(err, RW_E_FORMAT, RW_AT_FILE(path(s)),
+                   "no RWKV model: expected tensors like blocks.0.att.key.weight; the first of %lld here is '%.200s'",
+                   (long long)s->f->n, s->f->n ? s->f->tensors[0].name : "");
+}
+
 /* -- sizes -------------------------------------------------------------------------------------------- */
 
 /* The number after "blocks."; -1 for other names. */
-static int64_t block_of(const char *name, const char **rest) {
+static int64_t block_of(const char *name) {
     if (strncmp(name, "blocks.", 7)) return -1;
     size_t n = strspn(name + 7, "0123456789");
     if (n == 0 || n > 6 || name[7 + n] != '.') return -1;
-    *rest = name + 7 + n + 1;
     return strtoll(name + 7, NULL, 10);
 }
 
 static rw_status count_layers(survey *s, rw_error *err) {
-    const char *rest;
+    int64_t n = 0;
     for (int64_t i = 0; i < s->f->n; i++) {
-        int64_t block = block_of(s->f->tensors[i].name, &rest);
-        if (block >= s->n_layer) s->n_layer = block + 1;
+        int64_t block = block_of(s->f->tensors[i].name);
+        if (block >= n) n = block + 1;
     }
-    if (s->n_layer >= 1 && s->n_layer <= RW_MAX_LAYERS) return RW_OK;
-    return rw_fail(err, RW_E_FORMAT, RW_AT_FILE(path(s)), "%lld blocks; expected 1 to %d", (long long)s->n_layer,
-                   RW_MAX_LAYERS);
+    s->shape.n_layer = n;
+    if (n >= 1 && n <= RW_MAX_LAYERS) return RW_OK;
+    return rw_fail(err, RW_E_FORMAT, RW_AT_FILE(path(s)), "%lld blocks; expected 1 to %d", (long long)n, RW_MAX_LAYERS);
 }
 
-static rw_status missing(const survey *s, const char *name, rw_error *err) {
-    return rw_fail(err, RW_E_FORMAT, RW_AT_FILE(path(s)), "tensor '%s' is missing; is this the whole model?", name);
+/* A role's parameter in the first block that has it with `ndim` dimensions; NULL: in none. */
+static const rw_file_tensor *first_of(const survey *s, const rw_role *role, int ndim) {
+    char name[RW_PARAM_NAME];
+    for (int64_t layer = 0; layer < s->shape.n_layer; layer++) {
+        rw_role_name(role, layer, name);
+        const rw_file_tensor *t = rw_tensor_file_find(s->f, name);
+        if (t && t->ndim == ndim) return t;
+    }
+    return NULL;
 }
 
-/* Which dimension of which tensor gives a size; v stands in block 1, because block 0 may lack it. */
-static const struct {
-    int versions;
-    char letter;
-    const char *name;
-    int dim;
-} sources[] = {
-    {ALL, 'V', "emb.weight", 0},
-    {ALL, 'C', "emb.weight", 1},
-    {ALL, 'F', "blocks.0.ffn.key.weight", 0},
-    {X052 | X060, 'H', "blocks.0.att.time_faaaa", 0},
-    {X052 | X060, 'N', "blocks.0.att.time_faaaa", 1},
-    {X060, 'R', "blocks.0.att.time_maa_w2", 1},
-    {X060, 'D', "blocks.0.att.time_decay_w1", 1},
-    {X070, 'H', "blocks.0.att.r_k", 0},
-    {X070, 'N', "blocks.0.att.r_k", 1},
-    {X070, 'w', "blocks.0.att.w1", 1},
-    {X070, 'a', "blocks.0.att.a1", 1},
-    {X070, 'g', "blocks.0.att.g1", 1},
-};
-
-static rw_status take_sizes(survey *s, rw_error *err) {
-    for (size_t i = 0; i < sizeof sources / sizeof *sources; i++) {
-        if (!(sources[i].versions & s->version)) continue;
-        const rw_file_tensor *t = rw_tensor_file_find(s->f, sources[i].name);
-        if (!t) return missing(s, sources[i].name, err);
-        s->size[(int)sources[i].letter] = sources[i].dim < t->ndim ? t->shape[sources[i].dim] : 0;
+static void take_sizes(survey *s) {
+    rw_shape_word words[RW_MAX_DIM];
+    for (int r = 0; r < s->arch->n_roles; r++) {
+        int ndim = rw_shape_words(s->arch->roles[r].shape, words);
+        const rw_file_tensor *t = first_of(s, &s->arch->roles[r], ndim);
+        for (int i = 0; t && i < ndim; i++) {
+            bool alone = words[i].factor == 1 && words[i].dim < RW_DIM_COUNT;
+            if (!alone || s->shape.dim[words[i].dim] || t->shape[i] > MAX_SIZE) continue;
+            s->shape.dim[words[i].dim] = t->shape[i];
+        }
     }
-    const rw_file_tensor *v = rw_tensor_file_find(s->f, s->n_layer > 1 ? "blocks.1.att.v1" : "blocks.0.att.v1");
-    if (v && v->ndim == 2) s->size['v'] = v->shape[1];
-    s->size['1'] = 1;
-    s->size['5'] = 5;
-    s->size['Q'] = 5 * s->size['R'];
-    return RW_OK;
 }
 
 /* -- comparing ---------------------------------------------------------------------------------------- */
@@ -175,31 +155,28 @@ static rw_status fail_shape(const survey *s, const rw_file_tensor *t, const int6
     return status;
 }
 
-static rw_status check_tensor(survey *s, const char *name, const char *letters, bool optional, rw_error *err) {
-    const rw_file_tensor *t = rw_tensor_file_find(s->f, name);
-    int64_t expected[RW_CHECKPOINT_MAX_DIM];
-    int ndim = (int)strlen(letters);
-    if (!t) return optional ? RW_OK : missing(s, name, err);
-    for (int i = 0; i < ndim; i++) expected[i] = s->size[(int)letters[i]];
+static rw_status check_tensor(survey *s, const rw_role_walk *w, rw_error *err) {
+    const rw_file_tensor *t = rw_tensor_file_find(s->f, w->name);
+    int64_t expected[RW_MAX_DIM];
+    int ndim = rw_shape_sizes(w->role->shape, &s->shape, expected);
     if (t->ndim != ndim || memcmp(t->shape, expected, (size_t)ndim * sizeof *expected))
         return fail_shape(s, t, expected, ndim, err);
     if (t->dtype != RW_F32 && t->dtype != RW_BF16 && t->dtype != RW_F16 && t->dtype != RW_F64)
         return rw_fail(err, RW_E_UNSUPPORTED, RW_AT_FILE(path(s)),
-                       "tensor '%.200s' is %s: a quantised file; fetch the bf16 or fp16 file of the model", name,
+                       "tensor '%.200s' is %s: a quantised file; fetch the bf16 or fp16 file of the model", w->name,
                        rw_dtype_name(t->dtype));
     s->known[t - s->f->tensors] = true;
     s->n_found++;
     return RW_OK;
 }
 
-static rw_status check_block(survey *s, int64_t block, rw_error *err) {
-    char name[128];
-    for (int k = 0; k < N_KEYS; k++) {
-        if (!(keys[k].versions & s->version) || keys[k].place == TOP || (keys[k].place == FIRST && block > 0)) continue;
-        bool optional = block == 0 && !strncmp(keys[k].name, "att.v", 5) && strlen(keys[k].name) == 6;
-        snprintf(name, sizeof name, "blocks.%lld.%s", (long long)block, keys[k].name);
-        RW_TRY(check_tensor(s, name, keys[k].shape, optional, err));
-    }
+/* First that all are there: a size may come from any of them. */
+static rw_status check_roles(survey *s, rw_error *err) {
+    for (rw_role_walk w = rw_role_walk_of(s->arch, &s->shape); rw_role_walk_next(&w);)
+        if (!rw_tensor_file_find(s->f, w.name))
+            return rw_fail(err, RW_E_FORMAT, RW_AT_FILE(path(s)), "tensor '%s' is missing; is this the whole model?",
+                           w.name);
+    for (rw_role_walk w = rw_role_walk_of(s->arch, &s->shape); rw_role_walk_next(&w);) RW_TRY(check_tensor(s, &w, err));
     return RW_OK;
 }
 
@@ -208,24 +185,16 @@ static rw_status refuse_unknown(const survey *s, rw_error *err) {
         if (!s->known[i])
             return rw_fail(err, RW_E_FORMAT, RW_AT_FILE(path(s)),
                            "tensor '%.200s' is unknown (%lld such); a %s model has no place for it",
-                           s->f->tensors[i].name, (long long)(s->f->n - s->n_found),
-                           s->version == X052   ? "x052"
-                           : s->version == X060 ? "x060"
-                                                : "x070");
+                           s->f->tensors[i].name, (long long)(s->f->n - s->n_found), s->arch->name);
     return RW_OK;
 }
 
-static rw_status check_all(survey *s, rw_error *err) {
-    for (int k = 0; k < N_KEYS; k++)
-        if (keys[k].place == TOP) RW_TRY(check_tensor(s, keys[k].name, keys[k].shape, false, err));
-    for (int64_t block = 0; block < s->n_layer; block++) RW_TRY(check_block(s, block, err));
-    RW_TRY(refuse_unknown(s, err));
-    if (s->size['C'] > 0 && s->size['V'] > 0 && s->size['N'] > 0 && s->size['H'] == s->size['C'] / s->size['N'] &&
-        s->size['C'] % s->size['N'] == 0)
-        return RW_OK;
+static rw_status check_heads(const survey *s, rw_error *err) {
+    int64_t C = s->shape.n_embd, H = s->shape.n_head, N = s->shape.head_size;
+    if (C > 0 && s->shape.vocab_size > 0 && N > 0 && H == C / N && C % N == 0) return RW_OK;
     return rw_fail(err, RW_E_SHAPE, RW_AT_FILE(path(s)),
                    "%lld heads of size %lld do not make n_embd %lld (dim_att other than n_embd is not supported)",
-                   (long long)s->size['H'], (long long)s->size['N'], (long long)s->size['C']);
+                   (long long)H, (long long)N, (long long)C);
 }
 
 /* The type that most bytes have. */
@@ -243,23 +212,17 @@ static rw_dtype main_dtype(const rw_tensor_file *f) {
 
 rw_status rw_model_shape_from_file(const rw_tensor_file *f, rw_plan_model *out, rw_arena *arena, rw_error *err) {
     survey s = {.f = f};
-    RW_TRY(find_version(&s, err));
-    RW_TRY(refuse_additions(&s, err));
+    RW_TRY(find_arch(&s, err));
     RW_TRY(count_layers(&s, err));
-    RW_TRY(take_sizes(&s, err));
+    take_sizes(&s);
     s.known = rw_arena_alloc(arena, (size_t)f->n);
     if (!s.known) return rw_fail_memory(err, (size_t)f->n);
-    RW_TRY(check_all(&s, err));
-    out->arch = s.version == X052 ? "x052" : s.version == X060 ? "x060" : "x070";
-    out->n_layer = s.n_layer;
-    out->n_embd = s.size['C'];
-    out->vocab_size = s.size['V'];
-    out->head_size = s.size['N'];
-    out->n_head = s.size['H'];
-    out->dim_ffn = s.size['F'];
-    out->lora_mix = s.size['R'];
-    out->lora_decay = s.size['D'];
-    out->head_size_divisor = 8;
+    RW_TRY(check_roles(&s, err));
+    RW_TRY(refuse_unknown(&s, err));
+    RW_TRY(check_heads(&s, err));
+    out->arch = s.arch->name;
+    memcpy(out->dim, s.shape.dim, sizeof out->dim);
+    if (!(out->head_size_divisor > 0)) out->head_size_divisor = 8;
     out->file_dtype = main_dtype(f);
     return RW_OK;
 }

@@ -11,11 +11,11 @@
 extern "C" {
 #endif
 
-/* Fills arch, n_layer, n_embd, vocab_size, head_size, n_head, dim_ffn, lora_mix, lora_decay (x060), head_size_divisor
- * (8: no file says it) and file_dtype (the one with most bytes) of *out and leaves the rest. The arena holds a few
- * bytes. Exactly the tensors of model_keys.def must be there, in their shapes (x070: v0 v1 v2 of block 0 may be
- * missing). RW_E_FORMAT: no RWKV model, a tensor missing, unknown or of another shape. RW_E_UNSUPPORTED: an older
- * version, quantised weights, or parts that this program does not have (head_qk, pre_ffn, time_state). */
+/* Fills arch, every size (0: the architecture has none such), head_size_divisor where it is 0 (with 8: no file says it)
+ * and file_dtype (the one with most bytes) of *out and leaves the rest. The arena holds a few bytes. Exactly the
+ * tensors of the architecture's table must be there, in their shapes. RW_E_FORMAT: no RWKV model, a tensor missing,
+ * unknown or of another shape. RW_E_UNSUPPORTED: an older version, quantised weights, or parts that this program does
+ * not have (head_qk, pre_ffn, time_state). */
 rw_status rw_model_shape_from_file(const rw_tensor_file *f, rw_plan_model *out, rw_arena *arena, rw_error *err);
 
 #ifdef __cplusplus

@@ -101,6 +101,14 @@ void rw_dims_print(const rw_plan_model *model, rw_str *out) {
         if (model->dim[d]) rw_str_appendf(out, d ? ", %s %lld" : "%s %lld", dims[d].name, (long long)model->dim[d]);
 }
 
+void rw_role_name(const rw_role *role, int64_t layer, char name[RW_PARAM_NAME]) {
+    bool block = role->where != RW_WHERE_BEFORE && role->where != RW_WHERE_AFTER;
+    if (block)
+        snprintf(name, RW_PARAM_NAME, "blocks.%lld.%s", (long long)layer, role->name);
+    else
+        snprintf(name, RW_PARAM_NAME, "%s", role->name);
+}
+
 /* -- walking -------------------------------------------------------------------------------------------------- */
 
 rw_role_walk rw_role_walk_of(const rw_arch *arch, const rw_plan_model *shape) {
@@ -126,11 +134,7 @@ bool rw_role_walk_next(rw_role_walk *w) {
         while (++w->index < w->arch->n_roles) {
             w->role = &w->arch->roles[w->index];
             if (!present(w->role, w->shape, w->layer)) continue;
-            bool block = w->layer >= 0 && w->layer < w->shape->n_layer;
-            if (block)
-                snprintf(w->name, sizeof w->name, "blocks.%d.%s", w->layer, w->role->name);
-            else
-                snprintf(w->name, sizeof w->name, "%s", w->role->name);
+            rw_role_name(w->role, w->layer, w->name);
             return true;
         }
         w->index = -1;

@@ -44,6 +44,7 @@ typedef struct rw_state rw_state;
 
 typedef struct {
     const char *name;     /* a name of archs.def; a registered one: any other                    */
+    const char *mark;     /* part of the names of its parameters, and of no other architecture's */
     const rw_role *roles; /* in the order of an official file                                    */
     int n_roles;
     /* Decides the sizes that are 0, but for n_layer, vocab_size and n_head, as the official code does from n_embd. */
@@ -83,6 +84,10 @@ const char *rw_dim_name(rw_dim dim);
 /* Appends "n_layer 2, n_embd 64, ...": the sizes that are not 0. */
 void rw_dims_print(const rw_plan_model *model, rw_str *out);
 
+#define RW_PARAM_NAME 128
+/* The official name, whole, of a role's parameter in a block; `layer` counts for parameters of blocks alone. */
+void rw_role_name(const rw_role *role, int64_t layer, char name[RW_PARAM_NAME]);
+
 /* -- walking over the parameters of a model, in the order of an official file ------------------------------------ */
 
 typedef struct {
@@ -91,7 +96,7 @@ typedef struct {
     int layer; /* of the parameter: -1 before the blocks, n_layer after them */
     int index; /* of the role in arch->roles                                */
     const rw_role *role;
-    char name[128]; /* the official name, whole */
+    char name[RW_PARAM_NAME]; /* the official name, whole */
 } rw_role_walk;
 
 /*     for (rw_role_walk w = rw_role_walk_of(arch, shape); rw_role_walk_next(&w);) ... w.name, w.role, w.layer */

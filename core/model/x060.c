@@ -154,5 +154,9 @@ static rw_tensor *block(const rw_model *m, rw_tape *t, int layer, rw_rows rows, 
     return channel_mix(m, t, layer, rows, x, in, out);
 }
 
-const rw_arch rw_arch_x060 = {
-    .name = "x060", .roles = roles, .n_roles = N_ROLES, .default_shape = default_shape, .block = block};
+const rw_arch rw_arch_x060 = {.name = "x060",
+                              .mark = "time_maa_",
+                              .roles = roles,
+                              .n_roles = N_ROLES,
+                              .default_shape = default_shape,
+                              .block = block};

@@ -3,6 +3,7 @@
 
 #include "core/base/fs.h"
 #include "core/checkpoint/model_shape.h"
+#include "core/model/arch.h"
 
 #include <jansson.h>
 
@@ -66,6 +67,11 @@ static bool text_is(const json_t *c, const char *key, const char *value) {
     return text && strcmp(text, value) == 0;
 }
 
+static const char *arch_of(const json_t *c) {
+    const char *arch = json_string_value(json_object_get(c, "arch"));
+    return arch ? arch : json_string_value(json_object_get(c, "my_testing"));
+}
+
 static void compare_shape(const char *path, const json_t *c, rw_dtype dtype) {
     rw_tensor_file *f = open_good(path);
     rw_plan_model m = {0};
@@ -73,8 +79,7 @@ static void compare_shape(const char *path, const json_t *c, rw_dtype dtype) {
     rw_error err = {0};
     if (rw_model_shape_from_file(f, &m, &a, &err) != RW_OK) fail_msg("%s: %s", path, err.msg);
     int64_t N = whole(c, "head_size"), ffn = whole(c, "ffn_hidden");
-    const char *arch = json_string_value(json_object_get(c, "arch"));
-    assert_string_equal(m.arch, arch ? arch : json_string_value(json_object_get(c, "my_testing")));
+    assert_string_equal(m.arch, arch_of(c));
     assert_int_equal(m.n_layer, whole(c, "n_layer"));
     assert_int_equal(m.n_embd, whole(c, "n_embd"));
     assert_int_equal(m.vocab_size, whole(c, "vocab_size"));
@@ -107,7 +112,9 @@ static void one_model(void *ctx, const char *name) {
     snprintf(weights, sizeof weights, "%s/model.pth", dir);
     if (!rw_exists(config) || !rw_exists(weights)) return;
     json_t *c = read_config(config);
-    if (whole(c, "head_qk") > 0)
+    if (!rw_arch_find(arch_of(c), NULL))
+        expect_named(weights, arch_of(c));
+    else if (whole(c, "head_qk") > 0)
         expect_named(weights, "trained with head_qk");
     else if (whole(c, "pre_ffn") > 0)
         expect_named(weights, "trained with pre_ffn");
@@ -125,8 +132,11 @@ static void one_init(void *ctx, const char *name) {
     snprintf(stats, sizeof stats, "%s/init/%s/stats.json", rw_golden_dir(), name);
     snprintf(weights, sizeof weights, "%s/init/%s/pth/rwkv-init.pth", rw_golden_dir(), name);
     if (!rw_exists(stats) || !rw_exists(weights)) return;
-    json_t *c = read_config(stats);
-    compare_shape(weights, json_object_get(c, "config"), RW_BF16);
+    json_t *c = read_config(stats), *config = json_object_get(c, "config");
+    if (rw_arch_find(arch_of(config), NULL))
+        compare_shape(weights, config, RW_BF16);
+    else
+        expect_named(weights, arch_of(config));
     json_decref(c);
     ++*n;
 }

@@ -110,6 +110,10 @@ static void sizes_are_read(void **state) {
     assert_int_equal(m.lora_decay, D);
     assert_int_equal(m.file_dtype, RW_BF16);
     assert_string_equal(m.load_model, "left alone");
+    assert_true(m.head_size_divisor == 8); /* no file says it */
+    m.head_size_divisor = 4;
+    assert_int_equal(rw_model_shape_from_file(f, &m, &a, &err), RW_OK);
+    assert_true(m.head_size_divisor == 4);
     rw_arena_done(&a);
     rw_tensor_file_close(f);
 }
@@ -150,7 +154,20 @@ static void mistakes_are_named(void **state) {
     expect(m, RW_E_UNSUPPORTED, "head_qk");
     m->n = 0;
     put(m, "blocks.0.att.time_first", 1, C, 0, 0);
-    expect(m, RW_E_UNSUPPORTED, "RWKV-4 or RWKV-5.0");
+    expect(m, RW_E_UNSUPPORTED, "this is RWKV-4, 5.0 or 5.1; fetch a newer model");
+    m->n = 0;
+    put(m, "blocks.0.att.time_first", 1, C, 0, 0);
+    put(m, "blocks.0.att.time_mix_w1", 2, C, 5 * R, 0);
+    expect(m, RW_E_UNSUPPORTED, "converted for web-rwkv; fetch the official .pth");
+    m->n = 0;
+    put(m, "blocks.0.att.key.lora_A", 2, R, C, 0);
+    expect(m, RW_E_UNSUPPORTED, "LoRA adapter");
+    m->n = 0;
+    put(m, "blocks.0.att.x_r", 3, 1, 1, C);
+    expect(m, RW_E_UNSUPPORTED, "this is RWKV-7 (x070)");
+    m->n = 0;
+    put(m, "blocks.0.att.time_state", 3, H, N, N);
+    expect(m, RW_E_UNSUPPORTED, "this holds only initial states");
     m->n = 0;
     put(m, "model.embeddings.weight", 1, C, 0, 0);
     expect(m, RW_E_UNSUPPORTED, "names of Hugging Face");
@@ -168,8 +185,8 @@ static void inspect_tells_the_model(void **state) {
     rw_error err = {0};
     assert_int_equal(rw_inspect_print(f, &s, &err), RW_OK);
     assert_non_null(strstr(s.data,
-                           "RWKV x060: n_layer 2, n_embd 8, vocab_size 10, head_size 4 (2 heads), dim_ffn 24, bf16, "
-                           "ranks: mix 3, decay 5\n"));
+                           "RWKV x060, bf16: n_layer 2, n_embd 8, vocab_size 10, n_head 2, head_size 4, dim_ffn 24, "
+                           "lora_mix 3, lora_decay 5\n"));
     assert_non_null(strstr(s.data, "\n  emb.weight                     bf16  [10, 8]\n"));
     int64_t live = rw_alloc_live();
     for (int64_t k = 1;; k++) {
