@@ -125,6 +125,24 @@ static void from_a_file(void **state) {
     done(&f);
 }
 
+/* No file says it: the recipe's counts with a checkpoint too. */
+static void head_size_divisor(void **state) {
+    (void)state;
+    static const char *const given[] = {"", ", head_size_divisor: 4"};
+    for (int i = 0; i < 4; i++) {
+        rw_error err = {0};
+        fixture f;
+        char model[2048];
+        if (i < 2)
+            snprintf(model, sizeof model, "load_model: '%s'%s", small_model(), given[i % 2]);
+        else
+            snprintf(model, sizeof model, "arch: x060, n_layer: 2, n_embd: 64%s", given[i % 2]);
+        must(make(&f, model, ""), &err);
+        assert_true(f.plan.model.head_size_divisor == (i % 2 ? 4 : 8));
+        done(&f);
+    }
+}
+
 /* The sizes of the files that a save writes, exact but for the metadata of the state. */
 static void size_of_files(void **state) {
     (void)state;
@@ -355,9 +373,9 @@ static void printed(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(refuses),       cmocka_unit_test(from_a_file),
-                                       cmocka_unit_test(size_of_files), cmocka_unit_test(head_chunk),
-                                       cmocka_unit_test(figures),       cmocka_unit_test(one_unit_less),
-                                       cmocka_unit_test(printed)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(refuses),           cmocka_unit_test(from_a_file),
+                                       cmocka_unit_test(head_size_divisor), cmocka_unit_test(size_of_files),
+                                       cmocka_unit_test(head_chunk),        cmocka_unit_test(figures),
+                                       cmocka_unit_test(one_unit_less),     cmocka_unit_test(printed)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
