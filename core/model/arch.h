@@ -23,6 +23,16 @@ typedef enum {
     RW_WHERE_AFTER   /* once, after the blocks    */
 } rw_role_where;
 
+/* Which parameters learn alike. How fast, and which of them decay, is core/optim's. */
+typedef enum {
+    RW_GROUP_PLAIN,  /* norms, LoRA factors, what is not below                                          */
+    RW_GROUP_MATRIX, /* embedding, head, projections                                                    */
+    RW_GROUP_MIX,    /* the share of the token before: time_mix_*, time_maa_*                           */
+    RW_GROUP_BONUS,  /* time_faaaa                                                                      */
+    RW_GROUP_DECAY,  /* time_decay                                                                      */
+    RW_GROUP_W0      /* att.w0 of x070: a decay, in official code without the faster stage 2            */
+} rw_role_group;
+
 /* Where an initial value is made: formulas see the sizes and the layer. */
 typedef struct {
     const rw_plan_model *shape;
@@ -33,7 +43,8 @@ typedef struct rw_role {
     const char *name;  /* of a block's parameter what follows "blocks.N."                              */
     const char *shape; /* a word for each dimension: a factor, a word of dims.def, or both: "5 Rm C"   */
     rw_role_where where;
-    int place;    /* order in memory, inside of a block; equal: as listed                         */
+    int place; /* order in memory, inside of a block; equal: as listed                         */
+    rw_role_group group;
     rw_init init; /* its formula gets an rw_init_site                                             */
 } rw_role;
 

@@ -15,6 +15,7 @@ static rw_status declare(const rw_arch *arch, const rw_plan_model *shape, rw_lay
         const char *name = rw_arena_strdup(names, w.name);
         int ndim = rw_shape_sizes(w.role->shape, shape, sizes);
         RW_TRY(rw_layout_add(l, name, ndim, sizes, 1 + w.layer, w.role->place, err));
+        l->segments[l->n_segments - 1].role = w.role;
     }
     return RW_OK;
 }

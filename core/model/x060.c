@@ -59,30 +59,30 @@ static double ln_x_weight(const void *site, int64_t i) {
 #define ROLES(X)                                                                                                       \
     RW_ROLES_BEFORE(X)                                                                                                 \
     RW_ROLES_NORMS(X)                                                                                                  \
-    X(MAA_X, "att.time_maa_x", "1 1 C", EVERY, 20, FORMULA(maa_full))                                                  \
-    X(MAA_W, "att.time_maa_w", "1 1 C", EVERY, 20, FORMULA(maa_full))                                                  \
-    X(MAA_K, "att.time_maa_k", "1 1 C", EVERY, 20, FORMULA(maa_full))                                                  \
-    X(MAA_V, "att.time_maa_v", "1 1 C", EVERY, 20, FORMULA(maa_value))                                                 \
-    X(MAA_R, "att.time_maa_r", "1 1 C", EVERY, 20, FORMULA(maa_half))                                                  \
-    X(MAA_G, "att.time_maa_g", "1 1 C", EVERY, 20, FORMULA(maa_half))                                                  \
-    X(MAA_W1, "att.time_maa_w1", "C 5Rm", EVERY, 30, CONSTANT(0))                                                      \
-    X(MAA_W2, "att.time_maa_w2", "5 Rm C", EVERY, 30, UNIFORM(0.01))                                                   \
-    X(DECAY, "att.time_decay", "1 1 C", EVERY, 20, FORMULA(decay_speed))                                               \
-    X(DECAY_W1, "att.time_decay_w1", "C Rd", EVERY, 30, CONSTANT(0))                                                   \
-    X(DECAY_W2, "att.time_decay_w2", "Rd C", EVERY, 30, UNIFORM(0.01))                                                 \
-    X(FAAAA, "att.time_faaaa", "H N", EVERY, 20, FORMULA(faaaa))                                                       \
-    X(RECEPTANCE, "att.receptance.weight", "C C", EVERY, 0, ORTHOGONAL(1))                                             \
-    X(KEY, "att.key.weight", "C C", EVERY, 1, ORTHOGONAL(0.1))                                                         \
-    X(VALUE, "att.value.weight", "C C", EVERY, 2, ORTHOGONAL(1))                                                       \
-    X(OUTPUT, "att.output.weight", "C C", EVERY, 4, CONSTANT(0))                                                       \
-    X(GATE, "att.gate.weight", "C C", EVERY, 3, ORTHOGONAL(0.1))                                                       \
-    X(LN_X_W, "att.ln_x.weight", "C", EVERY, 10, FORMULA(ln_x_weight))                                                 \
-    X(LN_X_B, "att.ln_x.bias", "C", EVERY, 10, CONSTANT(0))                                                            \
-    X(FFN_MAA_K, "ffn.time_maa_k", "1 1 C", EVERY, 20, FORMULA(maa_ffn))                                               \
-    X(FFN_MAA_R, "ffn.time_maa_r", "1 1 C", EVERY, 20, FORMULA(maa_ffn))                                               \
-    X(FFN_KEY, "ffn.key.weight", "F C", EVERY, 5, ORTHOGONAL(1))                                                       \
-    X(FFN_RECEPTANCE, "ffn.receptance.weight", "C C", EVERY, 6, CONSTANT(0))                                           \
-    X(FFN_VALUE, "ffn.value.weight", "C F", EVERY, 7, CONSTANT(0))                                                     \
+    X(MAA_X, "att.time_maa_x", "1 1 C", EVERY, 20, MIX, FORMULA(maa_full))                                             \
+    X(MAA_W, "att.time_maa_w", "1 1 C", EVERY, 20, MIX, FORMULA(maa_full))                                             \
+    X(MAA_K, "att.time_maa_k", "1 1 C", EVERY, 20, MIX, FORMULA(maa_full))                                             \
+    X(MAA_V, "att.time_maa_v", "1 1 C", EVERY, 20, MIX, FORMULA(maa_value))                                            \
+    X(MAA_R, "att.time_maa_r", "1 1 C", EVERY, 20, MIX, FORMULA(maa_half))                                             \
+    X(MAA_G, "att.time_maa_g", "1 1 C", EVERY, 20, MIX, FORMULA(maa_half))                                             \
+    X(MAA_W1, "att.time_maa_w1", "C 5Rm", EVERY, 30, PLAIN, CONSTANT(0))                                               \
+    X(MAA_W2, "att.time_maa_w2", "5 Rm C", EVERY, 30, PLAIN, UNIFORM(0.01))                                            \
+    X(DECAY, "att.time_decay", "1 1 C", EVERY, 20, DECAY, FORMULA(decay_speed))                                        \
+    X(DECAY_W1, "att.time_decay_w1", "C Rd", EVERY, 30, PLAIN, CONSTANT(0))                                            \
+    X(DECAY_W2, "att.time_decay_w2", "Rd C", EVERY, 30, PLAIN, UNIFORM(0.01))                                          \
+    X(FAAAA, "att.time_faaaa", "H N", EVERY, 20, BONUS, FORMULA(faaaa))                                                \
+    X(RECEPTANCE, "att.receptance.weight", "C C", EVERY, 0, MATRIX, ORTHOGONAL(1))                                     \
+    X(KEY, "att.key.weight", "C C", EVERY, 1, MATRIX, ORTHOGONAL(0.1))                                                 \
+    X(VALUE, "att.value.weight", "C C", EVERY, 2, MATRIX, ORTHOGONAL(1))                                               \
+    X(OUTPUT, "att.output.weight", "C C", EVERY, 4, MATRIX, CONSTANT(0))                                               \
+    X(GATE, "att.gate.weight", "C C", EVERY, 3, MATRIX, ORTHOGONAL(0.1))                                               \
+    X(LN_X_W, "att.ln_x.weight", "C", EVERY, 10, PLAIN, FORMULA(ln_x_weight))                                          \
+    X(LN_X_B, "att.ln_x.bias", "C", EVERY, 10, PLAIN, CONSTANT(0))                                                     \
+    X(FFN_MAA_K, "ffn.time_maa_k", "1 1 C", EVERY, 20, MIX, FORMULA(maa_ffn))                                          \
+    X(FFN_MAA_R, "ffn.time_maa_r", "1 1 C", EVERY, 20, MIX, FORMULA(maa_ffn))                                          \
+    X(FFN_KEY, "ffn.key.weight", "F C", EVERY, 5, MATRIX, ORTHOGONAL(1))                                               \
+    X(FFN_RECEPTANCE, "ffn.receptance.weight", "C C", EVERY, 6, MATRIX, CONSTANT(0))                                   \
+    X(FFN_VALUE, "ffn.value.weight", "C F", EVERY, 7, MATRIX, CONSTANT(0))                                             \
     RW_ROLES_AFTER(X)
 
 enum { ROLES(RW_ROLE_ENUM) N_ROLES };

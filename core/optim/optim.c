@@ -2,12 +2,14 @@
 #include "core/optim/optim.h"
 
 #include "core/base/alloc.h"
+#include "core/model/arch.h"
 
-#include <string.h>
-
-static bool has(const char *name, const char *part) {
-    return strstr(name, part) != NULL;
-}
+/* The official groups. In stage 2 both faster groups, and the mixes with them, run at 5 times. */
+static const struct {
+    double scale, stage2; /* of the learning rate */
+    bool decays;
+} groups[] = {[RW_GROUP_PLAIN] = {1, 1, false}, [RW_GROUP_MATRIX] = {1, 1, true}, [RW_GROUP_MIX] = {1, 5, false},
+              [RW_GROUP_BONUS] = {1, 5, false}, [RW_GROUP_DECAY] = {2, 5, false}, [RW_GROUP_W0] = {2, 2, false}};
 
 /* Dimensions longer than 1: [1,1,C] counts as a vector, [1,N] too. */
 static int rank_of(const rw_segment *s) {
@@ -16,20 +18,13 @@ static int rank_of(const rw_segment *s) {
     return rank;
 }
 
-/* First match wins. In the official stage 2 both faster groups, and the mixes with them, run at 5 times. */
-static double scale_of(const char *name, bool stage2) {
-    if (has(name, "_w1") || has(name, "_w2")) return 1;
-    if (has(name, "time_mix") || has(name, "time_maa") || has(name, "time_faaaa")) return stage2 ? 5 : 1;
-    if (has(name, "time_decay")) return stage2 ? 5 : 2;
-    if (has(name, "att.w0")) return 2;
-    return 1;
-}
-
 void rw_optim_groups(rw_layout *l, const rw_plan_train *plan) {
+    bool stage2 = plan->my_pile_stage == 2;
     for (size_t i = 0; i < l->n_segments; i++) {
         rw_segment *s = &l->segments[i];
-        s->lr_scale = plan->layerwise_lr ? scale_of(s->name, plan->my_pile_stage == 2) : 1;
-        s->decay = plan->weight_decay > 0 && has(s->name, ".weight") && rank_of(s) >= 2;
+        rw_role_group g = s->role ? s->role->group : RW_GROUP_PLAIN;
+        s->lr_scale = !plan->layerwise_lr ? 1 : stage2 ? groups[g].stage2 : groups[g].scale;
+        s->decay = plan->weight_decay > 0 && groups[g].decays && rank_of(s) >= 2;
     }
 }
 

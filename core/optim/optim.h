@@ -10,9 +10,9 @@
 extern "C" {
 #endif
 
-/* Sets lr_scale and decay of every segment as RWKV-LM does: with layerwise_lr, time_decay and att.w0 learn twice as
- * fast (stage 2: these, the mixes and time_faaaa five times); weight decay only for matrices named ".weight" (two or
- * more dimensions longer than 1), never for LoRA factors, mixes or decays, and only when weight_decay > 0. */
+/* Sets lr_scale and decay of every segment by the group of its role, as RWKV-LM does: with layerwise_lr, time_decay and
+ * att.w0 learn twice as fast (stage 2: time_decay, the mixes and time_faaaa five times); weight decay only for matrices
+ * (two or more dimensions longer than 1), never for LoRA factors, mixes or decays, and only when weight_decay > 0. */
 void rw_optim_groups(rw_layout *l, const rw_plan_train *plan);
 
 /* One update of all trainable parameters from their gradients: clip (writes grad_norm and clip_coef of the step

@@ -20,10 +20,11 @@ extern "C" {
 typedef struct {
     const char *name; /* official                                                  */
     int ndim;
-    int64_t shape[RW_MAX_DIM]; /* logical                                                   */
-    int64_t n;                 /* elements                                                  */
-    int bucket;                /* 0 embedding, 1 + layer, 1 + L the rest                    */
-    int place;                 /* order inside the bucket                                   */
+    int64_t shape[RW_MAX_DIM];  /* logical                                                   */
+    int64_t n;                  /* elements                                                  */
+    int bucket;                 /* 0 embedding, 1 + layer, 1 + L the rest                    */
+    int place;                  /* order inside the bucket                                   */
+    const struct rw_role *role; /* what it is to its model (core/model/arch.h); NULL: nobody said */
     bool trainable;
     double lr_scale; /* of its group (core/optim); 1                              */
     bool decay;      /* weight decay applies                                      */

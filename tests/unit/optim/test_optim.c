@@ -1,44 +1,43 @@
-/* The groups of x060 by name, clipping, and what an update leaves alone. */
+/* Groups by role and rank, clipping, and what an update leaves alone. */
+#include "core/model/arch.h"
 #include "core/optim/optim.h"
 #include "tests/unit/tensor/tape_test.h"
 
 /* -- groups ----------------------------------------------------------------------------------------------------- */
+
+static const rw_role plain = {.group = RW_GROUP_PLAIN}, matrix = {.group = RW_GROUP_MATRIX},
+                     mix = {.group = RW_GROUP_MIX}, bonus = {.group = RW_GROUP_BONUS},
+                     time_decay = {.group = RW_GROUP_DECAY}, w0 = {.group = RW_GROUP_W0};
 
 enum { C = 64 };
 typedef struct {
     const char *name;
     int ndim;
     int64_t shape[4];
+    const rw_role *role;
     double scale, stage2; /* of the learning rate, with layerwise_lr */
     bool decay;
 } group_row;
 
 static const group_row rows[] = {
-    {"emb.weight", 2, {99, C}, 1, 1, true},
-    {"blocks.0.ln0.weight", 1, {C}, 1, 1, false},
-    {"blocks.0.ln1.bias", 1, {C}, 1, 1, false},
-    {"blocks.0.att.time_maa_x", 3, {1, 1, C}, 1, 5, false},
-    {"blocks.0.att.time_maa_g", 3, {1, 1, C}, 1, 5, false},
-    {"blocks.0.att.time_maa_w1", 2, {C, 160}, 1, 1, false},
-    {"blocks.0.att.time_maa_w2", 3, {5, 32, C}, 1, 1, false},
-    {"blocks.0.att.time_decay", 3, {1, 1, C}, 2, 5, false},
-    {"blocks.0.att.time_decay_w1", 2, {C, 64}, 1, 1, false},
-    {"blocks.0.att.time_decay_w2", 2, {64, C}, 1, 1, false},
-    {"blocks.0.att.time_faaaa", 2, {2, 32}, 1, 5, false},
-    {"blocks.0.att.receptance.weight", 2, {C, C}, 1, 1, true},
-    {"blocks.0.att.ln_x.weight", 1, {C}, 1, 1, false},
-    {"blocks.0.ffn.time_maa_k", 3, {1, 1, C}, 1, 5, false},
-    {"blocks.0.ffn.value.weight", 2, {C, 224}, 1, 1, true},
-    {"one_row.weight", 2, {1, C}, 1, 1, false}, /* a vector in disguise */
-    {"ln_out.weight", 1, {C}, 1, 1, false},
-    {"head.weight", 2, {99, C}, 1, 1, true},
+    {"plain", 2, {C, 160}, &plain, 1, 1, false},
+    {"matrix", 2, {99, C}, &matrix, 1, 1, true},
+    {"one row", 2, {1, C}, &matrix, 1, 1, false}, /* a vector in disguise */
+    {"one column", 3, {C, 1, 1}, &matrix, 1, 1, false},
+    {"mix", 3, {1, 1, C}, &mix, 1, 5, false},
+    {"bonus", 2, {2, 32}, &bonus, 1, 5, false},
+    {"decay", 2, {2, 32}, &time_decay, 2, 5, false},
+    {"w0", 3, {1, 1, C}, &w0, 2, 2, false},
+    {"nobody's", 2, {C, C}, NULL, 1, 1, false},
 };
 enum { N_ROWS = sizeof rows / sizeof *rows };
 
 static void declare(rw_layout *l) {
     rw_error err = {0};
-    for (int i = 0; i < N_ROWS; i++)
+    for (int i = 0; i < N_ROWS; i++) {
         must(rw_layout_add(l, rows[i].name, rows[i].ndim, rows[i].shape, 0, i, &err), &err);
+        l->segments[i].role = rows[i].role;
+    }
 }
 
 static void groups(void **state) {
@@ -73,9 +72,13 @@ static void open_params(fixture *f, const rw_plan_train *plan) {
     static const struct {
         const char *name;
         int64_t shape[2];
-    } few[] = {{"a.weight", {3, 5}}, {"b.time_decay", {1, 7}}, {"frozen.weight", {4, 4}}, {"c.weight", {9, 9}}};
+        const rw_role *role;
+    } few[] = {{"a", {3, 5}, &matrix}, {"b", {1, 7}, &time_decay}, {"frozen", {4, 4}, &matrix}, {"c", {9, 9}, &matrix}};
     bench_open(&f->b);
-    for (int i = 0; i < 4; i++) must(rw_layout_add(&l, few[i].name, 2, few[i].shape, i, 0, &err), &err);
+    for (int i = 0; i < 4; i++) {
+        must(rw_layout_add(&l, few[i].name, 2, few[i].shape, i, 0, &err), &err);
+        l.segments[i].role = few[i].role;
+    }
     l.segments[2].trainable = false;
     rw_optim_groups(&l, plan);
     must(rw_layout_place(&l, &err), &err);
