@@ -1,4 +1,5 @@
-/* Generation: see generate.h. The state lies in buffers of its own, since what a tape makes is gone after its reset. */
+/* Generation: see generate.h. The state lies in memory of its own, since what a tape makes is gone after its reset;
+ * there are two such memories: a piece reads one and writes the other, and becomes the state when all went well. */
 #include "core/infer/generate.h"
 
 #include "core/base/alloc.h"
@@ -15,44 +16,53 @@ struct rw_generator {
     rw_model *model;
     rw_step_arena arena;
     rw_tape *tape;
-    char *state; /* owned, on the device: per layer att_shift, ffn_shift, wkv */
+    char *state[2]; /* owned, on the device: of each field all layers */
     int64_t state_bytes;
+    int now;         /* which of the two is the state */
     int32_t *tokens; /* owned, on the device: [RW_PREFILL]                         */
 };
 
 /* -- the state's buffers ----------------------------------------------------------------------------------- */
 
-static int64_t layer_elements(const rw_plan_model *m) {
-    return 2 * m->n_embd + m->n_embd * m->head_size;
+static const rw_arch *arch_of(const rw_generator *g) {
+    return g->model->arch;
 }
 
-static char *state_at(const rw_generator *g, int layer, int64_t element) {
-    return g->state + (layer * layer_elements(&g->shape) + element) * rw_dtype_bytes(g->device->compute);
+/* Shape of a field for one sequence; returns the number of dimensions. */
+static int field_shape(const rw_generator *g, int field, int64_t shape[RW_MAX_DIM]) {
+    int64_t sizes[RW_MAX_DIM];
+    int n = rw_shape_sizes(arch_of(g)->fields[field].shape, &g->shape, sizes);
+    shape[0] = 1;
+    for (int i = 1; i < RW_MAX_DIM && i <= n; i++) shape[i] = sizes[i - 1];
+    return 1 + n;
 }
 
-/* The stored state as tensors of the tape, one sequence. */
-static void state_tensors(rw_generator *g, rw_state *s) {
-    const rw_plan_model *m = &g->shape;
-    rw_dtype d = g->device->compute;
-    int64_t shift[] = {1, m->n_embd}, wkv[] = {1, m->n_head, m->head_size, m->head_size};
-    for (int l = 0; l < m->n_layer; l++) {
-        s->att_shift[l] = rw_tape_wrap(g->tape, d, 2, shift, state_at(g, l, 0));
-        s->ffn_shift[l] = rw_tape_wrap(g->tape, d, 2, shift, state_at(g, l, m->n_embd));
-        s->wkv[l] = rw_tape_wrap(g->tape, d, 4, wkv, state_at(g, l, 2 * m->n_embd));
-    }
+static int64_t field_elements(const rw_generator *g, int field) {
+    int64_t shape[RW_MAX_DIM], n = 1;
+    int ndim = field_shape(g, field, shape);
+    for (int i = 0; i < ndim; i++) n *= shape[i];
+    return n;
 }
 
-static void keep(rw_generator *g, void *to, const rw_tensor *from) {
-    rw_unary_args a = {
-        .dtype = from->dtype, .op = RW_UNARY_COPY, .n = rw_tensor_count(from), .x = from->data, .out = to};
-    g->device->kernels->unary_forward(&a, &g->device->exec);
+/* Elements of the state before a field. */
+static int64_t field_begin(const rw_generator *g, int field) {
+    int64_t n = 0;
+    for (int f = 0; f < field; f++) n += g->shape.n_layer * field_elements(g, f);
+    return n;
 }
 
-static void keep_state(rw_generator *g, const rw_state *s) {
-    for (int l = 0; l < g->shape.n_layer; l++) {
-        keep(g, state_at(g, l, 0), s->att_shift[l]);
-        keep(g, state_at(g, l, g->shape.n_embd), s->ffn_shift[l]);
-        keep(g, state_at(g, l, 2 * g->shape.n_embd), s->wkv[l]);
+static char *state_at(const rw_generator *g, int which, int field, int layer) {
+    int64_t element = field_begin(g, field) + layer * field_elements(g, field);
+    return g->state[which] + element * rw_dtype_bytes(g->device->compute);
+}
+
+/* One of the two as tensors of the tape, one sequence. */
+static void state_tensors(rw_generator *g, int which, rw_state *s) {
+    int64_t shape[RW_MAX_DIM];
+    for (int f = 0; f < arch_of(g)->n_fields; f++) {
+        int ndim = field_shape(g, f, shape);
+        for (int l = 0; l < g->shape.n_layer; l++)
+            s->at[f][l] = rw_tape_wrap(g->tape, g->device->compute, ndim, shape, state_at(g, which, f, l));
     }
 }
 
@@ -81,12 +91,13 @@ static rw_status piece(rw_generator *g, const int32_t *tokens, int64_t n, bool r
     rw_tape_reset(g->tape);
     rw_tape_record(g->tape, false);
     if (real) g->device->upload(g->device, g->tokens, tokens, n * (int64_t)sizeof *tokens);
-    state_tensors(g, in);
+    state_tensors(g, g->now, in);
+    state_tensors(g, 1 - g->now, out);
     rw_tensor *hidden = rw_model_forward(g->model, g->tape, (rw_rows){n, 1, NULL}, g->tokens, in, out, 0);
     rw_tensor *y = hidden ? rw_model_logits(g->model, g->tape, all || !real ? hidden : last_row(g, hidden)) : NULL;
     rw_status status = rw_tape_error(g->tape, err);
     if (status == RW_OK && real) {
-        keep_state(g, out);
+        g->now = 1 - g->now;
         status = g->device->synchronize(g->device, err);
         if (logits) read_logits(g, y, y->shape[0] - 1, logits);
         for (int64_t i = 0; all && i < n; i++) read_logits(g, y, i, all + i * g->shape.vocab_size);
@@ -111,23 +122,16 @@ rw_status rw_generator_feed(rw_generator *g, const int32_t *tokens, int64_t n, f
 }
 
 void rw_generator_reset(rw_generator *g) {
-    g->device->zero(g->device, g->state, g->state_bytes);
+    for (int i = 0; i < 2; i++) g->device->zero(g->device, g->state[i], g->state_bytes);
 }
 
-rw_status rw_generator_state(rw_generator *g, int layer, float *att_shift, float *ffn_shift, float *wkv,
-                             rw_error *err) {
-    const rw_plan_model *m = &g->shape;
+rw_status rw_generator_state(rw_generator *g, int layer, int field, float *out, rw_error *err) {
     RW_TRY(g->device->synchronize(g->device, err));
-    int64_t C = m->n_embd;
-    float *to[] = {att_shift, ffn_shift, wkv};
-    int64_t from[] = {0, C, 2 * C}, n[] = {C, C, C * m->head_size};
-    for (int i = 0; i < 3; i++) {
-        if (!to[i]) continue;
-        if (g->device->compute == RW_F32)
-            g->device->download(g->device, to[i], state_at(g, layer, from[i]), n[i] * 4);
-        else
-            rw_convert(to[i], RW_F32, state_at(g, layer, from[i]), g->device->compute, n[i]);
-    }
+    const char *from = state_at(g, g->now, field, layer);
+    if (g->device->compute == RW_F32)
+        g->device->download(g->device, out, from, field_elements(g, field) * (int64_t)sizeof *out);
+    else
+        rw_convert(out, RW_F32, from, g->device->compute, field_elements(g, field));
     return RW_OK;
 }
 
@@ -146,10 +150,10 @@ static rw_status open_model(rw_generator *g, const char *path, rw_device *device
 }
 
 static rw_status open_buffers(rw_generator *g, int64_t arena_bytes, rw_error *err) {
-    g->state_bytes = g->shape.n_layer * layer_elements(&g->shape) * rw_dtype_bytes(g->device->compute);
-    g->state = g->device->alloc(g->device, g->state_bytes);
+    g->state_bytes = field_begin(g, arch_of(g)->n_fields) * rw_dtype_bytes(g->device->compute);
+    for (int i = 0; i < 2; i++) g->state[i] = g->device->alloc(g->device, g->state_bytes);
     g->tokens = g->device->alloc(g->device, RW_PREFILL * (int64_t)sizeof *g->tokens);
-    if (!g->state || !g->tokens) return rw_fail_memory(err, (size_t)g->state_bytes);
+    if (!g->state[0] || !g->state[1] || !g->tokens) return rw_fail_memory(err, (size_t)g->state_bytes);
     RW_TRY(rw_step_arena_init(&g->arena, g->device, arena_bytes, err));
     return rw_tape_new(&g->tape, g->device, &g->arena, err);
 }
@@ -188,7 +192,8 @@ void rw_generator_close(rw_generator *g) {
     if (!g) return;
     rw_tape_free(g->tape);
     rw_step_arena_done(&g->arena);
-    if (g->state) g->device->free(g->device, g->state, g->state_bytes);
+    for (int i = 0; i < 2; i++)
+        if (g->state[i]) g->device->free(g->device, g->state[i], g->state_bytes);
     if (g->tokens) g->device->free(g->device, g->tokens, RW_PREFILL * (int64_t)sizeof *g->tokens);
     rw_model_free(g->model);
     rw_arena_done(&g->names);

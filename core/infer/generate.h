@@ -26,9 +26,9 @@ void rw_generator_reset(rw_generator *g);
  * an id outside the vocabulary. */
 rw_status rw_generator_feed(rw_generator *g, const int32_t *tokens, int64_t n, float *logits, float *all_logits,
                             rw_error *err);
-/* The state after what was read, as floats: att_shift and ffn_shift [C], wkv [H,N,N] (row = value channel) of a layer.
- */
-rw_status rw_generator_state(rw_generator *g, int layer, float *att_shift, float *ffn_shift, float *wkv, rw_error *err);
+/* What the model carries in a block after what was read; `field` counts as in its rw_arch.fields. out: floats, as many
+ * as the field's shape says. */
+rw_status rw_generator_state(rw_generator *g, int layer, int field, float *out, rw_error *err);
 
 #ifdef __cplusplus
 }

@@ -48,21 +48,46 @@ typedef struct rw_role {
     rw_init init; /* its formula gets an rw_init_site                                             */
 } rw_role;
 
+/* -- what a model carries --------------------------------------------------------------------------------------- */
+
+/* From token to token, in each block: a state of n_seq rows of this shape. Coming in, a tensor without the first
+ * dimension is shared by all sequences. */
+typedef struct {
+    const char *name, *shape; /* at most three words */
+} rw_state_field;
+#define RW_MAX_FIELDS 4
+/* From block to block, within a pass: x070 hands the values of block 0 on. */
+#define RW_MAX_CARRY 2
+
+typedef struct {
+    int layer;
+    rw_rows rows;
+    rw_tensor *x;                       /* [R,C]                                                                    */
+    rw_tensor *carry[RW_MAX_CARRY];     /* as the block before left them, NULL at first; a block may put its own    */
+    rw_tensor *state_in[RW_MAX_FIELDS]; /* NULL: zeros                                                              */
+    bool want_state;
+    rw_tensor *state_out[RW_MAX_FIELDS]; /* to be filled when wanted; one that is here already is memory to write to  */
+} rw_block_io;
+
+/* Where an op puts a state; NULL: not wanted. */
+static inline rw_tensor **rw_block_state_out(rw_block_io *io, int field) {
+    return io->want_state ? &io->state_out[field] : NULL;
+}
+
 /* -- architectures -------------------------------------------------------------------------------------------- */
 
 typedef struct rw_model rw_model; /* model.h */
-typedef struct rw_state rw_state;
 
 typedef struct {
     const char *name;     /* a name of archs.def; a registered one: any other                    */
     const char *mark;     /* part of the names of its parameters, and of no other architecture's */
     const rw_role *roles; /* in the order of an official file                                    */
     int n_roles;
+    const rw_state_field *fields;
+    int n_fields;
+    rw_tensor *(*block)(const rw_model *m, rw_tape *t, rw_block_io *io); /* -> [R,C]; NULL after an error of the tape */
     /* Decides the sizes that are 0, but for n_layer, vocab_size and n_head, as the official code does from n_embd. */
     void (*default_shape)(rw_plan_model *shape);
-    /* Block `layer`: x [R,C] -> [R,C]. state_in and state_out may be NULL. */
-    rw_tensor *(*block)(const rw_model *m, rw_tape *t, int layer, rw_rows rows, rw_tensor *x, const rw_state *state_in,
-                        rw_state *state_out);
 } rw_arch;
 
 #define RW_ARCH(name, what, zh) extern const rw_arch rw_arch_##name;
@@ -74,7 +99,7 @@ const rw_arch *rw_arch_at(int i);
 /* NULL, with the names that exist in the error, when there is no such architecture. */
 const rw_arch *rw_arch_find(const char *name, rw_error *err);
 /* Adds an architecture at run time; it must outlive its use. Call before other threads look for one. Errors: E_USAGE
- * for a name that is taken, a shape that no word of dims.def explains, or more than RW_MAX_REGISTERED of them. */
+ * for a name that is taken, a text that is no shape, or more than RW_MAX_REGISTERED of them. */
 #define RW_MAX_REGISTERED 8
 rw_status rw_arch_register(const rw_arch *arch, rw_error *err);
 

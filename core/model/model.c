@@ -97,52 +97,62 @@ rw_status rw_model_init(rw_model *m, uint64_t seed, rw_error *err) {
 
 /* -- forward -------------------------------------------------------------------------------------------------- */
 
-/* in: x, att_shift, ffn_shift, wkv (NULL: zeros); out: the same four (NULL: not wanted) */
+typedef struct {
+    const rw_model *model;
+    int layer;
+    rw_rows rows;
+    bool want_state;
+} block_site; /* the context of a checkpointed block */
+
+/* What goes into a segment and out of it: x, what blocks hand on, the fields of the state. */
+enum { SEG_X, SEG_CARRY, SEG_STATE = SEG_CARRY + RW_MAX_CARRY, SEG_COUNT = SEG_STATE + RW_MAX_FIELDS };
+
+/* A value handed on unchanged is no output: NULL. */
 static void block_segment(rw_tape *t, const void *ctx, rw_tensor *const *in, rw_tensor **out) {
-    const rw_block_site *site = ctx;
-    int l = site->layer;
-    rw_state from = {0}, to = {0};
-    from.att_shift[l] = in[1];
-    from.ffn_shift[l] = in[2];
-    from.wkv[l] = in[3];
-    out[0] = site->model->arch->block(site->model, t, l, site->rows, in[0], &from, site->want_state ? &to : NULL);
-    out[1] = to.att_shift[l];
-    out[2] = to.ffn_shift[l];
-    out[3] = to.wkv[l];
+    const block_site *site = ctx;
+    rw_block_io io = {.layer = site->layer, .rows = site->rows, .x = in[SEG_X], .want_state = site->want_state};
+    for (int i = 0; i < RW_MAX_CARRY; i++) io.carry[i] = in[SEG_CARRY + i];
+    for (int f = 0; f < RW_MAX_FIELDS; f++) {
+        io.state_in[f] = in[SEG_STATE + f];
+        io.state_out[f] = out[SEG_STATE + f];
+    }
+    out[SEG_X] = site->model->arch->block(site->model, t, &io);
+    for (int i = 0; i < RW_MAX_CARRY; i++) out[SEG_CARRY + i] = io.carry[i] == in[SEG_CARRY + i] ? NULL : io.carry[i];
+    for (int f = 0; f < RW_MAX_FIELDS; f++) out[SEG_STATE + f] = io.state_out[f];
 }
 
-static rw_tensor *run_block(rw_model *m, rw_tape *t, int l, rw_rows rows, rw_tensor *x, const rw_state *state_in,
-                            rw_state *state_out, int grad_cp) {
-    rw_block_site site = {m, l, rows, state_out != NULL};
-    rw_tensor *in[4] = {x}, *out[4] = {NULL};
-    if (state_in) {
-        in[1] = state_in->att_shift[l];
-        in[2] = state_in->ffn_shift[l];
-        in[3] = state_in->wkv[l];
+static rw_tensor *run_block(const block_site *site, rw_tape *t, rw_tensor *x, rw_tensor **carry,
+                            const rw_state *state_in, rw_state *state_out, int grad_cp) {
+    rw_tensor *in[SEG_COUNT] = {x}, *out[SEG_COUNT] = {NULL};
+    for (int i = 0; i < RW_MAX_CARRY; i++) in[SEG_CARRY + i] = carry[i];
+    for (int f = 0; f < RW_MAX_FIELDS; f++) {
+        if (state_in) in[SEG_STATE + f] = state_in->at[f][site->layer];
+        if (state_out) out[SEG_STATE + f] = state_out->at[f][site->layer];
     }
     if (grad_cp)
-        rw_tape_segment(t, block_segment, &site, sizeof site, in, 4, out, 4);
+        rw_tape_segment(t, block_segment, site, sizeof *site, in, SEG_COUNT, out, SEG_COUNT);
     else {
         rw_scope s = rw_scope_begin(t);
-        block_segment(t, &site, in, out);
-        rw_scope_end(t, s, out, 4);
+        block_segment(t, site, in, out);
+        rw_scope_end(t, s, out, SEG_COUNT);
     }
-    if (state_out) {
-        state_out->att_shift[l] = out[1];
-        state_out->ffn_shift[l] = out[2];
-        state_out->wkv[l] = out[3];
-    }
-    return out[0];
+    for (int i = 0; i < RW_MAX_CARRY; i++)
+        if (out[SEG_CARRY + i]) carry[i] = out[SEG_CARRY + i];
+    for (int f = 0; state_out && f < RW_MAX_FIELDS; f++) state_out->at[f][site->layer] = out[SEG_STATE + f];
+    return out[SEG_X];
 }
 
 rw_tensor *rw_model_forward(rw_model *m, rw_tape *t, rw_rows rows, const int32_t *tokens, const rw_state *state_in,
                             rw_state *state_out, int grad_cp) {
     rw_tensor *x = rw_embedding(t, m->emb, tokens, rows.n_rows, m->ln0_w, m->ln0_b, LN_EPS);
+    rw_tensor *carry[RW_MAX_CARRY] = {NULL};
     for (int l = 0; l < m->shape.n_layer && x; l++) {
-        rw_tensor *y = run_block(m, t, l, rows, x, state_in, state_out, grad_cp);
+        block_site site = {m, l, rows, state_out != NULL};
+        rw_tensor *y = run_block(&site, t, x, carry, state_in, state_out, grad_cp);
         rw_tape_drop(t, x);
         x = y;
     }
+    for (int i = 0; i < RW_MAX_CARRY; i++) rw_tape_drop(t, carry[i]);
     if (!x) return NULL;
     rw_tensor *hidden = rw_layer_norm(t, x, m->ln_out_w, m->ln_out_b, LN_EPS);
     rw_tape_drop(t, x);

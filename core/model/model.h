@@ -13,21 +13,13 @@
 extern "C" {
 #endif
 
-/* What a model carries from token to token, per layer; NULL: zeros (coming in) or not wanted (going out).
- *   att_shift, ffn_shift [n_seq,C]: the layer norm of the last token;  wkv [n_seq,H,N,N]: row = value channel.
- * Coming in, a tensor without the first dimension is shared by all sequences. */
-struct rw_state {
-    rw_tensor *att_shift[RW_MAX_LAYERS], *ffn_shift[RW_MAX_LAYERS], *wkv[RW_MAX_LAYERS];
-};
+/* What a model carries from token to token: the fields of its architecture, in each layer. NULL: zeros (coming in) or
+ * not wanted (going out). */
+typedef struct {
+    rw_tensor *at[RW_MAX_FIELDS][RW_MAX_LAYERS];
+} rw_state;
 
 /* -- a model ---------------------------------------------------------------------------------------------------- */
-
-typedef struct {
-    const rw_model *model;
-    int layer;
-    rw_rows rows;
-    bool want_state;
-} rw_block_site; /* the context of a checkpointed block */
 
 struct rw_model {
     const rw_arch *arch;
@@ -57,7 +49,8 @@ static inline rw_tensor *rw_role_of(const rw_model *m, int layer, int role) {
 }
 
 /* hidden [R,C]: the output of ln_out. tokens: rows.n_rows ids on the device. grad_cp 1: blocks are computed again in
- * the backward pass. *state_out (or NULL) is filled with tensors of the open scope. NULL after an error of the tape. */
+ * the backward pass. *state_out (or NULL) is filled with tensors of the open scope; entries that are tensors already
+ * are written instead, when nothing is recorded and grad_cp is 0. NULL after an error of the tape. */
 rw_tensor *rw_model_forward(rw_model *m, rw_tape *t, rw_rows rows, const int32_t *tokens, const rw_state *state_in,
                             rw_state *state_out, int grad_cp);
 /* hidden [R,C] -> logits [R,V] */

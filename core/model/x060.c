@@ -96,28 +96,34 @@ static void default_shape(rw_plan_model *s) {
     if (!s->lora_decay) s->lora_decay = large ? 128 : 64;
 }
 
-/* -- forward ---------------------------------------------------------------------------------------------------------
- */
+/* -- forward ----------------------------------------------------------------------------------------------------- */
 
-#define W(role) rw_role_of(m, layer, role)
+enum { ATT_SHIFT, FFN_SHIFT, WKV, N_FIELDS };
+static const rw_state_field fields[] = {
+    [ATT_SHIFT] = {"att_shift", "C"}, /* the layer norm of the last token */
+    [FFN_SHIFT] = {"ffn_shift", "C"},
+    [WKV] = {"wkv", "H N N"}, /* row = value channel */
+};
+
+#define W(role) rw_role_of(m, io->layer, role)
 
 /* x + output(GN(wkv6(r, k, v, w)) * silu(g)) */
-static rw_tensor *time_mix(const rw_model *m, rw_tape *t, int layer, rw_rows rows, rw_tensor *x, const rw_state *in,
-                           rw_state *out) {
+static rw_tensor *time_mix(const rw_model *m, rw_tape *t, rw_block_io *io, rw_tensor *x) {
     const rw_plan_model *s = &m->shape;
-    rw_token_shift_in shift = {.rows = rows, .x = x, .gamma = W(LN1_W), .beta = W(LN1_B), .eps = 1e-5, .n_mix = 1};
+    rw_token_shift_in shift = {.rows = io->rows, .x = x, .gamma = W(LN1_W), .beta = W(LN1_B), .eps = 1e-5, .n_mix = 1};
     shift.mu[0] = W(MAA_X);
-    shift.shift_in = in ? in->att_shift[layer] : NULL;
+    shift.shift_in = io->state_in[ATT_SHIFT];
+    shift.shift_to = io->state_out[ATT_SHIFT];
     rw_tensor *xxx, *xn;
-    rw_token_shift(t, &shift, &xxx, &xn, out ? &out->att_shift[layer] : NULL);
+    rw_token_shift(t, &shift, &xxx, &xn, rw_block_state_out(io, ATT_SHIFT));
 
     rw_tensor *h = rw_matmul(t, xxx, W(MAA_W1), false, NULL);
     rw_tensor *mu[] = {W(MAA_W), W(MAA_K), W(MAA_V), W(MAA_R), W(MAA_G)}, *mix[RW_DDLERP_MIX];
-    rw_ddlerp(t, rows, xn, shift.shift_in, h, W(MAA_W2), mu, mix);
+    rw_ddlerp(t, io->rows, xn, shift.shift_in, h, W(MAA_W2), mu, mix);
     rw_tensor *xw = mix[0], *xk = mix[1], *xv = mix[2], *xr = mix[3], *xg = mix[4];
 
     rw_tensor *decay = rw_unary(t, RW_UNARY_TANH, rw_matmul(t, xw, W(DECAY_W1), false, NULL), 0);
-    rw_wkv6_in wkv = {.rows = rows, .n_head = s->n_head, .head_size = s->head_size};
+    rw_wkv6_in wkv = {.rows = io->rows, .n_head = s->n_head, .head_size = s->head_size};
     wkv.r = rw_matmul(t, xr, W(RECEPTANCE), true, NULL);
     wkv.k = rw_matmul(t, xk, W(KEY), true, NULL);
     wkv.v = rw_matmul(t, xv, W(VALUE), true, NULL);
@@ -125,38 +131,39 @@ static rw_tensor *time_mix(const rw_model *m, rw_tape *t, int layer, rw_rows row
     wkv.w_raw = rw_matmul(t, decay, W(DECAY_W2), false, NULL);
     wkv.w0 = W(DECAY);
     wkv.u = W(FAAAA);
-    wkv.s0 = in ? in->wkv[layer] : NULL;
+    wkv.s0 = io->state_in[WKV];
+    wkv.s_to = io->state_out[WKV];
     wkv.ln_w = W(LN_X_W);
     wkv.ln_b = W(LN_X_B);
     wkv.eps = 1e-5 * s->head_size_divisor * s->head_size_divisor;
-    rw_tensor *y = rw_wkv6(t, &wkv, out ? &out->wkv[layer] : NULL);
+    rw_tensor *y = rw_wkv6(t, &wkv, rw_block_state_out(io, WKV));
     return rw_matmul(t, y, W(OUTPUT), true, x);
 }
 
 /* x + sigmoid(receptance(xr)) * value(relu(key(xk))^2) */
-static rw_tensor *channel_mix(const rw_model *m, rw_tape *t, int layer, rw_rows rows, rw_tensor *x, const rw_state *in,
-                              rw_state *out) {
-    rw_token_shift_in shift = {.rows = rows, .x = x, .gamma = W(LN2_W), .beta = W(LN2_B), .eps = 1e-5, .n_mix = 2};
+static rw_tensor *channel_mix(const rw_model *m, rw_tape *t, rw_block_io *io, rw_tensor *x) {
+    rw_token_shift_in shift = {.rows = io->rows, .x = x, .gamma = W(LN2_W), .beta = W(LN2_B), .eps = 1e-5, .n_mix = 2};
     shift.mu[0] = W(FFN_MAA_K);
     shift.mu[1] = W(FFN_MAA_R);
-    shift.shift_in = in ? in->ffn_shift[layer] : NULL;
+    shift.shift_in = io->state_in[FFN_SHIFT];
+    shift.shift_to = io->state_out[FFN_SHIFT];
     rw_tensor *mix[2];
-    rw_token_shift(t, &shift, mix, NULL, out ? &out->ffn_shift[layer] : NULL);
+    rw_token_shift(t, &shift, mix, NULL, rw_block_state_out(io, FFN_SHIFT));
     rw_tensor *k = rw_relu_sq(t, rw_matmul(t, mix[0], W(FFN_KEY), true, NULL));
     rw_tensor *p = rw_matmul(t, k, W(FFN_VALUE), true, NULL);
     rw_tensor *q = rw_matmul(t, mix[1], W(FFN_RECEPTANCE), true, NULL);
     return rw_rgate(t, q, p, x);
 }
 
-static rw_tensor *block(const rw_model *m, rw_tape *t, int layer, rw_rows rows, rw_tensor *x, const rw_state *in,
-                        rw_state *out) {
-    x = time_mix(m, t, layer, rows, x, in, out);
-    return channel_mix(m, t, layer, rows, x, in, out);
+static rw_tensor *block(const rw_model *m, rw_tape *t, rw_block_io *io) {
+    return channel_mix(m, t, io, time_mix(m, t, io, io->x));
 }
 
 const rw_arch rw_arch_x060 = {.name = "x060",
                               .mark = "time_maa_",
                               .roles = roles,
                               .n_roles = N_ROLES,
-                              .default_shape = default_shape,
-                              .block = block};
+                              .fields = fields,
+                              .n_fields = N_FIELDS,
+                              .block = block,
+                              .default_shape = default_shape};

@@ -2,7 +2,10 @@
  *
  * Each checks shapes and dtypes, makes its outputs on the tape, runs the kernel and records itself. A mistake becomes
  * the tape's error and the result NULL; NULL inputs give NULL, except where a parameter is marked "or NULL".
- * Formulas: the header of the kernel of the same name. R = rows, C = channels; leading dimensions are joined. */
+ * Formulas: the header of the kernel of the same name. R = rows, C = channels; leading dimensions are joined.
+ *
+ * A state that goes out (*shift_out, *s_out) is made on the tape, or written over memory of the caller (shift_to,
+ * s_to). That must be other memory than the state's that came in, and nothing may be recorded. */
 #ifndef RW_TENSOR_OPS_H
 #define RW_TENSOR_OPS_H
 
@@ -33,6 +36,7 @@ typedef struct {
     bool times_current;
     rw_tensor *mu[RW_MAX_MIX];
     rw_tensor *shift_in; /* or NULL */
+    rw_tensor *shift_to; /* or NULL */
 } rw_token_shift_in;
 void rw_token_shift(rw_tape *t, const rw_token_shift_in *in, rw_tensor **out, rw_tensor **xn, rw_tensor **shift_out);
 
@@ -41,11 +45,11 @@ void rw_ddlerp(rw_tape *t, rw_rows rows, rw_tensor *xn, rw_tensor *shift_in, rw_
                rw_tensor *const mu[RW_DDLERP_MIX], rw_tensor *out[RW_DDLERP_MIX]);
 
 /* r, k, v, w_raw, gate [R,C], u [H,N], w0, ln_w, ln_b: C elements. s0 [n_seq,H,N,N], [H,N,N] (shared) or NULL.
- * w0, gate, ln_w with ln_b: or NULL. -> [R,C]; *s_out (or NULL: not wanted) [n_seq,H,N,N]. */
+ * w0, s_to, gate, ln_w with ln_b: or NULL. -> [R,C]; *s_out (or NULL: not wanted) [n_seq,H,N,N]. */
 typedef struct {
     rw_rows rows;
     int64_t n_head, head_size;
-    rw_tensor *r, *k, *v, *w_raw, *w0, *u, *s0, *gate, *ln_w, *ln_b;
+    rw_tensor *r, *k, *v, *w_raw, *w0, *u, *s0, *s_to, *gate, *ln_w, *ln_b;
     double eps;
 } rw_wkv6_in;
 rw_tensor *rw_wkv6(rw_tape *t, const rw_wkv6_in *in, rw_tensor **s_out);

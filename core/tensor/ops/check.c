@@ -58,6 +58,16 @@ rw_tensor *rw_op_matrix(rw_tape *t, int64_t rows, int64_t cols) {
     return rw_tape_tensor(t, rw_tape_device(t)->compute, 2, (int64_t[]){rows, cols}, false);
 }
 
+rw_tensor *rw_op_state_out(rw_tape *t, const char *op, rw_tensor *to, int ndim, const int64_t *shape) {
+    if (!to) return rw_tape_tensor(t, rw_tape_device(t)->compute, ndim, shape, false);
+    int64_t n = 1;
+    for (int i = 0; i < ndim; i++) n *= shape[i];
+    if (!rw_op_check(t, op, "the state's memory", to, n)) return NULL;
+    if (!rw_tape_recording(t)) return to;
+    rw_tape_fail(t, RW_E_INTERNAL, "%s: a state is written over memory of the caller while a tape records", op);
+    return NULL;
+}
+
 rw_op_saved rw_op_save(rw_tape *t, int64_t n_bytes, bool wanted) {
     rw_op_saved s = {-1, NULL};
     if (wanted && n_bytes > 0) s.block = rw_block_take(t, n_bytes, &s.data);

@@ -44,6 +44,8 @@ int64_t rw_op_state_stride(rw_tape *t, const char *op, const rw_tensor *s, int64
 
 rw_tensor *rw_op_like(rw_tape *t, const rw_tensor *x);
 rw_tensor *rw_op_matrix(rw_tape *t, int64_t rows, int64_t cols);
+/* Where a state goes: `to`, over memory of the caller, or a new tensor when that is NULL. */
+rw_tensor *rw_op_state_out(rw_tape *t, const char *op, rw_tensor *to, int ndim, const int64_t *shape);
 
 static inline void rw_op_forget(rw_tensor **out, int n) {
     for (int i = 0; i < n; i++) out[i] = NULL;

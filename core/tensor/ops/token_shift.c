@@ -57,7 +57,9 @@ void rw_token_shift(rw_tape *t, const rw_token_shift_in *p, rw_tensor **out, rw_
         a.out[i] = rw_data_of(out[i]);
     }
     if (xn) outs[TS_XN] = *xn = rw_op_matrix(t, R, C);
-    if (shift_out) outs[TS_SHIFT_OUT] = *shift_out = rw_op_matrix(t, p->rows.n_seq, C);
+    if (shift_out)
+        outs[TS_SHIFT_OUT] = *shift_out =
+            rw_op_state_out(t, "token_shift", p->shift_to, 2, (int64_t[]){p->rows.n_seq, C});
     a.xn = rw_data_of(outs[TS_XN]);
     a.shift_out = rw_data_of(outs[TS_SHIFT_OUT]);
     rw_op_saved stat = rw_op_save(t, 2 * each, rw_op_records(t, in, LEN(in)));

@@ -60,7 +60,7 @@ rw_tensor *rw_wkv6(rw_tape *t, const rw_wkv6_in *p, rw_tensor **s_out) {
     rw_tensor *in[WK_IN] = {p->r, p->k, p->v, p->w_raw, p->w0, p->u, p->s0, p->gate, p->ln_w, p->ln_b},
               *out[2] = {NULL};
     out[0] = rw_op_matrix(t, a.R, C);
-    if (s_out) out[1] = *s_out = rw_tape_tensor(t, a.dtype, 4, (int64_t[]){a.n_seq, H, N, N}, false);
+    if (s_out) out[1] = *s_out = rw_op_state_out(t, "wkv6", p->s_to, 4, (int64_t[]){a.n_seq, H, N, N});
     a.out = rw_data_of(out[0]);
     a.s_out = rw_data_of(out[1]);
     rw_op_saved keep = rw_op_save(t, KERN(t)->wkv6_saved(&a, EXEC(t)), rw_op_records(t, in, LEN(in)));

@@ -70,6 +70,9 @@ static void tables(void **state) {
             assert_int_equal(a->roles[r].init.kind == RW_INIT_FORMULA, a->roles[r].init.formula != NULL);
             for (int k = 0; k < r; k++) assert_string_not_equal(a->roles[k].name, a->roles[r].name);
         }
+        assert_in_range(a->n_fields, 1, RW_MAX_FIELDS);
+        rw_shape_word words[RW_MAX_DIM];
+        for (int k = 0; k < a->n_fields; k++) assert_in_range(rw_shape_words(a->fields[k].shape, words), 1, 3);
     }
 }
 
@@ -129,7 +132,10 @@ static void registered(void **state) {
     (void)state;
     rw_error err = {0};
     const rw_role wrong[] = {{.name = "emb.weight", .shape = "V Q"}};
-    const rw_arch taken = {.name = "x060"}, no_shape = {.name = "wrong", .roles = wrong, .n_roles = 1};
+    const rw_state_field wide[] = {{"wkv", "H N N N"}};
+    const rw_arch taken = {.name = "x060"}, no_shape = {.name = "wrong", .roles = wrong, .n_roles = 1},
+                  no_state = {.name = "wrong", .fields = wide, .n_fields = 1},
+                  many_states = {.name = "wrong", .fields = wide, .n_fields = RW_MAX_FIELDS + 1};
     assert_null(rw_arch_find("mine", &err));
     assert_int_equal(err.code, RW_E_UNSUPPORTED);
     assert_non_null(strstr(err.msg, "no model of architecture 'mine' in this build; there is x0"));
@@ -138,6 +144,10 @@ static void registered(void **state) {
     assert_string_equal(err.msg, "architecture 'x060' is there already");
     assert_int_equal(rw_arch_register(&no_shape, &err), RW_E_USAGE);
     assert_string_equal(err.msg, "architecture 'wrong': 'V Q' is no shape of parameter emb.weight");
+    assert_int_equal(rw_arch_register(&no_state, &err), RW_E_USAGE);
+    assert_string_equal(err.msg, "architecture 'wrong': 'H N N N' is no shape of state wkv");
+    assert_int_equal(rw_arch_register(&many_states, &err), RW_E_USAGE);
+    assert_string_equal(err.msg, "architecture 'wrong': 5 fields of state, at most 4");
     assert_int_equal(rw_arch_register(&mine, &err), RW_OK);
     assert_ptr_equal(rw_arch_find("mine", &err), &mine);
     static rw_arch many[RW_MAX_REGISTERED];

@@ -205,17 +205,11 @@ typedef struct {
 static void build_state(rw_tape *t, rw_tensor *const *in, rw_tensor **out, const void *ctx) {
     const state_case *c = ctx;
     rw_state *s = rw_alloc_array(2, sizeof *s);
-    for (int l = 0; l < L; l++) {
-        s[0].att_shift[l] = in[3 * l];
-        s[0].ffn_shift[l] = in[3 * l + 1];
-        s[0].wkv[l] = in[3 * l + 2];
-    }
+    for (int l = 0; l < L; l++)
+        for (int i = 0; i < 3; i++) s[0].at[i][l] = in[3 * l + i];
     out[0] = rw_model_forward(f.model, t, c->rows, f.tokens, &s[0], &s[1], c->grad_cp);
-    for (int l = 0; l < L; l++) {
-        out[1 + 3 * l] = s[1].att_shift[l];
-        out[2 + 3 * l] = s[1].ffn_shift[l];
-        out[3 + 3 * l] = s[1].wkv[l];
-    }
+    for (int l = 0; l < L; l++)
+        for (int i = 0; i < 3; i++) out[1 + 3 * l + i] = s[1].at[i][l];
     rw_free(s);
 }
 
@@ -235,6 +229,55 @@ static void state_gradients(void **state) {
         snprintf(what, sizeof what, "state, %s, grad_cp %d", k < 2 ? "one" : n == 3 ? "each" : "shared", k % 2);
         tc_check(&f.b, what, build_state, &c, in, 6);
     }
+}
+
+/* -- memory of the caller ---------------------------------------------------------------------------------------- */
+
+/* Tensors over memory, for each field and layer; returns the number of elements. */
+static int64_t state_over(double *memory, rw_state *s) {
+    const rw_arch *a = f.model->arch;
+    int64_t at = 0, shape[RW_MAX_DIM];
+    for (int k = 0; k < a->n_fields; k++)
+        for (int l = 0; l < L; l++) {
+            int ndim = rw_shape_sizes(a->fields[k].shape, &f.model->shape, shape);
+            s->at[k][l] = rw_tape_wrap(f.b.tape, RW_F64, ndim, shape, memory ? memory + at : NULL);
+            at += rw_tensor_count(s->at[k][l]);
+        }
+    return at;
+}
+
+/* Two memories that take turns give, bit for bit, the state that the tape gives. */
+static void states_in_memory(void **state) {
+    (void)state;
+    rw_error err = {0};
+    rw_state *s = rw_alloc_array(4, sizeof *s);
+    int64_t n = state_over(NULL, &s[0]);
+    double *memory[2], *hidden = rw_alloc_array(10 * C, sizeof *hidden);
+    for (int i = 0; i < 2; i++) memory[i] = rw_alloc_array((size_t)n, sizeof **memory);
+    for (int turn = 0; turn < 3; turn++) {
+        rw_rows rows = {10, 1, NULL};
+        rw_tape_reset(f.b.tape);
+        rw_tape_record(f.b.tape, false);
+        for (int i = 0; i < 2; i++) state_over(memory[(turn + i) % 2], &s[i]);
+        state_over(memory[turn % 2], &s[2]);
+        s[3] = (rw_state){0};
+        rw_tensor *h = rw_model_forward(f.model, f.b.tape, rows, f.tokens + 10 * turn, &s[2], &s[3], 0);
+        memcpy(hidden, h->data, (size_t)(10 * C) * sizeof *hidden);
+        h = rw_model_forward(f.model, f.b.tape, rows, f.tokens + 10 * turn, &s[0], &s[1], 0);
+        must(rw_tape_error(f.b.tape, &err), &err);
+        assert_memory_equal(h->data, hidden, (size_t)(10 * C) * sizeof *hidden);
+        for (int k = 0; k < f.model->arch->n_fields; k++)
+            for (int l = 0; l < L; l++)
+                assert_memory_equal(s[1].at[k][l]->data, s[3].at[k][l]->data, (size_t)rw_tensor_bytes(s[1].at[k][l]));
+        assert_memory_equal(s[1].at[0][0]->data, memory[(turn + 1) % 2], C * sizeof *hidden);
+        rw_tape_record(f.b.tape, true);
+    }
+    assert_null(rw_model_forward(f.model, f.b.tape, (rw_rows){10, 1, NULL}, f.tokens, &s[0], &s[1], 0));
+    assert_int_equal(rw_tape_error(f.b.tape, &err), RW_E_INTERNAL);
+    rw_tape_reset(f.b.tape);
+    for (int i = 0; i < 2; i++) rw_free(memory[i]);
+    rw_free(hidden);
+    rw_free(s);
 }
 
 /* -- the rest
@@ -281,9 +324,13 @@ static void out_of_memory(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(packed_documents), cmocka_unit_test(micro_batches),
-                                       cmocka_unit_test(checkpointing),    cmocka_unit_test(pieces_equal_the_whole),
-                                       cmocka_unit_test(state_gradients),  cmocka_unit_test(names),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(packed_documents),
+                                       cmocka_unit_test(micro_batches),
+                                       cmocka_unit_test(checkpointing),
+                                       cmocka_unit_test(pieces_equal_the_whole),
+                                       cmocka_unit_test(state_gradients),
+                                       cmocka_unit_test(states_in_memory),
+                                       cmocka_unit_test(names),
                                        cmocka_unit_test(out_of_memory)};
     return cmocka_run_group_tests(tests, open_model, close_model);
 }
