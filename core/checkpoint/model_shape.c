@@ -54,7 +54,6 @@ static const named others[] = {
 /* Parts that training flags add to a model. */
 static const named additions[] = {
     {"head_q.weight", "trained with head_qk"},
-    {"ffnPre.", "trained with pre_ffn"},
     {"att.time_state", "trained with train_type states"},
 };
 
@@ -125,6 +124,7 @@ static void take_sizes(survey *s) {
     for (int r = 0; r < s->arch->n_roles; r++) {
         int ndim = rw_shape_words(s->arch->roles[r].shape, words);
         const rw_file_tensor *t = first_of(s, &s->arch->roles[r], ndim);
+        if (t && s->shape.dim[s->arch->roles[r].needs] == 0) s->shape.dim[s->arch->roles[r].needs] = 1;
         for (int i = 0; t && i < ndim; i++) {
             bool alone = words[i].factor == 1 && words[i].dim < RW_DIM_COUNT;
             if (!alone || s->shape.dim[words[i].dim] || t->shape[i] > MAX_SIZE) continue;

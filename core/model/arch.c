@@ -130,6 +130,7 @@ rw_role_walk rw_role_walk_of(const rw_arch *arch, const rw_plan_model *shape) {
 }
 
 static bool present(const rw_role *role, const rw_plan_model *shape, int layer) {
+    if (shape->dim[role->needs] == 0) return false;
     switch (role->where) {
     case RW_WHERE_BEFORE:
         return layer < 0;
@@ -137,6 +138,8 @@ static bool present(const rw_role *role, const rw_plan_model *shape, int layer) 
         return layer >= 0 && layer < shape->n_layer;
     case RW_WHERE_FIRST:
         return layer == 0;
+    case RW_WHERE_TIME_MIX:
+        return layer >= (shape->pre_ffn ? 1 : 0) && layer < shape->n_layer;
     case RW_WHERE_AFTER:
         return layer == shape->n_layer;
     }

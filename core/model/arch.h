@@ -17,10 +17,11 @@ extern "C" {
 
 /* Which parts of a model have the parameter. */
 typedef enum {
-    RW_WHERE_BEFORE, /* once, before the blocks   */
-    RW_WHERE_EVERY,  /* every block               */
-    RW_WHERE_FIRST,  /* block 0 alone             */
-    RW_WHERE_AFTER   /* once, after the blocks    */
+    RW_WHERE_BEFORE,   /* once, before the blocks                               */
+    RW_WHERE_EVERY,    /* every block                                           */
+    RW_WHERE_FIRST,    /* block 0 alone                                         */
+    RW_WHERE_TIME_MIX, /* every block with a time mix: with pre_ffn not block 0 */
+    RW_WHERE_AFTER     /* once, after the blocks                                */
 } rw_role_where;
 
 /* Which parameters learn alike. How fast, and which of them decay, is core/optim's. */
@@ -45,6 +46,7 @@ typedef struct rw_role {
     rw_role_where where;
     int place; /* order in memory, inside of a block; equal: as listed                         */
     rw_role_group group;
+    rw_dim needs; /* only in models where this size is not 0; left out (n_layer): in all          */
     rw_init init; /* its formula gets an rw_init_site                                             */
 } rw_role;
 

@@ -2,56 +2,30 @@
  *
  * The order of the roles is the order of an official file; `place` puts receptance, key, value and gate side by side.
  * Initial values: the tutorial's form, or RWKV-LM's newest (plan key model.init), which differs in ffn.time_maa_*. */
+#include "core/model/channel_mix.h"
+#include "core/model/formula.h"
 #include "core/model/model.h"
 #include "core/model/role_rows.h"
 
 #include <math.h>
 #include <string.h>
 
-/* -- initial values: r = 1 - layer/L, q = layer/(L-1), x = i/C ------------------------------------------------- */
+/* -- initial values: see formula.h; maa = 1 - mix ----------------------------------------------------------------- */
 
-static double ratio_1_to_0(const rw_init_site *s) {
-    return 1.0 - (double)s->layer / (double)s->shape->n_layer;
-}
-static double ratio_0_to_1(const rw_init_site *s) {
-    return s->shape->n_layer > 1 ? (double)s->layer / (double)(s->shape->n_layer - 1) : 0; /* one layer: as the first */
-}
-static double channel(const rw_init_site *s, int64_t i) {
-    return (double)i / (double)s->shape->n_embd;
-}
-
-static double maa_full(const void *site, int64_t i) {
-    const rw_init_site *s = site;
-    return 1.0 - pow(channel(s, i), ratio_1_to_0(s));
+static double maa(const void *site, int64_t i) {
+    return 1.0 - rw_init_mix(site, i);
 }
 static double maa_value(const void *site, int64_t i) {
-    const rw_init_site *s = site;
-    return 1.0 - (pow(channel(s, i), ratio_1_to_0(s)) + 0.3 * ratio_0_to_1(s));
+    return 1.0 - rw_init_mix_value(site, i);
 }
 static double maa_half(const void *site, int64_t i) {
-    const rw_init_site *s = site;
-    return 1.0 - pow(channel(s, i), 0.5 * ratio_1_to_0(s));
+    return 1.0 - rw_init_mix_half(site, i);
 }
 static double maa_ffn(const void *site, int64_t i) {
     const rw_init_site *s = site;
-    double r = ratio_1_to_0(s);
+    double r = rw_init_r(s);
     if (s->shape->init && strcmp(s->shape->init, "newest") == 0) r = r * r * r;
-    return 1.0 - pow(channel(s, i), r);
-}
-static double decay_speed(const void *site, int64_t i) {
-    const rw_init_site *s = site;
-    double n = (double)(s->shape->n_embd - 1);
-    return -6.0 + 5.0 * pow((double)i / n, 0.7 + 1.3 * ratio_0_to_1(s));
-}
-static double faaaa(const void *site, int64_t i) {
-    const rw_init_site *s = site;
-    double n = (double)(s->shape->n_embd - 1), zigzag = (double)((i + 1) % 3 - 1) * 0.1;
-    return ratio_0_to_1(s) * (1.0 - (double)i / n) + zigzag;
-}
-static double ln_x_weight(const void *site, int64_t i) {
-    const rw_init_site *s = site;
-    (void)i;
-    return pow((double)(1 + s->layer) / (double)s->shape->n_layer, 0.7);
+    return 1.0 - pow(rw_init_x(s, i), r);
 }
 
 /* -- parameters ---------------------------------------------------------------------------------------------------- */
@@ -59,25 +33,30 @@ static double ln_x_weight(const void *site, int64_t i) {
 #define ROLES(X)                                                                                                       \
     RW_ROLES_BEFORE(X)                                                                                                 \
     RW_ROLES_NORMS(X)                                                                                                  \
-    X(MAA_X, "att.time_maa_x", "1 1 C", EVERY, 20, MIX, FORMULA(maa_full))                                             \
-    X(MAA_W, "att.time_maa_w", "1 1 C", EVERY, 20, MIX, FORMULA(maa_full))                                             \
-    X(MAA_K, "att.time_maa_k", "1 1 C", EVERY, 20, MIX, FORMULA(maa_full))                                             \
-    X(MAA_V, "att.time_maa_v", "1 1 C", EVERY, 20, MIX, FORMULA(maa_value))                                            \
-    X(MAA_R, "att.time_maa_r", "1 1 C", EVERY, 20, MIX, FORMULA(maa_half))                                             \
-    X(MAA_G, "att.time_maa_g", "1 1 C", EVERY, 20, MIX, FORMULA(maa_half))                                             \
-    X(MAA_W1, "att.time_maa_w1", "C 5Rm", EVERY, 30, PLAIN, CONSTANT(0))                                               \
-    X(MAA_W2, "att.time_maa_w2", "5 Rm C", EVERY, 30, PLAIN, UNIFORM(0.01))                                            \
-    X(DECAY, "att.time_decay", "1 1 C", EVERY, 20, DECAY, FORMULA(decay_speed))                                        \
-    X(DECAY_W1, "att.time_decay_w1", "C Rd", EVERY, 30, PLAIN, CONSTANT(0))                                            \
-    X(DECAY_W2, "att.time_decay_w2", "Rd C", EVERY, 30, PLAIN, UNIFORM(0.01))                                          \
-    X(FAAAA, "att.time_faaaa", "H N", EVERY, 20, BONUS, FORMULA(faaaa))                                                \
-    X(RECEPTANCE, "att.receptance.weight", "C C", EVERY, 0, MATRIX, ORTHOGONAL(1))                                     \
-    X(KEY, "att.key.weight", "C C", EVERY, 1, MATRIX, ORTHOGONAL(0.1))                                                 \
-    X(VALUE, "att.value.weight", "C C", EVERY, 2, MATRIX, ORTHOGONAL(1))                                               \
-    X(OUTPUT, "att.output.weight", "C C", EVERY, 4, MATRIX, CONSTANT(0))                                               \
-    X(GATE, "att.gate.weight", "C C", EVERY, 3, MATRIX, ORTHOGONAL(0.1))                                               \
-    X(LN_X_W, "att.ln_x.weight", "C", EVERY, 10, PLAIN, FORMULA(ln_x_weight))                                          \
-    X(LN_X_B, "att.ln_x.bias", "C", EVERY, 10, PLAIN, CONSTANT(0))                                                     \
+    X(MAA_X, "att.time_maa_x", "1 1 C", TIME_MIX, 20, MIX, FORMULA(maa))                                               \
+    X(MAA_W, "att.time_maa_w", "1 1 C", TIME_MIX, 20, MIX, FORMULA(maa))                                               \
+    X(MAA_K, "att.time_maa_k", "1 1 C", TIME_MIX, 20, MIX, FORMULA(maa))                                               \
+    X(MAA_V, "att.time_maa_v", "1 1 C", TIME_MIX, 20, MIX, FORMULA(maa_value))                                         \
+    X(MAA_R, "att.time_maa_r", "1 1 C", TIME_MIX, 20, MIX, FORMULA(maa_half))                                          \
+    X(MAA_G, "att.time_maa_g", "1 1 C", TIME_MIX, 20, MIX, FORMULA(maa_half))                                          \
+    X(MAA_W1, "att.time_maa_w1", "C 5Rm", TIME_MIX, 30, PLAIN, CONSTANT(0))                                            \
+    X(MAA_W2, "att.time_maa_w2", "5 Rm C", TIME_MIX, 30, PLAIN, UNIFORM(0.01))                                         \
+    X(DECAY, "att.time_decay", "1 1 C", TIME_MIX, 20, DECAY, FORMULA(rw_init_decay))                                   \
+    X(DECAY_W1, "att.time_decay_w1", "C Rd", TIME_MIX, 30, PLAIN, CONSTANT(0))                                         \
+    X(DECAY_W2, "att.time_decay_w2", "Rd C", TIME_MIX, 30, PLAIN, UNIFORM(0.01))                                       \
+    X(FAAAA, "att.time_faaaa", "H N", TIME_MIX, 20, BONUS, FORMULA(rw_init_bonus))                                     \
+    X(RECEPTANCE, "att.receptance.weight", "C C", TIME_MIX, 0, MATRIX, ORTHOGONAL(1))                                  \
+    X(KEY, "att.key.weight", "C C", TIME_MIX, 1, MATRIX, ORTHOGONAL(0.1))                                              \
+    X(VALUE, "att.value.weight", "C C", TIME_MIX, 2, MATRIX, ORTHOGONAL(1))                                            \
+    X(OUTPUT, "att.output.weight", "C C", TIME_MIX, 4, MATRIX, CONSTANT(0))                                            \
+    X(GATE, "att.gate.weight", "C C", TIME_MIX, 3, MATRIX, ORTHOGONAL(0.1))                                            \
+    X(LN_X_W, "att.ln_x.weight", "C", TIME_MIX, 10, PLAIN, FORMULA(rw_init_ln_x))                                      \
+    X(LN_X_B, "att.ln_x.bias", "C", TIME_MIX, 10, PLAIN, CONSTANT(0))                                                  \
+    X(PRE_MAA_K, "ffnPre.time_maa_k", "1 1 C", FIRST, 20, MIX, FORMULA(maa_ffn), .needs = RW_DIM_pre_ffn)              \
+    X(PRE_MAA_R, "ffnPre.time_maa_r", "1 1 C", FIRST, 20, MIX, FORMULA(maa_ffn), .needs = RW_DIM_pre_ffn)              \
+    X(PRE_KEY, "ffnPre.key.weight", "F C", FIRST, 0, MATRIX, ORTHOGONAL(1), .needs = RW_DIM_pre_ffn)                   \
+    X(PRE_RECEPTANCE, "ffnPre.receptance.weight", "C C", FIRST, 1, MATRIX, CONSTANT(0), .needs = RW_DIM_pre_ffn)       \
+    X(PRE_VALUE, "ffnPre.value.weight", "C F", FIRST, 2, MATRIX, CONSTANT(0), .needs = RW_DIM_pre_ffn)                 \
     X(FFN_MAA_K, "ffn.time_maa_k", "1 1 C", EVERY, 20, MIX, FORMULA(maa_ffn))                                          \
     X(FFN_MAA_R, "ffn.time_maa_r", "1 1 C", EVERY, 20, MIX, FORMULA(maa_ffn))                                          \
     X(FFN_KEY, "ffn.key.weight", "F C", EVERY, 5, MATRIX, ORTHOGONAL(1))                                               \
@@ -140,23 +119,29 @@ static rw_tensor *time_mix(const rw_model *m, rw_tape *t, rw_block_io *io, rw_te
     return rw_matmul(t, y, W(OUTPUT), true, x);
 }
 
-/* x + sigmoid(receptance(xr)) * value(relu(key(xk))^2) */
 static rw_tensor *channel_mix(const rw_model *m, rw_tape *t, rw_block_io *io, rw_tensor *x) {
-    rw_token_shift_in shift = {.rows = io->rows, .x = x, .gamma = W(LN2_W), .beta = W(LN2_B), .eps = 1e-5, .n_mix = 2};
-    shift.mu[0] = W(FFN_MAA_K);
-    shift.mu[1] = W(FFN_MAA_R);
-    shift.shift_in = io->state_in[FFN_SHIFT];
-    shift.shift_to = io->state_out[FFN_SHIFT];
-    rw_tensor *mix[2];
-    rw_token_shift(t, &shift, mix, NULL, rw_block_state_out(io, FFN_SHIFT));
-    rw_tensor *k = rw_relu_sq(t, rw_matmul(t, mix[0], W(FFN_KEY), true, NULL));
-    rw_tensor *p = rw_matmul(t, k, W(FFN_VALUE), true, NULL);
-    rw_tensor *q = rw_matmul(t, mix[1], W(FFN_RECEPTANCE), true, NULL);
-    return rw_rgate(t, q, p, x);
+    rw_channel_mix_in w = {.ln_w = W(LN2_W), .ln_b = W(LN2_B), .mix_k = W(FFN_MAA_K), .mix_r = W(FFN_MAA_R)};
+    w.key = W(FFN_KEY);
+    w.receptance = W(FFN_RECEPTANCE);
+    w.value = W(FFN_VALUE);
+    w.shift = FFN_SHIFT;
+    return rw_channel_mix(t, io, x, &w);
+}
+
+/* In place of block 0's time mix. */
+static rw_tensor *pre_ffn(const rw_model *m, rw_tape *t, rw_block_io *io, rw_tensor *x) {
+    rw_channel_mix_in w = {.ln_w = W(LN1_W), .ln_b = W(LN1_B), .mix_k = W(PRE_MAA_K), .mix_r = W(PRE_MAA_R)};
+    w.key = W(PRE_KEY);
+    w.receptance = W(PRE_RECEPTANCE);
+    w.value = W(PRE_VALUE);
+    w.shift = ATT_SHIFT;
+    return rw_channel_mix(t, io, x, &w);
 }
 
 static rw_tensor *block(const rw_model *m, rw_tape *t, rw_block_io *io) {
-    return channel_mix(m, t, io, time_mix(m, t, io, io->x));
+    bool first = io->layer == 0 && m->shape.pre_ffn;
+    rw_tensor *x = first ? pre_ffn(m, t, io, io->x) : time_mix(m, t, io, io->x);
+    return channel_mix(m, t, io, x);
 }
 
 const rw_arch rw_arch_x060 = {.name = "x060",

@@ -86,6 +86,7 @@ static void compare_shape(const char *path, const json_t *c, rw_dtype dtype) {
     assert_int_equal(m.head_size, N);
     assert_int_equal(m.n_head, whole(c, "n_embd") / N);
     if (ffn) assert_int_equal(m.dim_ffn, ffn);
+    assert_int_equal(m.pre_ffn, whole(c, "pre_ffn"));
     assert_int_equal(m.file_dtype, dtype);
     assert_true(read_everything(path));
     rw_arena_done(&a);
@@ -116,8 +117,6 @@ static void one_model(void *ctx, const char *name) {
         expect_named(weights, arch_of(c));
     else if (whole(c, "head_qk") > 0)
         expect_named(weights, "trained with head_qk");
-    else if (whole(c, "pre_ffn") > 0)
-        expect_named(weights, "trained with pre_ffn");
     else if (text_is(c, "train_type", "states"))
         expect_named(weights, "trained with train_type states");
     else

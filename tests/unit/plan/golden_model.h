@@ -14,6 +14,7 @@
 #include "core/base/fs.h"
 #include "core/base/json.h"
 #include "core/checkpoint/checkpoint.h"
+#include "core/checkpoint/model_shape.h"
 #include "core/checkpoint/weights.h"
 #include "core/engine/engine.h"
 #include "tests/unit/golden.h"
@@ -61,28 +62,50 @@ static inline const char *json_text(const json_t *j, const char *key, const char
     return json_is_string(v) ? json_string_value(v) : otherwise;
 }
 
-/* Sizes from a config.json; LoRA ranks from the weights. */
-static inline void plan_from_config(rw_plan *p, const json_t *c, const rw_tensor_file *weights) {
+/* Its architecture, which stands under one of two names. */
+static inline const char *config_arch(const json_t *c) {
+    return json_text(c, "arch", json_text(c, "my_testing", ""));
+}
+
+/* What this build can run: the architectures it has, without head_qk and trainable states. */
+static inline bool runs_here(const json_t *c) {
+    return rw_arch_find(config_arch(c), NULL) && json_int(c, "head_qk", 0) == 0 &&
+           strcmp(json_text(c, "train_type", ""), "states") != 0;
+}
+
+/* Sizes from a config.json; LoRA ranks are the official ones. */
+static inline void plan_from_config(rw_plan *p, const json_t *c) {
     *p = (rw_plan){0};
     rw_plan_model *m = &p->model;
-    m->arch = json_text(c, "arch", "x060");
+    m->arch = config_arch(c);
     m->n_layer = json_int(c, "n_layer", 0);
     m->n_embd = json_int(c, "n_embd", 0);
     m->vocab_size = json_int(c, "vocab_size", 0);
     m->head_size = json_int(c, "head_size", 64);
     m->n_head = m->n_embd / m->head_size;
-    m->dim_ffn = json_int(c, "ffn_hidden", json_int(c, "dim_ffn", 0));
+    m->dim_ffn = json_int(c, "ffn_hidden", 0);
+    m->pre_ffn = json_int(c, "pre_ffn", 0);
     m->head_size_divisor = json_num(c, "head_size_divisor", 8);
     m->init = "tutorial";
-    const rw_file_tensor *w2 = rw_tensor_file_find(weights, "blocks.0.att.time_maa_w2");
-    const rw_file_tensor *d2 = rw_tensor_file_find(weights, "blocks.0.att.time_decay_w2");
-    m->lora_mix = w2 ? w2->shape[1] : 32;
-    m->lora_decay = d2 ? d2->shape[0] : 64;
+    rw_arch_find(m->arch, NULL)->default_shape(m);
     p->train.l2wrap = RW_L2WRAP_OFF;
     p->train.loss_norm = RW_LOSS_NORM_STEP;
     p->train.accumulate = 1;
     p->train.head_chunk = 7; /* several chunks, the last one shorter */
     p->needs.arena_bytes = (int64_t)1 << 28;
+}
+
+/* The same with every size as the weights have it. */
+static inline void plan_from_weights(rw_plan *p, const json_t *c, const rw_tensor_file *weights) {
+    rw_error err = {0};
+    rw_arena arena = {0};
+    plan_from_config(p, c);
+    rw_plan_model config = p->model;
+    must(rw_model_shape_from_file(weights, &p->model, &arena, &err), &err);
+    rw_arena_done(&arena);
+    assert_string_equal(p->model.arch, config.arch);
+    for (int d = 0; d < RW_DIM_COUNT; d++)
+        if (strncmp(rw_dim_name((rw_dim)d), "lora_", 5) != 0) assert_int_equal(p->model.dim[d], config.dim[d]);
 }
 
 /* The .pth of a folder: its own, or the one that `key` names relative to the golden root. */

@@ -1,4 +1,4 @@
-/* Initial values against the official code: init/x060-* (tutorial and newest form). Constants and formulas element by
+/* Initial values against the official code: init/<arch>-* (tutorial and newest form). Constants and formulas element by
  * element (a float32 rounding apart: pow differs in the last place), random ones by their distribution. */
 #include "tests/unit/plan/golden_model.h"
 
@@ -91,7 +91,7 @@ static void one_tag(const char *tag, const char *form) {
     rw_tensor_file *formulas;
     must(rw_tensor_file_open(&formulas, format_path(path, dir, "deterministic.safetensors"), &err), &err);
     rw_plan plan;
-    plan_from_config(&plan, json_object_get(stats, "config"), formulas);
+    plan_from_config(&plan, json_object_get(stats, "config"));
     plan.model.init = form;
     rw_device *device;
     rw_model *m;
@@ -116,21 +116,16 @@ static void one_tag(const char *tag, const char *form) {
     json_decref(stats);
 }
 
-static bool is_plain(const json_t *c) {
-    return strcmp(json_text(c, "my_testing", ""), "x060") == 0 && json_int(c, "head_qk", 0) == 0 &&
-           json_int(c, "pre_ffn", 0) == 0 && strcmp(json_text(c, "train_type", ""), "states") != 0;
-}
-
 static void one_folder(void *ctx, const char *tag) {
     int *n = ctx;
     char path[600];
     snprintf(path, sizeof path, "%s/init/%s/stats.json", rw_golden_dir(), tag);
     if (!rw_exists(path)) return;
     json_t *stats = read_json(path);
-    bool plain = is_plain(json_object_get(stats, "config")),
+    bool runs = runs_here(json_object_get(stats, "config")),
          newest = strcmp(json_text(stats, "source", ""), "newest") == 0;
     json_decref(stats);
-    if (!plain) return;
+    if (!runs) return;
     one_tag(tag, newest ? "newest" : "tutorial");
     ++*n;
 }
@@ -147,9 +142,7 @@ static void seeds(void **state) {
     (void)state;
     rw_error err = {0};
     rw_plan_model shape = {.arch = "x060", .n_layer = 2, .n_embd = 64, .vocab_size = 96, .head_size = 32, .n_head = 2};
-    shape.dim_ffn = 224;
-    shape.lora_mix = 32;
-    shape.lora_decay = 64;
+    rw_arch_x060.default_shape(&shape);
     rw_device *device;
     rw_model *m[3];
     must(rw_device_open_cpu(&device, RW_F32, 2, &err), &err);

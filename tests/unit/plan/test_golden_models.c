@@ -1,5 +1,5 @@
-/* x060 against the official code: logits, loss and every gradient of each folder models/x060-*, in fp64 and fp32, plain
- * and with L2Wrap. Folders whose config asks for head_qk, pre_ffn or trainable states are not x060 as it is here. */
+/* Every architecture against the official code: logits, loss and every gradient of each folder models/<arch>-*, in fp64
+ * and fp32, plain and with L2Wrap. Folders whose config asks for head_qk or trainable states are left out. */
 #include "tests/unit/plan/golden_model.h"
 
 #define MAX_TENSORS 4096
@@ -56,7 +56,7 @@ static void open_folder(folder *f, const char *root, const char *name, bool fp64
     char batch_path[512];
     must(rw_tensor_file_open(&f->batch, format_path(batch_path, f->dir, "batch.safetensors"), &err), &err);
     make_batch(f);
-    plan_from_config(&f->plan, f->config, f->weights);
+    plan_from_weights(&f->plan, f->config, f->weights);
     f->plan.train.micro_bsz = f->b.n_seq;
     f->plan.train.ctx_len = f->b.n_rows / f->b.n_seq;
     must(rw_device_open_cpu(&f->device, fp64 ? RW_F64 : RW_F32, 2, &err), &err);
@@ -146,11 +146,6 @@ static void take_worst(worst *w, const worst *here) {
     for (int i = 0; i < here->n_each && w->n_each < MAX_TENSORS; i++) w->each[w->n_each++] = here->each[i];
 }
 
-static bool is_plain(const json_t *c) {
-    return strcmp(json_text(c, "arch", ""), "x060") == 0 && json_int(c, "head_qk", 0) == 0 &&
-           json_int(c, "pre_ffn", 0) == 0 && strcmp(json_text(c, "train_type", ""), "states") != 0;
-}
-
 typedef struct {
     const char *root;
     worst *w;
@@ -164,9 +159,9 @@ static rw_status one_folder(void *ctx, const char *name, rw_error *err) {
     snprintf(path, sizeof path, "%s/models/%s/config.json", k->root, name);
     if (!rw_exists(path)) return RW_OK;
     json_t *config = read_json(path);
-    bool plain = is_plain(config);
+    bool runs = runs_here(config);
     json_decref(config);
-    if (!plain) return RW_OK;
+    if (!runs) return RW_OK;
     folder f;
     open_folder(&f, k->root, name, k->fp64);
     worst *here = rw_alloc(sizeof *here);
