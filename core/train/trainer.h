@@ -3,8 +3,8 @@
 #ifndef RW_TRAIN_TRAINER_H
 #define RW_TRAIN_TRAINER_H
 
-#include "core/plan/plan.h"
 #include "core/hooks/hooks.h"
+#include "core/plan/plan.h"
 
 #ifdef __cplusplus
 extern "C" {
