@@ -13,6 +13,7 @@
 typedef struct {
     rw_device base; /* first: the device is this struct */
     rw_step_scalars scalars;
+    rw_device_scalars own;
     char detail[128];
 } cpu_device;
 
@@ -90,7 +91,7 @@ rw_status rw_device_open_cpu(rw_device **out, rw_dtype compute, int threads, rw_
         .name = "cpu",
         .detail = c->detail,
         .kernels = compute == RW_F64 ? &rw_cpu_f64_table : &rw_cpu_f32_table,
-        .exec = {.threads = threads, .scalars = &c->scalars},
+        .exec = {.threads = threads, .scalars = &c->scalars, .own = &c->own},
         .alloc = cpu_alloc,
         .free = cpu_free,
         .zero = cpu_zero,

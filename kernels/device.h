@@ -14,7 +14,7 @@
  * - a NULL gradient pointer is not wanted and its work is skipped. A NULL incoming gradient counts as zeros.
  * - `add` has one bit per gradient (RW_<OP>_ADD_<name>): set: added to what is there; clear: overwritten.
  * - inputs may not alias outputs unless the header says so.
- * - numbers that change from step to step are read from rw_exec.scalars, on the device.
+ * - numbers that change from step to step are read from rw_exec.scalars and rw_exec.own, on the device.
  * - the result does not depend on the order in which threads run. */
 #ifndef RW_KERNELS_DEVICE_H
 #define RW_KERNELS_DEVICE_H
@@ -29,24 +29,43 @@
 extern "C" {
 #endif
 
-/* What changes from step to step. One per device; kernels read it, reduce.h's clip writes grad_norm and clip_coef. */
+/* What the host writes, anew for each micro batch; kernels only read it. */
 typedef struct {
-    int64_t step; /* optimizer step, from 1 (bias correction) */
+    int64_t step; /* from 1 */
     double lr;    /* before the scale of a parameter's group */
     double weight_decay;
     double normaliser;  /* 1 / sum of the loss mask over the whole step */
     double l2wrap_mask; /* L2Wrap: factor on mask[i] * logit at the argmax (v7: 1e-4 * normaliser) */
     double l2wrap_rows; /* L2Wrap: factor for every row (v5: 1e-4 / rows of the micro batch) */
-    double grad_norm;   /* written by clip */
-    double clip_coef;   /* written by clip: min(1, grad_clip / (grad_norm + 1e-6)); 1 without clipping */
     uint64_t seed;
 } rw_step_scalars;
+
+/* What the device owns: kernels write it, and it stays from step to step. The host reads it after a step; it writes it
+ * only where a run begins, never over the work of kernels. */
+typedef struct {
+    int64_t step;           /* that these numbers belong to, from 1; 0: none yet                       */
+    int64_t updates;        /* steps that changed the weights: Adam's t                                */
+    int64_t skipped;        /* steps that changed nothing, because loss or gradient were not finite    */
+    int64_t skipped_in_row; /* the last of them without an update between; 0: this step was an update  */
+    double loss;            /* sum of mask * loss over the micro batches of the step                   */
+    double grad_sumsq;      /* sum of squares of all gradients, which still contain loss_scale         */
+    double eval_loss;       /* sum of mask * loss of the batch evaluated last                          */
+    double grad_norm;       /* without loss_scale                                                      */
+    double clip_coef;       /* min(1, max_norm / (grad_norm + 1e-6)); 1 without clipping               */
+    double grad_scale;      /* clip_coef / loss_scale: what adamw multiplies a gradient by             */
+    double loss_scale;      /* head_loss multiplies its gradient by it; 0 stands for 1                 */
+} rw_device_scalars;
+
+static inline double rw_loss_scale(const rw_device_scalars *s) {
+    return s->loss_scale == 0 ? 1 : s->loss_scale;
+}
 
 /* How a kernel runs. */
 typedef struct {
     int threads;              /* CPU: OpenMP threads */
-    rw_step_scalars *scalars; /* on the device */
-    void *impl;               /* the device's own: CUDA stream, cuBLASLt handle, ... */
+    rw_step_scalars *scalars; /* both on the device */
+    rw_device_scalars *own;
+    void *impl; /* the device's own: CUDA stream, cuBLASLt handle, ... */
 } rw_exec;
 
 #define RW_MAX_MIX 6

@@ -2,8 +2,9 @@
  *     loss[i] = logsumexp(logits[i]) - logits[i][target[i]]            (not multiplied by the mask)
  *     dlogits[i][j] = (softmax_j - [j = target]) * mask[i] * normaliser
  *                   + [j = first argmax] * logits[i][j] * (l2wrap_mask * mask[i] + l2wrap_rows)
- * The last line is L2Wrap of RWKV-LM; it changes gradients only. normaliser and the l2wrap factors come from the step
- * scalars. A row with mask 0 and l2wrap_rows 0 gets exactly 0. */
+ * and all of dlogits times loss_scale. The last line is L2Wrap of RWKV-LM; it changes gradients only. normaliser and
+ * the l2wrap factors are the step's scalars, loss_scale the device's own. A row with mask 0 and l2wrap_rows 0 gets
+ * exactly 0. */
 #ifndef RW_KERNELS_HEAD_LOSS_H
 #define RW_KERNELS_HEAD_LOSS_H
 

@@ -7,6 +7,7 @@
 typedef struct {
     rw_device base; /* first: the device is this struct */
     rw_step_scalars scalars;
+    rw_device_scalars own;
     const rw_kernels *like;
     rw_exec like_exec;
     uintptr_t next; /* address of the next block */
@@ -78,7 +79,7 @@ rw_status rw_device_open_meta(rw_device **out, const rw_device *like, rw_error *
         .name = "meta",
         .detail = "counts memory, computes nothing",
         .kernels = &meta_table,
-        .exec = {.threads = like->exec.threads, .scalars = &m->scalars, .impl = m},
+        .exec = {.threads = like->exec.threads, .scalars = &m->scalars, .own = &m->own, .impl = m},
         .alloc = meta_alloc,
         .free = meta_free,
         .zero = meta_zero,

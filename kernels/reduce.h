@@ -17,20 +17,18 @@ typedef struct {
     int64_t n;
     const void *x;       /* [n] */
     const float *weight; /* [n] factor of each element; NULL: 1 */
-    bool squares;        /* sum of x * x */
+    bool squares;        /* sum of x * x: of all gradients, padding zero, for their norm */
     double *out;         /* one number on the device */
     bool add;
     void *scratch; /* sum_scratch */
 } rw_sum_args;
 
-/* Global norm of all trainable gradients: grad_norm and clip_coef of the step scalars. */
+/* clip_coef: what becomes of a step, after the gradients' sum of squares is in own->grad_sumsq (by `sum`; an all-reduce
+ * fits between). Writes step, grad_norm, clip_coef and grad_scale of the device's scalars; counts an update, or, where
+ * the norm or own->loss is not finite, a skipped step, in which adamw writes nothing. */
 typedef struct {
-    rw_dtype dtype;
-    int64_t n;
-    const void *grad; /* [n] flat, padding zero */
-    double max_norm;  /* 0: no clipping, clip_coef = 1 */
-    void *scratch;    /* clip_scratch */
-} rw_clip_args;
+    double max_norm; /* 0: no clipping */
+} rw_clip_coef_args;
 
 #ifdef __cplusplus
 }

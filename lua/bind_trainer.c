@@ -70,6 +70,7 @@ static const field metrics_fields[] = {
     M_INT(step),
     M_INT(epoch),
     M_INT(tokens),
+    M_INT(skipped),
     M_NUMBER(loss),
     M_NUMBER(loss_epoch),
     M_NUMBER(val_loss),

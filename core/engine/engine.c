@@ -19,7 +19,7 @@ static int64_t cut_batch(rw_engine *e, const rw_plan *p, char *base) {
         void **pointer;
         int64_t n_bytes;
     } parts[] = {{(void **)&e->d_scalars, sizeof *e->d_scalars},
-                 {(void **)&e->d_loss, sizeof *e->d_loss},
+                 {(void **)&e->d_own, sizeof *e->d_own},
                  {(void **)&e->d_tokens, R * (int64_t)sizeof *e->d_tokens},
                  {(void **)&e->d_targets, R * (int64_t)sizeof *e->d_targets},
                  {(void **)&e->d_mask, R * (int64_t)sizeof *e->d_mask},
@@ -40,8 +40,9 @@ static rw_status open_buffers(rw_engine *e, const rw_plan *plan, rw_error *err) 
     char *base = e->device->alloc(e->device, n_bytes);
     if (!base) return rw_fail_memory(err, (size_t)n_bytes);
     cut_batch(e, plan, base);
-    e->before = e->device->exec.scalars;
+    e->before = e->device->exec;
     e->device->exec.scalars = e->d_scalars;
+    e->device->exec.own = e->d_own;
     RW_TRY(rw_step_arena_init(&e->arena, e->device, plan->needs.arena_bytes, err));
     return rw_tape_new(&e->tape, e->device, &e->arena, err);
 }
@@ -64,7 +65,8 @@ void rw_engine_close(rw_engine *e) {
     rw_tape_free(e->tape);
     rw_step_arena_done(&e->arena);
     if (e->d_scalars) {
-        e->device->exec.scalars = e->before;
+        e->device->exec.scalars = e->before.scalars;
+        e->device->exec.own = e->before.own;
         e->device->free(e->device, e->d_scalars, rw_engine_batch_bytes(e->plan));
     }
     rw_model_free(e->model);
@@ -88,10 +90,11 @@ static void set_normaliser(rw_engine *e, double step_sum, const rw_batch *b) {
 }
 
 void rw_engine_begin_step(rw_engine *e, int64_t step, double lr, double weight_decay, double mask_sum) {
-    e->scalars = (rw_step_scalars){.step = step + 1, .lr = lr, .weight_decay = weight_decay, .clip_coef = 1};
+    e->scalars = (rw_step_scalars){.step = step + 1, .lr = lr, .weight_decay = weight_decay};
     e->scalars.seed = e->plan->train.random_seed;
     set_normaliser(e, mask_sum, NULL);
     upload_scalars(e);
+    e->n_run = 0;
     if (e->train) rw_params_begin_step(e->model->params);
 }
 
@@ -104,10 +107,11 @@ static rw_rows upload_batch(rw_engine *e, const rw_batch *b) {
     return (rw_rows){b->n_rows, b->n_seq, e->d_cu_seqlens};
 }
 
-/* loss of each row -> *d_loss. Without a loss the tape holds the error. */
-static rw_status sum_loss(rw_engine *e, const rw_tensor *loss, rw_error *err) {
+/* sum(mask * loss of each row) -> *out. Without a loss the tape holds the error. */
+static rw_status sum_loss(rw_engine *e, const rw_tensor *loss, double *out, bool add, rw_error *err) {
     if (!loss) return RW_OK;
-    rw_sum_args a = {.dtype = loss->dtype, .n = loss->shape[0], .x = loss->data, .weight = e->d_mask, .out = e->d_loss};
+    rw_sum_args a = {.dtype = loss->dtype, .n = loss->shape[0], .x = loss->data, .weight = e->d_mask, .out = out};
+    a.add = add;
     int64_t n = e->device->kernels->sum_scratch(&a, &e->device->exec);
     int32_t piece = rw_step_arena_take(&e->arena, n);
     if (piece < 0) return rw_fail_memory(err, (size_t)n);
@@ -123,12 +127,12 @@ static rw_tensor *forward(rw_engine *e, rw_rows rows) {
     return hidden ? rw_head_loss(e->tape, hidden, e->model->head, e->d_targets, e->d_mask, p->head_chunk) : NULL;
 }
 
-static rw_status finish(rw_engine *e, rw_status status, double *loss_sum, rw_error *err) {
+static rw_status finish(rw_engine *e, rw_status status, const double *d_loss, double *loss_sum, rw_error *err) {
     if (status == RW_OK) status = rw_tape_error(e->tape, err);
     rw_tape_reset(e->tape);
     RW_TRY(status);
     RW_TRY(e->device->synchronize(e->device, err));
-    if (loss_sum) e->device->download(e->device, loss_sum, e->d_loss, sizeof *loss_sum);
+    if (loss_sum) e->device->download(e->device, loss_sum, d_loss, sizeof *loss_sum);
     return RW_OK;
 }
 
@@ -140,22 +144,29 @@ rw_status rw_engine_micro_step(rw_engine *e, const rw_batch *b, double *loss_sum
     rw_rows rows = upload_batch(e, b);
     rw_tape_reset(e->tape);
     rw_tape_record(e->tape, true);
-    rw_status status = sum_loss(e, forward(e, rows), err);
+    rw_status status = sum_loss(e, forward(e, rows), &e->d_own->loss, e->n_run++ > 0, err);
     if (status == RW_OK) rw_tape_backward(e->tape, NULL);
-    return finish(e, status, loss_sum, err);
+    return finish(e, status, &e->d_own->loss, loss_sum, err);
 }
 
 rw_status rw_engine_evaluate(rw_engine *e, const rw_batch *b, double *loss_sum, rw_error *err) {
     rw_rows rows = upload_batch(e, b);
     rw_tape_reset(e->tape);
     rw_tape_record(e->tape, false);
-    rw_status status = sum_loss(e, forward(e, rows), err);
-    return finish(e, status, loss_sum, err);
+    rw_status status = sum_loss(e, forward(e, rows), &e->d_own->eval_loss, false, err);
+    return finish(e, status, &e->d_own->eval_loss, loss_sum, err);
 }
 
 rw_status rw_engine_update(rw_engine *e, rw_error *err) {
-    RW_TRY(rw_optim_update(&e->plan->train, e->model->params, &e->arena, err));
+    return rw_optim_update(&e->plan->train, e->model->params, &e->arena, err);
+}
+
+rw_status rw_engine_collect(rw_engine *e, rw_device_scalars *report, rw_error *err) {
     RW_TRY(e->device->synchronize(e->device, err));
-    e->device->download(e->device, &e->scalars, e->d_scalars, sizeof e->scalars);
+    e->device->download(e->device, report, e->d_own, sizeof *report);
     return RW_OK;
+}
+
+void rw_engine_set_counts(rw_engine *e, const rw_device_scalars *counts) {
+    e->device->upload(e->device, e->d_own, counts, sizeof *counts);
 }

@@ -20,12 +20,13 @@ typedef struct {
     rw_model *model;   /* owned from here on                             */
     rw_step_arena arena;
     rw_tape *tape;
-    rw_step_scalars scalars;    /* the host's copy                                */
-    rw_step_scalars *d_scalars; /* on the device                                  */
-    rw_step_scalars *before;    /* the device's own, back in place after close    */
+    rw_step_scalars scalars; /* the host's copy                                */
+    rw_exec before;          /* the device's, back in place after close        */
+    rw_step_scalars *d_scalars;
+    rw_device_scalars *d_own;
     int32_t *d_tokens, *d_targets, *d_cu_seqlens;
     float *d_mask;
-    double *d_loss; /* sum of mask * loss of the last batch           */
+    int64_t n_run; /* micro steps of this step so far                */
     bool train;
 } rw_engine;
 
@@ -35,10 +36,14 @@ void rw_engine_close(rw_engine *e);
 
 /* Before a step: the numbers of this step. mask_sum: over all its micro batches. step counts from 0. */
 void rw_engine_begin_step(rw_engine *e, int64_t step, double lr, double weight_decay, double mask_sum);
-/* Forward and backward of one batch. *loss_sum (or NULL) receives sum(mask * loss). */
+/* Forward and backward of one batch. *loss_sum (or NULL) receives sum(mask * loss) of the step so far. */
 rw_status rw_engine_micro_step(rw_engine *e, const rw_batch *b, double *loss_sum, rw_error *err);
-/* Clip and Adam; scalars.grad_norm and clip_coef are known afterwards. */
+/* Clip and Adam. Where the loss or the norm of the gradient is not finite, nothing changes but the counts. */
 rw_status rw_engine_update(rw_engine *e, rw_error *err);
+/* What the device made of the last step; waits for it. */
+rw_status rw_engine_collect(rw_engine *e, rw_device_scalars *report, rw_error *err);
+/* Where a saved run stood: updates, skipped and skipped_in_row count on from there. */
+void rw_engine_set_counts(rw_engine *e, const rw_device_scalars *counts);
 /* Forward alone, nothing recorded. */
 rw_status rw_engine_evaluate(rw_engine *e, const rw_batch *b, double *loss_sum, rw_error *err);
 

@@ -50,6 +50,7 @@ static rw_status event(rw_sink *sink, rw_event e, const rw_metrics *m, const cha
         number(l, "grad_norm", m->grad_norm);
         number(l, "tokens_per_second", m->tokens_per_second);
     }
+    if (m->skipped > 0) rw_str_appendf(l, ",\"skipped\":%lld", (long long)m->skipped);
     number(l, "elapsed", m->elapsed);
     if (e == RW_EVENT_RUN || e == RW_EVENT_RESUME) number(l, "time", (double)time(NULL));
     if (text && e != RW_EVENT_STEP) {

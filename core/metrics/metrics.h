@@ -15,6 +15,7 @@ extern "C" {
 typedef struct {
     int64_t step; /* of the step they belong to, from 0          */
     int64_t epoch, tokens;
+    int64_t skipped;   /* steps so far that changed nothing, loss or gradient not being finite */
     double loss;       /* of the step: mean over its unmasked tokens  */
     double loss_epoch; /* mean over the epoch so far                  */
     double val_loss;

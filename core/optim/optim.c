@@ -28,22 +28,24 @@ void rw_optim_groups(rw_layout *l, const rw_plan_train *plan) {
     }
 }
 
-static rw_status clip(const rw_plan_train *plan, rw_params *p, rw_step_arena *arena, rw_error *err) {
-    const rw_kernels *k = p->device->kernels;
-    rw_clip_args a = {
-        .dtype = p->device->compute, .n = p->layout.n_trainable, .grad = p->grads, .max_norm = plan->grad_clip};
-    int64_t n_scratch = k->clip_scratch(&a, &p->device->exec);
+/* Sum of squares of all gradients -> own->grad_sumsq. */
+static rw_status sum_squares(rw_params *p, rw_step_arena *arena, rw_error *err) {
+    rw_device *d = p->device;
+    rw_sum_args a = {.dtype = d->compute, .n = p->layout.n_trainable, .x = p->grads, .squares = true};
+    a.out = &d->exec.own->grad_sumsq;
+    int64_t n_scratch = d->kernels->sum_scratch(&a, &d->exec);
     int32_t piece = rw_step_arena_take(arena, n_scratch);
     if (piece < 0) return rw_fail_memory(err, (size_t)n_scratch);
     a.scratch = rw_step_arena_at(arena, piece);
-    k->clip(&a, &p->device->exec);
+    d->kernels->sum(&a, &d->exec);
     rw_step_arena_give(arena, piece);
     return RW_OK;
 }
 
 rw_status rw_optim_update(const rw_plan_train *plan, rw_params *p, rw_step_arena *arena, rw_error *err) {
     rw_params_finish_grads(p);
-    RW_TRY(clip(plan, p, arena, err));
+    RW_TRY(sum_squares(p, arena, err));
+    p->device->kernels->clip_coef(&(rw_clip_coef_args){plan->grad_clip}, &p->device->exec);
     rw_adamw_args a = {.dtype = p->device->compute, .n_segments = p->n_segments, .segments = p->segments};
     a.p = p->values;
     a.grad = p->grads;

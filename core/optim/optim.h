@@ -15,9 +15,10 @@ extern "C" {
  * (two or more dimensions longer than 1), never for LoRA factors, mixes or decays, and only when weight_decay > 0. */
 void rw_optim_groups(rw_layout *l, const rw_plan_train *plan);
 
-/* One update of all trainable parameters from their gradients: clip (writes grad_norm and clip_coef of the step
- * scalars), then Adam; AdamW exactly when plan->weight_decay > 0, as the official code chooses. Scratch is taken from
- * the arena for the moment. Errors: E_MEMORY. */
+/* One update of all trainable parameters from their gradients: their norm, what clipping makes of it (the
+ * device's own scalars), then Adam; AdamW exactly when plan->weight_decay > 0, as the official code chooses. A norm or
+ * a loss that is not finite makes it a skipped step: no weight and no moment changes. Scratch is taken from the arena
+ * for the moment. Errors: E_MEMORY. */
 rw_status rw_optim_update(const rw_plan_train *plan, rw_params *p, rw_step_arena *arena, rw_error *err);
 
 #ifdef __cplusplus

@@ -87,6 +87,8 @@ typedef struct {
     rw_l2wrap_choice l2wrap;
     rw_loss_norm_choice loss_norm;
     uint64_t random_seed;
+    /* Steps in a row that may change nothing because loss or gradient are not finite; one more ends the run. */
+    int64_t skip_nonfinite;
     int64_t head_chunk;   /* rows of logits computed at a time */
     double max_seconds;   /* stop after this many seconds of training; 0: no limit */
     int64_t eval_every;   /* validate each N steps (and at the end); 0: only at epoch ends */

@@ -22,8 +22,10 @@ enum { N_KINDS = 3 };
 /* -- metadata as text ---------------------------------------------------------------------------------------- */
 
 static void progress_json(const rw_progress *p, rw_str *s) {
-    rw_str_appendf(s, "{\"step\":%lld,\"tokens\":%lld,\"epoch_loss_n\":%lld,\"epoch_loss\":", (long long)p->step,
-                   (long long)p->tokens, (long long)p->epoch_loss_n);
+    rw_str_appendf(s, "{\"step\":%lld,\"tokens\":%lld,\"updates\":%lld,\"skipped\":%lld,\"skipped_in_row\":%lld,",
+                   (long long)p->step, (long long)p->tokens, (long long)p->updates, (long long)p->skipped,
+                   (long long)p->skipped_in_row);
+    rw_str_appendf(s, "\"epoch_loss_n\":%lld,\"epoch_loss\":", (long long)p->epoch_loss_n);
     rw_json_append_number(s, p->epoch_loss);
     rw_str_append(s, ",\"elapsed\":");
     rw_json_append_number(s, p->elapsed);
@@ -91,15 +93,24 @@ static rw_status metadata_json(const rw_tensor_file *f, const char *path, const 
     return rw_fail(err, RW_E_FORMAT, RW_AT_FILE(path), "metadata '%s' is not a JSON object", key);
 }
 
+static int64_t count_at(json_t *j, const char *key) {
+    return (int64_t)json_integer_value(json_object_get(j, key));
+}
+
+/* States written before steps could be skipped do not name the updates: every step was one. */
 static rw_status read_progress(const rw_tensor_file *f, const char *path, rw_progress *p, rw_error *err) {
     json_t *j;
     RW_TRY(metadata_json(f, path, "progress", &j, err));
-    *p = (rw_progress){.step = (int64_t)json_integer_value(json_object_get(j, "step")),
-                       .tokens = (int64_t)json_integer_value(json_object_get(j, "tokens")),
+    *p = (rw_progress){.step = count_at(j, "step"),
+                       .tokens = count_at(j, "tokens"),
+                       .updates = count_at(j, json_object_get(j, "updates") ? "updates" : "step"),
+                       .skipped = count_at(j, "skipped"),
+                       .skipped_in_row = count_at(j, "skipped_in_row"),
                        .epoch_loss = json_number_value(json_object_get(j, "epoch_loss")),
-                       .epoch_loss_n = (int64_t)json_integer_value(json_object_get(j, "epoch_loss_n")),
+                       .epoch_loss_n = count_at(j, "epoch_loss_n"),
                        .elapsed = json_number_value(json_object_get(j, "elapsed"))};
-    bool fine = json_is_integer(json_object_get(j, "step")) && p->step >= 0 && p->tokens >= 0 && p->epoch_loss_n >= 0;
+    bool fine = json_is_integer(json_object_get(j, "step")) && p->step >= 0 && p->tokens >= 0 && p->epoch_loss_n >= 0 &&
+                p->updates >= 0 && p->skipped >= 0 && p->skipped_in_row >= 0;
     json_decref(j);
     if (!fine) return rw_fail(err, RW_E_FORMAT, RW_AT_FILE(path), "metadata 'progress' does not say the step");
     const char *cursor = rw_tensor_file_metadata(f, "cursor");

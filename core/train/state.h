@@ -17,12 +17,15 @@ extern "C" {
 
 /* Where a run stands. */
 typedef struct {
-    int64_t step;         /* steps done                                 */
-    int64_t tokens;       /* trained                                    */
-    double epoch_loss;    /* sum of the losses of the current epoch     */
-    int64_t epoch_loss_n; /* steps in it                                */
-    double elapsed;       /* seconds of training, all processes         */
-    rw_cursor cursor;     /* makes the next batch                       */
+    int64_t step;           /* steps done                                 */
+    int64_t tokens;         /* trained                                    */
+    int64_t updates;        /* steps that changed the weights: Adam's t   */
+    int64_t skipped;        /* steps that did not: not finite             */
+    int64_t skipped_in_row; /* the last of them without an update between */
+    double epoch_loss;      /* sum of the losses of the current epoch     */
+    int64_t epoch_loss_n;   /* steps in it                                */
+    double elapsed;         /* seconds of training, all processes         */
+    rw_cursor cursor;       /* makes the next batch                       */
 } rw_progress;
 
 rw_status rw_state_save(const char *path, rw_params *params, const rw_progress *progress, const rw_plan *plan,

@@ -110,37 +110,48 @@ static rw_status fetch_batches(trainer *t, double *mask_sum, rw_error *err) {
     return RW_OK;
 }
 
-static rw_status not_finite(const trainer *t, double loss, double norm, rw_error *err) {
-    return rw_fail(
-        err, RW_E_NUMERIC, RW_AT_NONE,
-        "step %lld: loss %g, gradient norm %g; the last save stands. Lower train.lr_init, or look at the data",
-        (long long)t->trainer.step, loss, norm);
+static rw_status compute(trainer *t, int64_t step, double mask_sum, rw_device_scalars *report, rw_error *err) {
+    rw_engine_begin_step(&t->engine, step, t->metrics.lr, t->metrics.weight_decay, mask_sum);
+    for (int64_t i = 0; i < t->plan->train.accumulate; i++)
+        RW_TRY(rw_engine_micro_step(&t->engine, t->batches[i], NULL, err));
+    RW_TRY(rw_engine_update(&t->engine, err));
+    return rw_engine_collect(&t->engine, report, err);
+}
+
+/* The loss of a step that changed nothing is no part of the mean of its epoch. */
+static void count_loss(trainer *t, double loss) {
+    rw_progress *p = &t->progress;
+    if (p->skipped_in_row > 0) {
+        rw_warn("step %lld: loss %g, gradient norm %g: not finite, so this step changes nothing (%lld in a row)",
+                (long long)p->step, loss, t->metrics.grad_norm, (long long)p->skipped_in_row);
+        return;
+    }
+    p->epoch_loss += loss;
+    p->epoch_loss_n++;
+}
+
+static void count_step(trainer *t, const rw_device_scalars *report, double mask_sum) {
+    rw_progress *p = &t->progress;
+    p->cursor = t->batches[t->plan->train.accumulate - 1]->next;
+    p->step = report->step;
+    p->tokens += t->plan->needs.tokens_per_step;
+    p->updates = report->updates;
+    p->skipped = t->metrics.skipped = report->skipped;
+    p->skipped_in_row = report->skipped_in_row;
+    t->metrics.loss = mask_sum > 0 ? report->loss / mask_sum : 0;
+    t->metrics.grad_norm = report->grad_norm;
+    t->metrics.clip_coef = report->clip_coef;
+    count_loss(t, t->metrics.loss);
 }
 
 static rw_status run_step(trainer *t, int64_t step, rw_error *err) {
-    double lr, weight_decay, mask_sum, loss = 0, each;
-    RW_TRY(ask_number(t, RW_HOOK_lr, t->plan->train.lr_init, &lr, err));
-    RW_TRY(ask_number(t, RW_HOOK_weight_decay, t->plan->train.weight_decay, &weight_decay, err));
+    double mask_sum;
+    rw_device_scalars report;
+    RW_TRY(ask_number(t, RW_HOOK_lr, t->plan->train.lr_init, &t->metrics.lr, err));
+    RW_TRY(ask_number(t, RW_HOOK_weight_decay, t->plan->train.weight_decay, &t->metrics.weight_decay, err));
     RW_TRY(fetch_batches(t, &mask_sum, err));
-    rw_engine_begin_step(&t->engine, step, lr, weight_decay, mask_sum);
-    for (int64_t i = 0; i < t->plan->train.accumulate; i++) {
-        RW_TRY(rw_engine_micro_step(&t->engine, t->batches[i], &each, err));
-        loss += each;
-    }
-    RW_TRY(rw_engine_update(&t->engine, err));
-    loss = mask_sum > 0 ? loss / mask_sum : 0;
-    double norm = t->engine.scalars.grad_norm;
-    if (!isfinite(loss) || !isfinite(norm)) return not_finite(t, loss, norm, err);
-    t->progress.cursor = t->batches[t->plan->train.accumulate - 1]->next;
-    t->progress.step = step + 1;
-    t->progress.tokens += t->plan->needs.tokens_per_step;
-    t->progress.epoch_loss += loss;
-    t->progress.epoch_loss_n++;
-    t->metrics.loss = loss;
-    t->metrics.lr = lr;
-    t->metrics.weight_decay = weight_decay;
-    t->metrics.grad_norm = norm;
-    t->metrics.clip_coef = t->engine.scalars.clip_coef;
+    RW_TRY(compute(t, step, mask_sum, &report, err));
+    count_step(t, &report, mask_sum);
     return RW_OK;
 }
 
@@ -246,8 +257,25 @@ static rw_status after_step(trainer *t, int64_t step, rw_error *err) {
     return RW_OK;
 }
 
+static rw_status say_end(trainer *t, const char *text, rw_error *err) {
+    return rw_report(&t->reporter, RW_EVENT_END, &t->metrics, text, err);
+}
+
 static bool time_is_up(const trainer *t) {
     return t->plan->train.max_seconds > 0 && seconds_since(t->began_ns) >= t->plan->train.max_seconds;
+}
+
+/* Nothing moves any more. What was learned before is saved; what to change is the user's to say. */
+static rw_status give_up(trainer *t, rw_error *err) {
+    RW_TRY(save(t, err));
+    RW_TRY(say_end(t, "stopped: loss or gradient not finite", err));
+    return rw_fail(err, RW_E_NUMERIC, RW_AT_NONE,
+                   "step %lld: loss %g, gradient norm %g: not finite for %lld steps in a row, of which "
+                   "train.skip_nonfinite allows %lld. Look at the data, or go on with a lower learning rate: by a hook "
+                   "'lr', or in a new run from the last .pth. The weights are those before these steps, saved in %s",
+                   (long long)t->progress.step, t->metrics.loss, t->metrics.grad_norm,
+                   (long long)t->progress.skipped_in_row, (long long)t->plan->train.skip_nonfinite,
+                   t->plan->save.proj_dir);
 }
 
 static rw_status run_steps(trainer *t, rw_error *err) {
@@ -259,6 +287,7 @@ static rw_status run_steps(trainer *t, rw_error *err) {
         measure(t, step, seconds_since(ns));
         refresh(t, step);
         RW_TRY(after_step(t, step, err));
+        if (t->progress.skipped_in_row > t->plan->train.skip_nonfinite) return give_up(t, err);
         if (rw_signals_received() || t->trainer.ask_stop || time_is_up(t)) break;
     }
     return RW_OK;
@@ -291,6 +320,15 @@ static rw_status fill_model(trainer *t, rw_error *err) {
     return status;
 }
 
+/* The device counts on from where the saved run stood. */
+static void set_counts(trainer *t) {
+    const rw_progress *p = &t->progress;
+    rw_device_scalars s = {.step = p->step, .updates = p->updates, .skipped = p->skipped};
+    s.skipped_in_row = p->skipped_in_row;
+    rw_engine_set_counts(&t->engine, &s);
+    t->metrics.skipped = p->skipped;
+}
+
 static rw_status begin(trainer *t, rw_device *device, const char *resume, rw_error *err) {
     const char *dir = t->plan->save.proj_dir;
     RW_TRY(rw_mkdir_all(dir, err));
@@ -307,6 +345,7 @@ static rw_status begin(trainer *t, rw_device *device, const char *resume, rw_err
         t->progress.epoch_loss = 0;
         t->progress.epoch_loss_n = 0;
     }
+    set_counts(t);
     t->elapsed_before = t->progress.elapsed;
     t->trainer.step_begin = t->progress.step;
     t->metrics.step = t->progress.step;
@@ -315,10 +354,6 @@ static rw_status begin(trainer *t, rw_device *device, const char *resume, rw_err
     RW_TRY(rw_report(&t->reporter, resume ? RW_EVENT_RESUME : RW_EVENT_RUN, &t->metrics,
                      resume ? resume : t->plan->name, err));
     return fire(t, RW_HOOK_on_train_start, NULL, err);
-}
-
-static rw_status say_end(trainer *t, const char *text, rw_error *err) {
-    return rw_report(&t->reporter, RW_EVENT_END, &t->metrics, text, err);
 }
 
 static rw_status end(trainer *t, rw_error *err) {

@@ -279,11 +279,8 @@ static void make_sum(bench *b) {
     a->scratch = scratch(b, QUERY(sum_scratch, a));
 }
 
-static void make_clip(bench *b) {
-    const int64_t n = b->R * b->C * 10;
-    rw_clip_args *a = &b->a.clip;
-    *a = (rw_clip_args){.n = n, .grad = in(b, n), .max_norm = 1};
-    a->scratch = scratch(b, QUERY(clip_scratch, a));
+static void make_clip_coef(bench *b) {
+    b->a.clip_coef = (rw_clip_coef_args){.max_norm = 1};
 }
 
 static void make_head_loss(bench *b) {
@@ -328,7 +325,7 @@ static const struct {
               {"binary", make_binary},
               {"cast", make_cast},
               {"sum", make_sum},
-              {"clip", make_clip},
+              {"clip_coef", make_clip_coef},
               {"head_loss", make_head_loss},
               {"adamw", make_adamw}};
 
@@ -359,7 +356,8 @@ static void prepare(bench *b, int k) {
     b->backward = strstr(kernels[k].name, "backward") != NULL;
     b->bytes = b->flops = 0;
     *b->d->exec.scalars = (rw_step_scalars){
-        .step = 3, .lr = 1e-3, .weight_decay = 0.1, .normaliser = 1.0 / 256, .l2wrap_mask = 1e-6, .clip_coef = 1};
+        .step = 3, .lr = 1e-3, .weight_decay = 0.1, .normaliser = 1.0 / 256, .l2wrap_mask = 1e-6};
+    *b->d->exec.own = (rw_device_scalars){.updates = 3, .grad_scale = 1};
     for (size_t i = 0; i < sizeof makers / sizeof *makers; i++)
         if (strncmp(kernels[k].name, makers[i].op, strlen(makers[i].op)) == 0) makers[i].make(b);
 }

@@ -9,8 +9,9 @@ typedef struct {
     real clip, lr, decay;
 } coefficients;
 
-static coefficients coefficients_of(const rw_adamw_args *a, const rw_step_scalars *s, const rw_adamw_segment *seg) {
-    double t = (double)s->step;
+static coefficients coefficients_of(const rw_adamw_args *a, const rw_exec *ex, const rw_adamw_segment *seg) {
+    const rw_step_scalars *s = ex->scalars;
+    double t = (double)ex->own->updates;
     return (coefficients){
         .beta1 = (real)a->beta1,
         .one_minus_beta1 = (real)(1 - a->beta1),
@@ -19,7 +20,7 @@ static coefficients coefficients_of(const rw_adamw_args *a, const rw_step_scalar
         .eps = (real)a->eps,
         .inv_correction1 = (real)(1 / (1 - pow(a->beta1, t))),
         .inv_correction2 = (real)(1 / (1 - pow(a->beta2, t))),
-        .clip = (real)s->clip_coef,
+        .clip = (real)ex->own->grad_scale,
         .lr = (real)(s->lr * seg->lr_scale),
         .decay = a->adam_w_mode && seg->decay ? (real)s->weight_decay : 0,
     };
@@ -40,7 +41,7 @@ static RW_CLONES void update_span(real *restrict p, const real *restrict grad, r
 }
 
 /* The elements [first, last) of all segments laid end to end. */
-static void update_part(const rw_adamw_args *a, const rw_step_scalars *s, int64_t first, int64_t last) {
+static void update_part(const rw_adamw_args *a, const rw_exec *ex, int64_t first, int64_t last) {
     int64_t base = 0;
     for (int64_t k = 0; k < a->n_segments && base < last; base += a->segments[k++].n) {
         const rw_adamw_segment *seg = &a->segments[k];
@@ -48,13 +49,13 @@ static void update_part(const rw_adamw_args *a, const rw_step_scalars *s, int64_
         int64_t at = seg->offset + from;
         if (from >= to) continue;
         update_span((real *)a->p + at, (const real *)a->grad + at, (real *)a->m + at, (real *)a->v + at, to - from,
-                    coefficients_of(a, s, seg));
+                    coefficients_of(a, ex, seg));
     }
 }
 
 void RW_CPU_NAME(adamw)(const rw_adamw_args *a, const rw_exec *ex) {
     int64_t total = 0;
     for (int64_t k = 0; k < a->n_segments; k++) total += a->segments[k].n;
-    const rw_step_scalars *s = ex->scalars;
-    RW_SPANS(ex, total, update_part(a, s, first, last));
+    if (ex->own->skipped_in_row) return;
+    RW_SPANS(ex, total, update_part(a, ex, first, last));
 }

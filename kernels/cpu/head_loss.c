@@ -75,11 +75,11 @@ static double exp_sum(real *x, int64_t n, real m, bool keep) {
     return sum;
 }
 
-static void row(const rw_head_loss_args *a, const rw_step_scalars *s, int64_t i) {
+static void row(const rw_head_loss_args *a, const rw_step_scalars *s, double scale, int64_t i) {
     real *x = (real *)a->logits + i * a->V, m = row_max(x, a->V);
     const int64_t target = a->targets[i];
-    const double mask = a->mask ? (double)a->mask[i] : 1, weight = mask * s->normaliser;
-    const double l2 = s->l2wrap_mask * mask + s->l2wrap_rows, at_target = (double)x[target];
+    const double mask = a->mask ? (double)a->mask[i] : 1, weight = mask * s->normaliser * scale;
+    const double l2 = (s->l2wrap_mask * mask + s->l2wrap_rows) * scale, at_target = (double)x[target];
     const bool want = a->want_grad && (weight != 0 || l2 != 0);
     const int64_t top = want && l2 != 0 ? first_equal(x, a->V, m) : 0;
     const double at_top = (double)x[top];
@@ -98,5 +98,6 @@ static void row(const rw_head_loss_args *a, const rw_step_scalars *s, int64_t i)
 
 void RW_CPU_NAME(head_loss)(const rw_head_loss_args *a, const rw_exec *ex) {
     const rw_step_scalars *s = ex->scalars;
-    RW_FOR(rw_span_count(ex, a->R * a->V), i, a->R, row(a, s, i));
+    const double scale = rw_loss_scale(ex->own);
+    RW_FOR(rw_span_count(ex, a->R * a->V), i, a->R, row(a, s, scale, i));
 }

@@ -70,12 +70,6 @@ void RW_CPU_NAME(sum)(const rw_sum_args *a, const rw_exec *ex) {
     *a->out = a->add ? *a->out + sum : sum;
 }
 
-int64_t RW_CPU_NAME(clip_scratch)(const rw_clip_args *a, const rw_exec *ex) {
-    (void)ex;
-    return block_count(a->n) * (int64_t)sizeof(double);
-}
-
-/* A norm that is not finite gives the coefficient NaN: every weight would be lost, so the caller must look first. */
 static double clip_coefficient(double norm, double max_norm) {
     if (max_norm <= 0) return 1;
     if (!isfinite(norm)) return NAN;
@@ -83,8 +77,15 @@ static double clip_coefficient(double norm, double max_norm) {
     return c < 1 ? c : 1;
 }
 
-void RW_CPU_NAME(clip)(const rw_clip_args *a, const rw_exec *ex) {
-    double norm = sqrt(all_blocks(a->grad, NULL, true, a->n, a->scratch, ex));
-    ex->scalars->grad_norm = norm;
-    ex->scalars->clip_coef = clip_coefficient(norm, a->max_norm);
+void RW_CPU_NAME(clip_coef)(const rw_clip_coef_args *a, const rw_exec *ex) {
+    rw_device_scalars *s = ex->own;
+    const double scale = rw_loss_scale(s);
+    s->step = ex->scalars->step;
+    s->grad_norm = sqrt(s->grad_sumsq) / scale;
+    s->clip_coef = clip_coefficient(s->grad_norm, a->max_norm);
+    s->grad_scale = s->clip_coef / scale;
+    const bool finite = isfinite(s->grad_norm) && isfinite(s->loss);
+    s->updates += finite;
+    s->skipped += !finite;
+    s->skipped_in_row = finite ? 0 : s->skipped_in_row + 1;
 }

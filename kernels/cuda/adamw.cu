@@ -11,15 +11,16 @@ struct coefficients {
     double lr, weight_decay;
 };
 
-static __device__ coefficients coefficients_of(double beta1, double beta2, double eps, const rw_step_scalars *s) {
+static __device__ coefficients coefficients_of(double beta1, double beta2, double eps, const rw_step_scalars *s,
+                                               const rw_device_scalars *own) {
     coefficients c;
-    const double t = (double)s->step;
+    const double t = (double)own->updates;
     c.beta1 = (float)beta1, c.one_minus_beta1 = (float)(1 - beta1);
     c.beta2 = (float)beta2, c.one_minus_beta2 = (float)(1 - beta2);
     c.eps = (float)eps;
     c.inv_correction1 = (float)(1 / (1 - pow(beta1, t)));
     c.inv_correction2 = (float)(1 / (1 - pow(beta2, t)));
-    c.clip = (float)s->clip_coef;
+    c.clip = (float)own->grad_scale;
     c.lr = s->lr, c.weight_decay = s->weight_decay;
     return c;
 }
@@ -37,9 +38,10 @@ static __device__ void update(float *p, const float *grad, float *m, float *v, i
 
 static __global__ void adamw(const rw_adamw_segment *segments, int64_t n_segments, float *p, const float *grad,
                              float *m, float *v, double beta1, double beta2, double eps, bool adam_w_mode,
-                             const rw_step_scalars *scalars) {
+                             const rw_step_scalars *scalars, const rw_device_scalars *own) {
     __shared__ coefficients c;
-    if (threadIdx.x == 0) c = coefficients_of(beta1, beta2, eps, scalars);
+    if (own->skipped_in_row) return;
+    if (threadIdx.x == 0) c = coefficients_of(beta1, beta2, eps, scalars, own);
     __syncthreads();
     int64_t chunk = blockIdx.x, before = 0; /* my next chunk; chunks of the segments before k */
     for (int64_t k = 0; k < n_segments; k++) {
@@ -60,7 +62,7 @@ void rw_cuda_adamw(const rw_adamw_args *a, const rw_exec *ex) {
     rw_cuda_state *s = rw_cuda_of(ex);
     adamw<<<s->n_sm * BLOCKS_PER_SM, RW_CUDA_THREADS, 0, s->stream>>>(
         a->segments, a->n_segments, static_cast<float *>(a->p), static_cast<const float *>(a->grad),
-        static_cast<float *>(a->m), static_cast<float *>(a->v), a->beta1, a->beta2, a->eps, a->adam_w_mode,
-        ex->scalars);
+        static_cast<float *>(a->m), static_cast<float *>(a->v), a->beta1, a->beta2, a->eps, a->adam_w_mode, ex->scalars,
+        ex->own);
     rw_cuda_check(s, "adamw", cudaGetLastError());
 }

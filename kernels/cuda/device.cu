@@ -18,6 +18,7 @@ struct cuda_device {
     rw_device base; /* first: the device is this struct */
     rw_cuda_state state;
     rw_kernels table;
+    void *scalars; /* both kinds, one behind the other */
     char detail[320];
 };
 
@@ -85,7 +86,7 @@ void device_close(rw_device *d) {
     if (c->state.blas) cublasDestroy(c->state.blas);
     if (c->state.stream) cudaStreamDestroy(c->state.stream);
     cudaFree(c->state.workspace);
-    cudaFree(c->base.exec.scalars);
+    cudaFree(c->scalars);
     rw_free(c);
 }
 
@@ -107,14 +108,17 @@ rw_status open_parts(cuda_device *c, int index, rw_error *err) {
     if (e == cudaSuccess) e = cudaGetDeviceProperties(&prop, index);
     if (e == cudaSuccess) e = cudaStreamCreateWithFlags(&s->stream, cudaStreamNonBlocking);
     if (e == cudaSuccess) e = cudaMalloc(&s->workspace, workspace_bytes);
-    if (e == cudaSuccess) e = cudaMalloc(reinterpret_cast<void **>(&c->base.exec.scalars), sizeof(rw_step_scalars));
-    if (e == cudaSuccess) e = cudaMemset(c->base.exec.scalars, 0, sizeof(rw_step_scalars));
+    const size_t scalar_bytes = sizeof(rw_step_scalars) + sizeof(rw_device_scalars);
+    if (e == cudaSuccess) e = cudaMalloc(&c->scalars, scalar_bytes);
+    if (e == cudaSuccess) e = cudaMemset(c->scalars, 0, scalar_bytes);
     if (e != cudaSuccess) return fail(err, RW_E_DEVICE, "opening the GPU", cudaGetErrorString(e));
     cublasStatus_t b = cublasCreate(&s->blas);
     if (b == CUBLAS_STATUS_SUCCESS) b = cublasSetStream(s->blas, s->stream);
     if (b == CUBLAS_STATUS_SUCCESS) b = cublasSetWorkspace(s->blas, s->workspace, workspace_bytes);
     if (b == CUBLAS_STATUS_SUCCESS) b = cublasSetMathMode(s->blas, CUBLAS_PEDANTIC_MATH); /* true fp32 */
     if (b != CUBLAS_STATUS_SUCCESS) return fail(err, RW_E_DEVICE, "opening cuBLAS", cublasGetStatusString(b));
+    c->base.exec.scalars = static_cast<rw_step_scalars *>(c->scalars);
+    c->base.exec.own = reinterpret_cast<rw_device_scalars *>(c->base.exec.scalars + 1);
     s->index = index;
     s->n_sm = prop.multiProcessorCount;
     s->total_bytes = prop.totalGlobalMem;

@@ -82,8 +82,10 @@ static void close_probe(probe *p) {
 /* -- the step -------------------------------------------------------------------------------------- */
 
 static void scalars_of(rw_device *d, int step) {
-    rw_step_scalars s = {.step = step, .lr = 1e-3 / (1 + 0.05 * step), .weight_decay = 0.1, .clip_coef = 0.5};
+    rw_step_scalars s = {.step = step, .lr = 1e-3 / (1 + 0.05 * step), .weight_decay = 0.1};
+    rw_device_scalars own = {.updates = step, .grad_scale = 0.5};
     d->upload(d, d->exec.scalars, &s, sizeof s);
+    d->upload(d, d->exec.own, &own, sizeof own);
 }
 
 static void matmul(probe *p, rw_matmul_args a) {

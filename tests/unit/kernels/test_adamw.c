@@ -1,5 +1,5 @@
 /* AdamW against a plain loop, in both modes and both types: segments with their own scales, padding left alone, exact
- * zeros kept, any number of threads. */
+ * zeros kept, any number of threads; in a skipped step not one bit changes. */
 #include "tests/unit/kernels/device_test.h"
 
 enum { N = 30000 };
@@ -7,11 +7,12 @@ static const rw_adamw_segment segments[] = {
     {0, 7, 1, 0}, {64, 20001, 2.5, 1}, {20096, 0, 1, 1}, {20096, 1, 1, 1}, {20160, 9000, 0.5, 0}};
 enum { N_SEGMENTS = sizeof segments / sizeof *segments };
 
-static void plain_step(double *p, const double *grad, double *m, double *v, const rw_step_scalars *s, bool w_mode,
+static void plain_step(double *p, const double *grad, double *m, double *v, const rw_exec *ex, bool w_mode,
                        double eps) {
+    const rw_step_scalars *s = ex->scalars;
     for (int k = 0; k < N_SEGMENTS; k++)
         for (int64_t i = segments[k].offset; i < segments[k].offset + segments[k].n; i++) {
-            double g = grad[i] * s->clip_coef, t = (double)s->step;
+            double g = grad[i] * ex->own->grad_scale, t = (double)ex->own->updates;
             m[i] = 0.9 * m[i] + (1 - 0.9) * g;
             v[i] = 0.99 * v[i] + (1 - 0.99) * g * g;
             double step = (m[i] / (1 - pow(0.9, t))) / (sqrt(v[i] / (1 - pow(0.99, t))) + eps);
@@ -39,8 +40,10 @@ static void gradient_of(buffers *b, int step) {
     b->g[3] = 0; /* a parameter that no row touched */
 }
 
-static rw_step_scalars scalars_of(int step) {
-    return (rw_step_scalars){.step = step, .lr = 1e-3 * step, .weight_decay = 0.1, .clip_coef = step == 2 ? 0.25 : 1};
+/* t is the number of updates, which falls behind the number of steps when some are skipped. */
+static void set_scalars(rw_device *d, int t) {
+    *d->exec.scalars = (rw_step_scalars){.step = t + 7, .lr = 1e-3 * t, .weight_decay = 0.1};
+    *d->exec.own = (rw_device_scalars){.updates = t, .grad_scale = t == 2 ? 0.25 : 1};
 }
 
 static void check(rw_dtype t, bool w_mode, int threads, double eps, double tolerance) {
@@ -63,8 +66,8 @@ static void check(rw_dtype t, bool w_mode, int threads, double eps, double toler
     for (int step = 1; step <= 5; step++) {
         gradient_of(&plain, step), gradient_of(&wide, step);
         for (int i = 0; i < N; i++) f[1][i] = (float)wide.g[i];
-        *d->exec.scalars = scalars_of(step);
-        plain_step(plain.p, plain.g, plain.m, plain.v, d->exec.scalars, w_mode, eps);
+        set_scalars(d, step);
+        plain_step(plain.p, plain.g, plain.m, plain.v, &d->exec, w_mode, eps);
         d->kernels->adamw(&a, &d->exec);
     }
     buffers start = new_buffers();
@@ -111,7 +114,7 @@ static void test_threads_give_equal_bits(void **state) {
                            .beta2 = 0.99,
                            .eps = 1e-8,
                            .adam_w_mode = true};
-        *d->exec.scalars = scalars_of(2);
+        set_scalars(d, 2);
         d->kernels->adamw(&a, &d->exec);
         free(g), free(m), free(v);
         rw_device_close(d);
@@ -120,10 +123,39 @@ static void test_threads_give_equal_bits(void **state) {
     free(p[0]), free(p[1]);
 }
 
+static void test_a_skipped_step_writes_nothing(void **state) {
+    (void)state;
+    rw_device *d = test_device(RW_F64, 2);
+    buffers b = new_buffers(), before = new_buffers();
+    gradient_of(&b, 1);
+    b.g[100] = NAN;
+    set_scalars(d, 2);
+    d->exec.own->grad_scale = NAN;
+    d->exec.own->skipped_in_row = 3;
+    rw_adamw_args a = {.dtype = RW_F64,
+                       .n_segments = N_SEGMENTS,
+                       .segments = segments,
+                       .p = b.p,
+                       .grad = b.g,
+                       .m = b.m,
+                       .v = b.v,
+                       .beta1 = 0.9,
+                       .beta2 = 0.99,
+                       .eps = 1e-8,
+                       .adam_w_mode = true};
+    d->kernels->adamw(&a, &d->exec);
+    assert_memory_equal(b.p, before.p, 8 * N);
+    assert_memory_equal(b.m, before.m, 8 * N);
+    assert_memory_equal(b.v, before.v, 8 * N);
+    free_buffers(&b), free_buffers(&before);
+    rw_device_close(d);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_against_plain_loop),
         cmocka_unit_test(test_threads_give_equal_bits),
+        cmocka_unit_test(test_a_skipped_step_writes_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -123,9 +123,10 @@ static void test_meta_asks_for_the_same(void **state) {
     assert_int_equal(meta->kernels->wkv6_backward_scratch(&w, &meta->exec),
                      d->kernels->wkv6_backward_scratch(&w, &d->exec));
     void *p = meta->alloc(meta, 1 << 30);
-    rw_clip_args c = {.dtype = RW_F32, .n = 1 << 28, .grad = p, .scratch = p};
-    assert_true(meta->kernels->clip_scratch(&c, &meta->exec) == d->kernels->clip_scratch(&c, &d->exec));
-    meta->kernels->clip(&c, &meta->exec);
+    rw_sum_args c = {.dtype = RW_F32, .n = 1 << 28, .x = p, .squares = true, .scratch = p, .out = p};
+    assert_true(meta->kernels->sum_scratch(&c, &meta->exec) == d->kernels->sum_scratch(&c, &d->exec));
+    meta->kernels->sum(&c, &meta->exec);
+    meta->kernels->clip_coef(&(rw_clip_coef_args){1}, &meta->exec);
     meta->zero(meta, p, 1 << 30);
     meta->upload(meta, p, NULL, 1 << 30);
     assert_int_equal(meta->compute, RW_F32);

@@ -8,6 +8,7 @@ typedef struct {
     const int32_t *targets;
     const float *mask;
     rw_step_scalars scalars;
+    double loss_scale;
 } problem;
 
 static long double loss_of(const double *x, int64_t V, int32_t target) {
@@ -36,6 +37,7 @@ static double expected_grad(const problem *p, int64_t i, int64_t j, long double 
 static void run(rw_dtype t, int threads, const problem *p, void *logits, void *loss, bool grad) {
     rw_device *d = test_device(t, threads);
     *d->exec.scalars = p->scalars;
+    d->exec.own->loss_scale = p->loss_scale;
     int64_t n = p->R * p->V;
     for (int64_t i = 0; i < n; i++)
         if (t == RW_F64)
@@ -86,7 +88,7 @@ static void random_problem(int64_t R, int64_t V, double scale) {
     for (int64_t i = 0; i < R * V; i++) x[i] = (double)(float)test_random(1, i, -scale, scale);
     for (int64_t i = 0; i < R; i++) targets[i] = (int32_t)(rw_rng_u64_at(1, 2, (uint64_t)i) % (uint64_t)V);
     for (int64_t i = 0; i < R; i++) mask[i] = (float)(i % 3) * 0.5f;
-    problem p = {R, V, x, targets, mask, {.normaliser = 0.25, .l2wrap_mask = 1e-2, .l2wrap_rows = 3e-2}};
+    problem p = {R, V, x, targets, mask, {.normaliser = 0.25, .l2wrap_mask = 1e-2, .l2wrap_rows = 3e-2}, 0};
     compare(&p, 1e-12, RW_F64);
     compare(&p, 3e-6, RW_F32);
     p.mask = NULL;
@@ -113,7 +115,7 @@ static void test_finite_differences(void **state) {
     for (int i = 0; i < R * V; i++) x[i] = test_random(3, i, -3, 3);
     static const int32_t targets[R] = {0, 40, 7};
     static const float mask[R] = {1, 0.5f, 0};
-    problem p = {R, V, x, targets, mask, {.normaliser = 1.0 / 1.5}};
+    problem p = {R, V, x, targets, mask, {.normaliser = 1.0 / 1.5}, 0};
     run(RW_F64, 1, &p, grad, loss, true);
     for (int i = 0; i < R * V; i++) {
         double x0 = x[i], f[2], scratch[R * V];
@@ -136,7 +138,7 @@ static void test_ties_take_the_first(void **state) {
     for (int j = 0; j < V; j++) x[j] = 1;
     x[70] = x[71] = x[199] = 2;
     static const int32_t target[1] = {3};
-    problem p = {1, V, x, target, NULL, {.l2wrap_mask = 1}};
+    problem p = {1, V, x, target, NULL, {.l2wrap_mask = 1}, 0};
     run(RW_F64, 1, &p, grad, loss, true);
     for (int j = 0; j < V; j++) assert_true(grad[j] == (j == 70 ? 2.0 : 0.0));
     for (int j = 0; j < V; j++) x[j] = -7;
@@ -154,7 +156,7 @@ static void test_not_finite(void **state) {
     for (int j = 0; j < 3 * V; j++) x[j] = test_random(5, j, -1, 1);
     x[1] = x[50] = -INFINITY;      /* forbidden tokens are fine */
     x[V + 7] = x[2 * V + 7] = NAN; /* a broken row shows, and is dropped where the mask says so */
-    problem p = {3, V, x, targets, mask, {.normaliser = 1, .l2wrap_mask = 1e-4}};
+    problem p = {3, V, x, targets, mask, {.normaliser = 1, .l2wrap_mask = 1e-4}, 0};
     run(RW_F64, 1, &p, grad, loss, true);
     assert_true(isfinite(loss[0]) && grad[1] == 0 && grad[50] == 0);
     for (int j = 0; j < V; j++) assert_true(isfinite(grad[j]));
@@ -166,6 +168,22 @@ static void test_not_finite(void **state) {
     for (int j = 0; j < V; j++) assert_true(grad[2 * V + j] == (j == 9 ? 4 : 0));
 }
 
+/* A power of two changes the gradient by exactly that factor, and nothing else. */
+static void test_loss_scale(void **state) {
+    (void)state;
+    enum { R = 3, V = 70 };
+    double x[R * V], plain[R * V], scaled[R * V], loss[2][R];
+    test_fill_f64(x, R * V, 9, -3, 3);
+    static const int32_t targets[R] = {0, 69, 7};
+    static const float mask[R] = {1, 0.5f, 0};
+    problem p = {R, V, x, targets, mask, {.normaliser = 1.0 / 3, .l2wrap_mask = 1e-2, .l2wrap_rows = 1e-3}, 0};
+    run(RW_F64, 1, &p, plain, loss[0], true);
+    p.loss_scale = 1024;
+    run(RW_F64, 1, &p, scaled, loss[1], true);
+    for (int i = 0; i < R * V; i++) assert_true(scaled[i] == 1024 * plain[i]);
+    assert_memory_equal(loss[0], loss[1], sizeof loss[0]);
+}
+
 static void test_threads(void **state) {
     (void)state;
     enum { R = 9, V = 3001 };
@@ -173,7 +191,7 @@ static void test_threads(void **state) {
     float *one = test_memory(sizeof(float) * R * V), *many = test_memory(sizeof(float) * R * V), loss[2][R];
     test_fill_f64(x, R * V, 1, -9, 9);
     static const int32_t targets[R] = {1, 2, 3, 4, 5, 6, 7, 8, 3000};
-    problem p = {R, V, x, targets, NULL, {.normaliser = 0.1, .l2wrap_mask = 1e-4}};
+    problem p = {R, V, x, targets, NULL, {.normaliser = 0.1, .l2wrap_mask = 1e-4}, 0};
     run(RW_F32, 1, &p, one, loss[0], true);
     run(RW_F32, 4, &p, many, loss[1], true);
     assert_memory_equal(one, many, sizeof(float) * R * V);
@@ -187,6 +205,7 @@ int main(void) {
         cmocka_unit_test(test_finite_differences),
         cmocka_unit_test(test_ties_take_the_first),
         cmocka_unit_test(test_not_finite),
+        cmocka_unit_test(test_loss_scale),
         cmocka_unit_test(test_threads),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

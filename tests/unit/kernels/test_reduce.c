@@ -1,5 +1,5 @@
-/* Sums and the global norm: against a long double loop, the same bits for any number of threads, and what happens to
- * numbers that are not finite. */
+/* Sums against a long double loop, the same bits for any number of threads; what clipping makes of the global norm, and
+ * of one that is not finite. */
 #include "tests/unit/kernels/device_test.h"
 
 static double sum_of(rw_device *d, const rw_sum_args *a) {
@@ -44,30 +44,54 @@ static void test_sum_adds(void **state) {
     rw_device_close(d);
 }
 
-static void clip(rw_device *d, const double *grad, int64_t n, double max_norm) {
-    double scratch[1];
-    rw_clip_args a = {.dtype = RW_F64, .n = n, .grad = grad, .max_norm = max_norm, .scratch = scratch};
-    assert_int_equal(d->kernels->clip_scratch(&a, &d->exec), 8);
-    d->kernels->clip(&a, &d->exec);
+static const rw_device_scalars *clip(rw_device *d, double sumsq, double loss, double max_norm) {
+    d->exec.own->grad_sumsq = sumsq;
+    d->exec.own->loss = loss;
+    d->kernels->clip_coef(&(rw_clip_coef_args){max_norm}, &d->exec);
+    return d->exec.own;
 }
 
-static void test_clip(void **state) {
+static void test_clip_coef(void **state) {
     (void)state;
     rw_device *d = test_device(RW_F64, 1);
-    const rw_step_scalars *s = d->exec.scalars;
-    double grad[4] = {3, 4, 0, 0};
-    clip(d, grad, 4, 1);
-    assert_true(s->grad_norm == 5 && fabs(s->clip_coef - 1 / (5 + 1e-6)) < 1e-15);
-    clip(d, grad, 4, 10);
+    d->exec.scalars->step = 41;
+    const rw_device_scalars *s = clip(d, 25, 1, 1);
+    assert_true(s->step == 41 && s->grad_norm == 5 && fabs(s->clip_coef - 1 / (5 + 1e-6)) < 1e-15);
+    assert_true(s->grad_scale == s->clip_coef);
+    clip(d, 25, 1, 10);
     assert_true(s->grad_norm == 5 && s->clip_coef == 1);
-    clip(d, grad, 4, 0);
+    clip(d, 25, 1, 0);
     assert_true(s->grad_norm == 5 && s->clip_coef == 1);
-    grad[2] = NAN;
-    clip(d, grad, 4, 1);
+    rw_device_close(d);
+}
+
+/* The scale is in the gradients, and so in their sum; the norm is without, and adamw takes it out. */
+static void test_loss_scale(void **state) {
+    (void)state;
+    rw_device *d = test_device(RW_F64, 1);
+    d->exec.own->loss_scale = 8;
+    const rw_device_scalars *s = clip(d, 25 * 64, 1, 10);
+    assert_true(s->grad_norm == 5 && s->clip_coef == 1 && s->grad_scale == 0.125);
+    rw_device_close(d);
+}
+
+/* A step whose norm or loss is not finite is no update: counted apart. */
+static void test_skips_are_counted(void **state) {
+    (void)state;
+    rw_device *d = test_device(RW_F64, 1);
+    const rw_device_scalars *s = clip(d, 25, 1, 1);
+    assert_true(s->updates == 1 && s->skipped == 0 && s->skipped_in_row == 0);
+    clip(d, NAN, 1, 1);
+    assert_true(s->updates == 1 && s->skipped == 1 && s->skipped_in_row == 1);
     assert_true(isnan(s->grad_norm) && isnan(s->clip_coef));
-    grad[2] = INFINITY;
-    clip(d, grad, 4, 1);
-    assert_true(isinf(s->grad_norm) && isnan(s->clip_coef));
+    clip(d, INFINITY, 1, 0);
+    assert_true(s->updates == 1 && s->skipped == 2 && s->skipped_in_row == 2 && isinf(s->grad_norm));
+    clip(d, 25, NAN, 1);
+    assert_true(s->updates == 1 && s->skipped == 3 && s->skipped_in_row == 3);
+    clip(d, 25, -INFINITY, 1);
+    assert_true(s->updates == 1 && s->skipped == 4 && s->skipped_in_row == 4);
+    clip(d, 25, 1, 1);
+    assert_true(s->updates == 2 && s->skipped == 4 && s->skipped_in_row == 0);
     rw_device_close(d);
 }
 
@@ -75,7 +99,9 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_sum),
         cmocka_unit_test(test_sum_adds),
-        cmocka_unit_test(test_clip),
+        cmocka_unit_test(test_clip_coef),
+        cmocka_unit_test(test_loss_scale),
+        cmocka_unit_test(test_skips_are_counted),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -372,7 +372,7 @@ static void test_every_field_can_be_read(void **state) {
         "'weight_decay_final','warmup_steps','save_every','log_every','elapsed'} do\n"
         "  assert(type(t[k]) == 'number', k) end\n"
         " for _, k in ipairs{'schedule','proj_dir','name','arch'} do assert(type(t[k]) == 'string', k) end\n"
-        " for _, k in ipairs{'step','epoch','tokens','loss','loss_epoch','val_loss','lr','weight_decay','grad_norm',"
+        " for _, k in ipairs{'step','epoch','tokens','skipped','loss','loss_epoch','val_loss','lr','weight_decay','grad_norm',"
         "'clip_coef','tokens_per_second','seconds_left','elapsed'} do assert(type(m[k]) == 'number', k) end\n"
         " assert(t.ctx_len == 64 and t.lr_init == 1e-3 and t.arch == 'x060' and m.loss == 2.5)\n"
         " assert(tostring(t) == 'trainer (step 3 of 1000)' and tostring(m) == 'metrics')\n"

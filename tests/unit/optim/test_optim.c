@@ -136,8 +136,8 @@ static void one_update(double grad_clip, double decay) {
     assert_int_equal(f.b.arena.live, 0);
 
     double coef = grad_clip > 0 ? fmin(1, grad_clip / (norm + 1e-6)) : 1;
-    assert_true(fabs(f.b.scalars.grad_norm / norm - 1) < 1e-14);
-    assert_true(fabs(f.b.scalars.clip_coef / coef - 1) < 1e-14);
+    assert_true(fabs(f.b.device->exec.own->grad_norm / norm - 1) < 1e-14);
+    assert_true(fabs(f.b.device->exec.own->clip_coef / coef - 1) < 1e-14);
     for (int k = 0; k < 3; k++) {
         const rw_tensor *x = &p->tensors[index[k]];
         for (int64_t e = 0; e < rw_tensor_count(x); e++) {
@@ -174,7 +174,7 @@ static void edges(void **state) {
     double before = *(double *)f.p->tensors[0].data;
     f.b.scalars.lr = 1;
     must(rw_optim_update(&plan, f.p, &f.b.arena, &err), &err);
-    assert_true(f.b.scalars.grad_norm == 0);
+    assert_true(f.b.device->exec.own->grad_norm == 0);
     assert_true(*(double *)f.p->tensors[0].data == before);
     int32_t all = rw_step_arena_take(&f.b.arena, f.b.arena.capacity);
     assert_int_equal(rw_optim_update(&plan, f.p, &f.b.arena, &err), RW_E_MEMORY);
@@ -182,7 +182,35 @@ static void edges(void **state) {
     close_params(&f);
 }
 
+/* One NaN among the gradients: no value, no moment, no padding moves, and t stays. */
+static void not_finite(void **state) {
+    (void)state;
+    rw_error err = {0};
+    fixture f;
+    rw_plan_train plan = {.weight_decay = 0.1, .grad_clip = 1, .beta1 = 0.9, .beta2 = 0.99, .adam_eps = 1e-8};
+    open_params(&f, &plan);
+    size_t n = (size_t)f.p->layout.n_trainable * sizeof(double);
+    set_grads(&f);
+    f.b.scalars.lr = 1e-2;
+    must(rw_optim_update(&plan, f.p, &f.b.arena, &err), &err);
+    const void *const buffers[] = {f.p->values, f.p->m, f.p->v};
+    char *before = rw_alloc(3 * n);
+    for (int k = 0; k < 3; k++) memcpy(before + (size_t)k * n, buffers[k], n);
+    ((double *)f.p->tensors[3].grad)[80] = NAN;
+    must(rw_optim_update(&plan, f.p, &f.b.arena, &err), &err);
+    for (int k = 0; k < 3; k++) assert_memory_equal(before + (size_t)k * n, buffers[k], n);
+    const rw_device_scalars *own = f.b.device->exec.own;
+    assert_true(own->updates == 1 && own->skipped == 1 && own->skipped_in_row == 1 && isnan(own->grad_norm));
+    set_grads(&f);
+    must(rw_optim_update(&plan, f.p, &f.b.arena, &err), &err);
+    assert_true(own->updates == 2 && own->skipped == 1 && own->skipped_in_row == 0);
+    assert_memory_not_equal(before, buffers[0], n);
+    rw_free(before);
+    close_params(&f);
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(groups), cmocka_unit_test(updates), cmocka_unit_test(edges)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(groups), cmocka_unit_test(updates), cmocka_unit_test(edges),
+                                       cmocka_unit_test(not_finite)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -254,7 +254,9 @@ static void steps_of(rw_engine *e, const shape_row *s) {
         must(rw_engine_micro_step(e, &b, &loss, &err), &err);
         assert_true(loss > 0);
         must(rw_engine_update(e, &err), &err);
-        assert_true(e->scalars.grad_norm > 0);
+        rw_device_scalars report;
+        must(rw_engine_collect(e, &report, &err), &err);
+        assert_true(report.step == step + 1 && report.updates == step + 1 && report.grad_norm > 0);
         must(rw_engine_evaluate(e, &b, &loss, &err), &err);
     }
     rw_free(tokens);
@@ -275,7 +277,8 @@ static void figures(void **state) {
         must(rw_plan_measure(&p, d, &err), &err);
         assert_int_equal(rw_alloc_live(), calls);
         assert_int_equal(d->live_bytes, 0); /* measuring takes nothing */
-        const rw_step_scalars *own = d->exec.scalars;
+        const rw_step_scalars *scalars = d->exec.scalars;
+        const rw_device_scalars *own = d->exec.own;
         must(rw_engine_open(&e, &p, d, true, &err), &err);
         steps_of(&e, s);
         print_message("  L%lld C%lld N%lld V%lld B%lld T%lld %s%s: %lld bytes, arena %lld\n", (long long)s->L,
@@ -290,7 +293,8 @@ static void figures(void **state) {
         assert_int_equal(sum, p.needs.engine_bytes);
         rw_engine_close(&e);
         assert_int_equal(d->live_bytes, 0);
-        assert_ptr_equal(d->exec.scalars, own);
+        assert_ptr_equal(d->exec.scalars, scalars);
+        assert_ptr_equal(d->exec.own, own);
         rw_device_close(d);
     }
 }

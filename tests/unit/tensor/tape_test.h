@@ -45,7 +45,7 @@ static inline void bench_open(bench *b) {
     rw_error err = {0};
     *b = (bench){.device = NULL};
     must(rw_device_open_cpu(&b->device, RW_F64, 2, &err), &err);
-    b->scalars = (rw_step_scalars){.step = 1, .normaliser = 1, .clip_coef = 1};
+    b->scalars = (rw_step_scalars){.step = 1, .normaliser = 1};
     b->device->exec.scalars = &b->scalars;
     must(rw_step_arena_init(&b->arena, b->device, (int64_t)32 << 20, &err), &err);
     must(rw_tape_new(&b->tape, b->device, &b->arena, &err), &err);

@@ -341,7 +341,7 @@ static void head_by_hand(void **state) {
         for (int i = 0; i < V * C; i++) assert_true(fabs(((double *)weight->grad)[i] - dw[i]) < 1e-13);
         rw_tape_reset(b.tape);
     }
-    b.scalars = (rw_step_scalars){.step = 1, .normaliser = 1, .clip_coef = 1};
+    b.scalars = (rw_step_scalars){.step = 1, .normaliser = 1};
     rw_free(h), rw_free(w), rw_free(loss), rw_free(dh), rw_free(dw);
 }
 
