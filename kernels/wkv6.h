@@ -1,11 +1,13 @@
-/* wkv6: time mixing of x060 (Finch, arXiv:2404.05892) with its decay, group norm and gate.
+/* wkv6: time mixing of x060 (Finch) and x052 (Eagle), both arXiv:2404.05892, with its decay, group norm and gate.
  *     w_t = exp(-exp(w0 + w_raw_t))                                       in (0, 1)
+ *     w_t = exp(-exp(w0)), the same for all t, with w_raw NULL            (x052; w0 must be given)
  *     y_t = S_{t-1} r_t + (r_t . (u * k_t)) v_t
  *     S_t = S_{t-1} diag(w_t) + v_t k_t^T
  *     out = GN(y; ln_w, ln_b, eps) * silu(gate)       (each part left out when its pointer is NULL)
  * S is one N x N matrix per sequence and head: row = value channel, column = key channel, in the dtype of the
- * activations on a CPU, fp32 on a GPU. N = 32, 64, 128; any length, 1 included. No division by w anywhere: a decay
- * may be 0. Backward: kernels.md 2.1. */
+ * activations on a CPU, fp32 on a GPU. N = 32, 64, 128; sequences of any length, 0 included: they hand their state on.
+ * s_out may be s0 when s0_stride is H*N*N and `saved` is NULL (decoding in place); no other output may be an input.
+ * No division by w anywhere: a decay may be 0. */
 #ifndef RW_KERNELS_WKV6_H
 #define RW_KERNELS_WKV6_H
 
@@ -35,13 +37,14 @@ typedef struct {
     rw_dtype dtype;
     int64_t R, H, N, n_seq;
     const int32_t *cu_seqlens;
-    const void *r, *k, *v, *w_raw; /* [R,H*N] */
-    const void *w0;                /* [H*N] time_decay; NULL: zeros */
-    const void *u;                 /* [H,N] time_faaaa */
-    const void *s0;                /* [n_seq or 1,H,N,N]; NULL: zeros */
-    int64_t s0_stride;             /* elements: H*N*N, or 0 = shared */
-    const void *gate;              /* [R,H*N] before silu; NULL: no gate */
-    const void *ln_w, *ln_b;       /* [H*N]; NULL: no norm */
+    const void *r, *k, *v;   /* [R,H*N] */
+    const void *w_raw;       /* [R,H*N]; NULL: a constant decay, and no dw_raw */
+    const void *w0;          /* [H*N] time_decay; NULL: zeros */
+    const void *u;           /* [H,N] time_faaaa */
+    const void *s0;          /* [n_seq or 1,H,N,N]; NULL: zeros */
+    int64_t s0_stride;       /* elements: H*N*N, or 0 = shared */
+    const void *gate;        /* [R,H*N] before silu; NULL: no gate */
+    const void *ln_w, *ln_b; /* [H*N]; NULL: no norm */
     double eps;
     void *out;   /* [R,H*N] */
     void *s_out; /* [n_seq,H,N,N]; NULL: not wanted */

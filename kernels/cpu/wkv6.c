@@ -5,6 +5,10 @@
  * over i; the fourth (dv) keeps one partial sum per lane. Columns j do not mix in either recurrence, so backward goes
  * through blocks of a few columns which stay in the first cache.
  *
+ * With G = dL/dS_t, from the last token to the first, d = v . dy, and all but S_{t-1} those of token t:
+ *     dr = S_{t-1}^T dy + d (u * k)     dk = G^T v + d (u * r)     dv = G k + (r . (u * k)) dy     du += d (r * k)
+ *     dw_j = sum_i G_ij S_{t-1},ij      then G = G diag(w) + dy r^T, which is dL/dS_{t-1}
+ *
  * Backward needs every S_{t-1} in reverse order and may not divide by w. Forward saves S every CHUNK tokens (for N =
  * 64: as many numbers as one activation); backward runs forward again from there, first to every SUB-th token of the
  * chunk, then to every token of one SUB.
@@ -14,9 +18,7 @@
 #include "kernels/wkv6.h"
 
 #include "kernels/cpu/cpu.h"
-#include "kernels/cpu/lanes.h"
-
-#include <string.h>
+#include "kernels/cpu/wkv.h"
 
 enum { TILE = 16, CHUNK = 64, SUB = 32, JB = 2 * RW_VL, IB = 4 * RW_VL };
 
@@ -62,58 +64,64 @@ static real *saved_state(const rw_wkv6_args *a, const saved_parts *s, int64_t ro
 typedef struct {
     int64_t N, C, H, h;
     int64_t first, last;               /* rows of the sequence */
-    const real *r, *k, *v, *ww, *gate; /* [row * C] */
+    const real *r, *k, *v, *ww, *gate; /* [row * C]; ww NULL: constant decay */
     const real *w0, *u, *ln_w, *ln_b;  /* [N] */
     real eps;
     saved_parts saved;
 } head;
-
-static const real *at(const void *p, int64_t offset) {
-    return p ? (const real *)p + offset : NULL;
-}
-static real *at_w(void *p, int64_t offset) {
-    return p ? (real *)p + offset : NULL;
-}
 
 static head head_of(const rw_wkv6_args *a, int64_t s, int64_t h) {
     const int64_t N = a->N, o = h * N;
     head x = {.N = N, .C = a->H * N, .H = a->H, .h = h, .eps = (real)a->eps};
     x.first = rw_seq_row(a->cu_seqlens, a->n_seq, a->R, s);
     x.last = rw_seq_row(a->cu_seqlens, a->n_seq, a->R, s + 1);
-    x.r = at(a->r, o), x.k = at(a->k, o), x.v = at(a->v, o), x.ww = at(a->w_raw, o), x.gate = at(a->gate, o);
-    x.w0 = at(a->w0, o), x.u = at(a->u, o), x.ln_w = at(a->ln_w, o), x.ln_b = a->ln_w ? at(a->ln_b, o) : NULL;
+    x.r = rw_at(a->r, o);
+    x.k = rw_at(a->k, o);
+    x.v = rw_at(a->v, o);
+    x.ww = rw_at(a->w_raw, o);
+    x.gate = rw_at(a->gate, o);
+    x.w0 = rw_at(a->w0, o);
+    x.u = rw_at(a->u, o);
+    x.ln_w = rw_at(a->ln_w, o);
+    x.ln_b = a->ln_w ? rw_at(a->ln_b, o) : NULL;
     saved_layout(a, &x.saved);
     return x;
 }
 
 static const real *initial_state(const rw_wkv6_args *a, int64_t s, int64_t h) {
-    return at(a->s0, s * a->s0_stride + h * a->N * a->N);
+    return rw_at(a->s0, s * a->s0_stride + h * a->N * a->N);
 }
 
-/* w = exp(-exp(ww)) of n rows; slope = dw/dww = -e^ww w (forward gives its w twice: not wanted). No test of a pointer
- * inside the loop: it would become a masked load, which is slow where the address is not valid. */
-RW_INLINE void decay(const head *x, int64_t row, int64_t n, real *w, real *slope) {
-    static const real zeros[128];
-    const real *w0 = x->w0 ? x->w0 : zeros;
-    for (int64_t t = 0; t < n; t++) {
-        const real *ww = x->ww + (row + t) * x->C;
+/* w = exp(-exp(ww + w0)) of a row; slope = dw/dww = -e^ww w (forward gives its w twice: not wanted). */
+RW_INLINE void decay_row(const real *ww, const real *w0, int64_t N, real *w, real *slope) {
 #pragma omp simd
-        for (int64_t j = 0; j < x->N; j++) {
-            real z = ww[j] + w0[j];
-            z = z > DECAY_MAX ? DECAY_MAX : z;
-            const real e = rw_exp(z), d = rw_exp(-e);
-            slope[t * x->N + j] = -e * d;
-            w[t * x->N + j] = d;
-        }
+    for (int64_t j = 0; j < N; j++) {
+        real z = ww[j] + w0[j];
+        z = z > DECAY_MAX ? DECAY_MAX : z;
+        const real e = rw_exp(z), d = rw_exp(-e);
+        slope[j] = -e * d;
+        w[j] = d;
     }
 }
 
-/* to[j][i] = from[i][j], by blocks that fit the cache lines. */
-static void transpose(real *restrict to, const real *restrict from, int64_t N) {
-    for (int64_t i0 = 0; i0 < N; i0 += 16)
-        for (int64_t j0 = 0; j0 < N; j0 += 16)
-            for (int64_t j = j0; j < j0 + 16; j++)
-                for (int64_t i = i0; i < i0 + 16; i++) to[j * N + i] = from[i * N + j];
+/* Rows 1 .. n become row 0. */
+RW_INLINE void repeat_row(real *x, int64_t N, int64_t n) {
+    for (int64_t t = 1; t < n; t++) memcpy(x + t * N, x, (size_t)N * sizeof(real));
+}
+
+/* Of n rows. No test of a pointer inside the loop of a row: it would become a masked load, which is slow where the
+ * address is not valid. */
+RW_INLINE void decay(const head *x, int64_t row, int64_t n, real *w, real *slope) {
+    static const real zeros[128];
+    const int64_t N = x->N;
+    const real *w0 = x->w0 ? x->w0 : zeros;
+    if (!x->ww) { /* constant in time */
+        decay_row(zeros, w0, N, w, slope);
+        repeat_row(w, N, n);
+        repeat_row(slope, N, n);
+        return;
+    }
+    for (int64_t t = 0; t < n; t++) decay_row(x->ww + (row + t) * x->C, w0, N, w + t * N, slope + t * N);
 }
 
 /* -- forward ---------------------------------------------------------------------------------------------- */
@@ -209,15 +217,15 @@ static void forward_head(const rw_wkv6_args *a, const forward_work *m, int64_t s
     const int64_t N = a->N;
     const real *s0 = initial_state(a, s, h);
     if (s0)
-        transpose(m->state, s0, N);
+        rw_transpose(m->state, s0, N);
     else
         memset(m->state, 0, (size_t)(N * N) * sizeof(real));
     for (int64_t row = x.first; row < x.last; row += TILE) {
         if (a->saved && row > x.first && (row - x.first) % CHUNK == 0)
-            transpose(saved_state(a, &x.saved, row, h), m->state, N);
-        forward_tile(&x, m, a->saved != NULL, row, x.last - row < TILE ? x.last - row : TILE, at_w(a->out, h * N));
+            rw_transpose(saved_state(a, &x.saved, row, h), m->state, N);
+        forward_tile(&x, m, a->saved != NULL, row, x.last - row < TILE ? x.last - row : TILE, rw_at_w(a->out, h * N));
     }
-    if (a->s_out) transpose(at_w(a->s_out, (s * a->H + h) * N * N), m->state, N);
+    if (a->s_out) rw_transpose(rw_at_w(a->s_out, (s * a->H + h) * N * N), m->state, N);
 }
 
 void RW_CPU_NAME(wkv6_forward)(const rw_wkv6_args *a, const rw_exec *ex) {
@@ -282,17 +290,6 @@ int64_t RW_CPU_NAME(wkv6_backward_scratch)(const rw_wkv6_args *a, const rw_exec 
     return (backward_layout(&m, NULL, a->N) * ex->threads + sums_layout(a, &p, NULL)) * (int64_t)sizeof(real);
 }
 
-RW_INLINE void store(void *to, int64_t offset, bool add, const real *restrict from, int64_t N) {
-    real *restrict p = at_w(to, offset);
-    if (!p) return;
-    if (!add) {
-        memcpy(p, from, (size_t)N * sizeof(real));
-        return;
-    }
-#pragma omp simd
-    for (int64_t i = 0; i < N; i++) p[i] += from[i];
-}
-
 /* dz = dL/dz of one token, z the output of the norm, through the gate; writes dgate. */
 RW_INLINE void gate_backward(const rw_wkv6_args *a, const head *x, const backward_work *m, int64_t row,
                              const real *restrict z, real *restrict dz) {
@@ -305,7 +302,7 @@ RW_INLINE void gate_backward(const rw_wkv6_args *a, const head *x, const backwar
         dz[i] = d * g * sg;
         dgate[i] = d * z[i] * (sg + g * sg * (1 - sg));
     }
-    store(a->dgate, o + x->h * N, a->add & RW_WKV6_ADD_GATE, dgate, N);
+    rw_store_row(a->dgate, o + x->h * N, a->add & RW_WKV6_ADD_GATE, dgate, N);
 }
 
 RW_INLINE void norm_backward(const head *x, const backward_work *m, const real *restrict y, real mean, real rstd,
@@ -332,7 +329,7 @@ RW_INLINE void tail_backward(const rw_wkv6_args *a, const head *x, const backwar
         const real mean = x->ln_w ? x->saved.mean[q] : 0, rstd = x->ln_w ? x->saved.rstd[q] : 1;
         real *dz = m->dy + t * x->N;
         if (a->dout)
-            memcpy(dz, at(a->dout, q * x->N), (size_t)x->N * sizeof(real));
+            memcpy(dz, rw_at(a->dout, q * x->N), (size_t)x->N * sizeof(real));
         else
             memset(dz, 0, (size_t)x->N * sizeof(real));
         if (x->gate) {
@@ -426,10 +423,10 @@ RW_INLINE void token_finish(const rw_wkv6_args *a, const head *x, const backward
         m->du[j] += delta * r[j] * k[j];
         m->dw0[j] += dw[j];
     }
-    store(a->dr, to, a->add & RW_WKV6_ADD_R, dr, N);
-    store(a->dk, to, a->add & RW_WKV6_ADD_K, dk, N);
-    store(a->dv, to, a->add & RW_WKV6_ADD_V, dv, N);
-    store(a->dw_raw, to, a->add & RW_WKV6_ADD_W, dw, N);
+    rw_store_row(a->dr, to, a->add & RW_WKV6_ADD_R, dr, N);
+    rw_store_row(a->dk, to, a->add & RW_WKV6_ADD_K, dk, N);
+    rw_store_row(a->dv, to, a->add & RW_WKV6_ADD_V, dv, N);
+    rw_store_row(a->dw_raw, to, a->add & RW_WKV6_ADD_W, dw, N);
 }
 
 /* S before `row`, columns j .. j + JB, from what forward saved. */
@@ -458,7 +455,7 @@ static void grad_load(const backward_work *m, const real *from, int64_t N) {
 }
 static void grad_store(const backward_work *m, real *to, bool add, int64_t N) {
     for (int64_t j = 0; to && j < N; j += JB)
-        for (int64_t i = 0; i < N; i++) store(to, i * N + j, add, m->grad + j * N + i * JB, JB);
+        for (int64_t i = 0; i < N; i++) rw_store_row(to, i * N + j, add, m->grad + j * N + i * JB, JB);
 }
 
 /* The sums of a chunk join those of the sequence: [4][C] in the order of `sums`. */
@@ -475,7 +472,7 @@ static void backward_head(const rw_wkv6_args *a, const backward_work *m, const s
     real *params = p->params + s * 4 * C + h * N;
     real *const zero[8] = {m->du, m->dw0, m->dln_w, m->dln_b, params, params + C, params + 2 * C, params + 3 * C};
     for (int q = 0; q < 8; q++) memset(zero[q], 0, (size_t)N * sizeof(real));
-    grad_load(m, at(a->ds_out, (s * a->H + h) * NN), N);
+    grad_load(m, rw_at(a->ds_out, (s * a->H + h) * NN), N);
     for (int64_t c = (length - 1) / CHUNK; length > 0 && c >= 0; c--) {
         const int64_t row = x.first + c * CHUNK;
         const real *state = c > 0 ? saved_state(a, &x.saved, row, h) : initial_state(a, s, h);
@@ -485,7 +482,7 @@ static void backward_head(const rw_wkv6_args *a, const backward_work *m, const s
     if (p->ds0)
         grad_store(m, p->ds0 + (s * a->H + h) * NN, false, N);
     else
-        grad_store(m, at_w(a->ds0, s * a->s0_stride + h * NN), a->add & RW_WKV6_ADD_S0, N);
+        grad_store(m, rw_at_w(a->ds0, s * a->s0_stride + h * NN), a->add & RW_WKV6_ADD_S0, N);
 }
 
 void RW_CPU_NAME(wkv6_backward)(const rw_wkv6_args *a, const rw_exec *ex) {

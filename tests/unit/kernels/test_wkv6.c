@@ -1,29 +1,39 @@
 /* wkv6: the formulas in plain loops; gradients by differences; states handed on; packed documents; decays from 0 to 1;
- * fused norm and gate against the plain ops; the same bits for any number of threads and any choice of gradients. */
+ * fused norm and gate against the plain ops; the same bits for any number of threads and any choice of gradients; a
+ * state updated in place. All of it with a decay for each token (x060) and with a constant one (x052). */
 #include "tests/unit/kernels/device_test.h"
 
 enum { STATE_NONE, STATE_OWN, STATE_SHARED };
+enum { W0 = 1, NORM = 2, GATE = 4, S_OUT = 8, EXTREME = 16, CONSTANT = 32 };
 
 typedef struct {
     const char *name;
     int64_t N, H, n_seq;
     int32_t cu[8]; /* cu[0] < 0: no table, R = -cu[0] */
     int state;
-    bool decay, norm, gate, s_out, extreme;
+    int parts;
     int64_t samples;
 } shape;
 
 static const shape shapes[] = {
-    {"plain", 32, 2, 2, {-10}, STATE_NONE, false, false, false, false, false, 20},
-    {"one token", 32, 1, 1, {-1}, STATE_OWN, true, true, true, true, false, 24},
-    {"packed, states", 32, 2, 4, {0, 1, 18, 18, 64}, STATE_OWN, true, false, false, true, false, 20},
-    {"packed, shared state", 32, 2, 5, {0, 0, 1, 18, 64, 64}, STATE_SHARED, true, true, true, true, false, 20},
-    {"chunks", 32, 1, 2, {0, 130, 201}, STATE_OWN, false, false, true, true, false, 20},
-    {"head 64", 64, 3, 3, {0, 46, 47, 64}, STATE_SHARED, true, true, true, true, false, 14},
-    {"head 64, norm", 64, 1, 1, {-70}, STATE_OWN, true, true, false, true, false, 14},
-    {"head 128", 128, 1, 2, {0, 17, 34}, STATE_OWN, true, true, true, true, false, 20},
-    {"extreme decays", 32, 2, 2, {0, 40, 81}, STATE_OWN, true, false, false, true, true, 24},
-    {"empty only", 32, 1, 2, {0, 0, 0}, STATE_SHARED, true, true, true, true, false, 10},
+    {"plain", 32, 2, 2, {-10}, STATE_NONE, 0, 20},
+    {"one token", 32, 1, 1, {-1}, STATE_OWN, W0 | NORM | GATE | S_OUT, 24},
+    {"packed, states", 32, 2, 4, {0, 1, 18, 18, 64}, STATE_OWN, W0 | S_OUT, 20},
+    {"packed, shared state", 32, 2, 5, {0, 0, 1, 18, 64, 64}, STATE_SHARED, W0 | NORM | GATE | S_OUT, 20},
+    {"chunks", 32, 1, 2, {0, 130, 201}, STATE_OWN, GATE | S_OUT, 20},
+    {"head 64", 64, 3, 3, {0, 46, 47, 64}, STATE_SHARED, W0 | NORM | GATE | S_OUT, 14},
+    {"head 64, norm", 64, 1, 1, {-70}, STATE_OWN, W0 | NORM | S_OUT, 14},
+    {"head 128", 128, 1, 2, {0, 17, 34}, STATE_OWN, W0 | NORM | GATE | S_OUT, 20},
+    {"extreme decays", 32, 2, 2, {0, 40, 81}, STATE_OWN, W0 | S_OUT | EXTREME, 24},
+    {"empty only", 32, 1, 2, {0, 0, 0}, STATE_SHARED, W0 | NORM | GATE | S_OUT, 10},
+    {"constant decay", 32, 2, 2, {-10}, STATE_NONE, W0 | CONSTANT, 20},
+    {"constant, one token", 32, 1, 1, {-1}, STATE_OWN, W0 | NORM | GATE | S_OUT | CONSTANT, 24},
+    {"constant, shared state", 32, 2, 5, {0, 0, 1, 18, 64, 64}, STATE_SHARED, W0 | NORM | GATE | S_OUT | CONSTANT, 20},
+    {"constant, chunks", 32, 1, 2, {0, 130, 201}, STATE_OWN, W0 | GATE | S_OUT | CONSTANT, 20},
+    {"constant, head 64", 64, 3, 3, {0, 46, 47, 64}, STATE_OWN, W0 | NORM | GATE | S_OUT | CONSTANT, 14},
+    {"constant, head 128", 128, 1, 2, {0, 17, 34}, STATE_OWN, W0 | NORM | GATE | S_OUT | CONSTANT, 20},
+    {"constant, extreme", 32, 2, 2, {0, 40, 81}, STATE_OWN, W0 | S_OUT | EXTREME | CONSTANT, -1},
+    {"constant, empty only", 32, 1, 2, {0, 0, 0}, STATE_SHARED, W0 | NORM | GATE | S_OUT | CONSTANT, 10},
 };
 
 static int64_t rows_of(const shape *s) {
@@ -54,15 +64,19 @@ static void make_inputs(gc *g, rw_wkv6_args *a, const shape *s) {
     const int64_t n = a->R * a->H * a->N, C = a->H * a->N, states = s->state == STATE_SHARED ? 1 : a->n_seq;
     if (s->cu[0] >= 0) a->cu_seqlens = gc_fixed(g, "cu_seqlens", s->cu, (a->n_seq + 1) * 4);
     a->r = gc_input(g, "r", n, -1, 1), a->k = gc_input(g, "k", n, -1, 1), a->v = gc_input(g, "v", n, -1, 1);
-    double *w = gc_input(g, "w_raw", n, -4, 1);
+    double *w = (s->parts & CONSTANT) ? gc_input(g, "w0", C, -4, 1) : gc_input(g, "w_raw", n, -4, 1);
     static const double extremes[] = {-30, -20, 3, 8, 30, 500, 2000};
-    for (int64_t i = 0; s->extreme && i < n; i++)
+    for (int64_t i = 0; (s->parts & EXTREME) && i < (s->parts & CONSTANT ? C : n); i++)
         if (i % 3 != 0) w[i] = extremes[i % 7];
-    a->w_raw = w;
     a->u = gc_input(g, "u", C, -1, 1);
-    if (s->decay) a->w0 = gc_input(g, "w0", C, -1, 1);
-    if (s->norm) a->ln_w = gc_input(g, "ln_w", C, 0.5, 1.5), a->ln_b = gc_input(g, "ln_b", C, -1, 1);
-    if (s->gate) a->gate = gc_input(g, "gate", n, -3, 3);
+    if (s->parts & CONSTANT) {
+        a->w0 = w;
+    } else {
+        a->w_raw = w;
+        if (s->parts & W0) a->w0 = gc_input(g, "w0", C, -1, 1);
+    }
+    if (s->parts & NORM) a->ln_w = gc_input(g, "ln_w", C, 0.5, 1.5), a->ln_b = gc_input(g, "ln_b", C, -1, 1);
+    if (s->parts & GATE) a->gate = gc_input(g, "gate", n, -3, 3);
     if (s->state != STATE_NONE) a->s0 = gc_input(g, "s0", states * C * a->N, -1, 1);
     if (s->state == STATE_OWN) a->s0_stride = C * a->N;
 }
@@ -72,11 +86,12 @@ static void make_outputs(gc *g, wkv6_ctx *c, const shape *s) {
     const int64_t n = a->R * a->H * a->N;
     a->out = gc_output(g, "out", n);
     a->dout = gc_dout(g, "out");
-    if (s->s_out) {
+    if (s->parts & S_OUT) {
         a->s_out = gc_output(g, "s_out", a->n_seq * a->H * a->N * a->N);
         a->ds_out = gc_dout(g, "s_out");
     }
-    a->dr = gc_grad(g, "r"), a->dk = gc_grad(g, "k"), a->dv = gc_grad(g, "v"), a->dw_raw = gc_grad(g, "w_raw");
+    a->dr = gc_grad(g, "r"), a->dk = gc_grad(g, "k"), a->dv = gc_grad(g, "v");
+    if (a->w_raw) a->dw_raw = gc_grad(g, "w_raw");
     a->du = gc_grad(g, "u");
     if (a->w0) a->dw0 = gc_grad(g, "w0");
     if (a->ln_w) a->dln_w = gc_grad(g, "ln_w"), a->dln_b = gc_grad(g, "ln_b");
@@ -125,6 +140,20 @@ enum { R_, K_, V_, W_, GATE_, DOUT_, OUT_, DR_, DK_, DV_, DW_, DGATE_, ROW_BUFFE
 enum { W0_, U_, LN_W_, LN_B_, DW0_, DU_, DLN_W_, DLN_B_, CHANNEL_BUFFERS };
 enum { S0_, DS_OUT_, S_OUT_, DS0_, STATE_BUFFERS };
 
+/* Which decay the calls below have; the tests run with both. */
+static bool constant_decay;
+
+static int with_x060(void **state) {
+    (void)state;
+    constant_decay = false;
+    return 0;
+}
+static int with_x052(void **state) {
+    (void)state;
+    constant_decay = true;
+    return 0;
+}
+
 /* One call with everything in it; `bytes` wide numbers, made from the same fp64 numbers for both types. */
 typedef struct {
     rw_device *d;
@@ -150,6 +179,7 @@ static void connect(call *c) {
     a->w0 = p[W0_], a->u = p[U_], a->ln_w = p[LN_W_], a->ln_b = p[LN_B_];
     a->dw0 = p[DW0_], a->du = p[DU_], a->dln_w = p[DLN_W_], a->dln_b = p[DLN_B_];
     a->s0 = s[S0_], a->ds_out = s[DS_OUT_], a->s_out = s[S_OUT_], a->ds0 = s[DS0_];
+    if (constant_decay) a->w_raw = a->dw_raw = NULL;
 }
 
 static call call_new(rw_dtype t, int threads, int64_t R, int64_t H, int64_t N, int64_t n_seq, const int32_t *cu) {
@@ -162,6 +192,7 @@ static call call_new(rw_dtype t, int threads, int64_t R, int64_t H, int64_t N, i
     for (int i = 0; i < CHANNEL_BUFFERS; i++) c.channels[i] = numbers(t, H * N, 200 + (uint64_t)i, -1, 1, i < DW0_);
     for (int i = 0; i < STATE_BUFFERS; i++)
         c.states[i] = numbers(t, n_seq * H * N * N, 300 + (uint64_t)i, -1, 1, i < S_OUT_);
+    if (constant_decay) memset(c.rows[DW_], 0, (size_t)(R * H * N * rw_dtype_bytes(t))); /* must stay so */
     connect(&c);
     return c;
 }
@@ -230,7 +261,8 @@ static void plain_forward(const call *c, double *y, double *s_out) {
                 double sum = 0, bonus = 0;
                 const int64_t o = t * C + h * N;
                 for (int64_t j = 0; j < N; j++) {
-                    double w = exp(-exp(get(c, a->w0, h * N + j) + get(c, a->w_raw, o + j)));
+                    double ww = get(c, a->w0, h * N + j) + (a->w_raw ? get(c, a->w_raw, o + j) : 0);
+                    double w = exp(-exp(ww));
                     double v = get(c, a->v, o + i), k = get(c, a->k, o + j), r = get(c, a->r, o + j);
                     sum += S[i * N + j] * r;
                     bonus += r * get(c, a->u, h * N + j) * k * v;
@@ -402,6 +434,24 @@ static void test_optional(void **state) {
     call_free(&full), call_free(&bare);
 }
 
+/* The state updated where it is: sequences of no token, one and many. */
+static void test_in_place(void **state) {
+    (void)state;
+    static const int32_t cu[] = {0, 0, 1, 40};
+    call apart = call_new(RW_F32, 2, 40, 2, 64, 3, cu), in_place = call_new(RW_F32, 2, 40, 2, 64, 3, cu);
+    call *both[] = {&apart, &in_place};
+    in_place.a.s_out = in_place.states[S0_];
+    for (int i = 0; i < 2; i++) {
+        rw_wkv6_args *a = &both[i]->a;
+        a->scratch = test_memory((size_t)both[i]->d->kernels->wkv6_forward_scratch(a, &both[i]->d->exec));
+        both[i]->d->kernels->wkv6_forward(a, &both[i]->d->exec);
+        free(a->scratch);
+    }
+    same_rows(&in_place, &apart, 0, true);
+    assert_memory_equal(in_place.a.s_out, apart.a.s_out, 3 * state_bytes(&apart));
+    call_free(&apart), call_free(&in_place);
+}
+
 /* fp32 against fp64 on the same numbers: ordinary decays, then decays near 0, near 1 and mixed. */
 static void test_precision(void **state) {
     (void)state;
@@ -409,11 +459,10 @@ static void test_precision(void **state) {
     for (int64_t N = 32; N <= 128; N *= 2)
         for (int q = 0; q < 5; q++) {
             call f32 = call_new(RW_F32, 2, 300, 1, N, 1, NULL), f64 = call_new(RW_F64, 2, 300, 1, N, 1, NULL);
-            for (int64_t i = 0; i < 300 * N; i++) {
-                float w = (float)test_random(9, i, decays[q][0], decays[q][1]);
-                ((float *)f32.rows[W_])[i] = w;
-                ((double *)f64.rows[W_])[i] = w;
-            }
+            float *w32 = constant_decay ? f32.channels[W0_] : f32.rows[W_];
+            double *w64 = constant_decay ? f64.channels[W0_] : f64.rows[W_];
+            for (int64_t i = 0; i < (constant_decay ? N : 300 * N); i++)
+                w64[i] = w32[i] = (float)test_random(9, i, decays[q][0], decays[q][1]);
             f32.a.eps = f64.a.eps = 0.1;
             call_run(&f32), call_run(&f64);
             const double e = calls_distance(&f32, &f64);
@@ -424,11 +473,20 @@ static void test_precision(void **state) {
         }
 }
 
+#define BOTH(test) cmocka_unit_test_setup(test, with_x060), cmocka_unit_test_setup(test, with_x052)
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_formula), cmocka_unit_test(test_gradients), cmocka_unit_test(test_fused_tail),
-        cmocka_unit_test(test_packed),  cmocka_unit_test(test_pieces),    cmocka_unit_test(test_threads),
-        cmocka_unit_test(test_subsets), cmocka_unit_test(test_optional),  cmocka_unit_test(test_precision),
+        cmocka_unit_test(test_gradients),
+        BOTH(test_formula),
+        BOTH(test_fused_tail),
+        BOTH(test_packed),
+        BOTH(test_pieces),
+        BOTH(test_threads),
+        BOTH(test_subsets),
+        BOTH(test_optional),
+        BOTH(test_in_place),
+        BOTH(test_precision),
     };
     return cmocka_run_group_tests_name("wkv6", tests, NULL, NULL);
 }
