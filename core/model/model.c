@@ -3,6 +3,8 @@
 #include "core/model/model.h"
 
 #include "core/base/alloc.h"
+#include "core/base/log.h"
+#include "core/base/thread.h"
 
 #define LN_EPS 1e-5
 
@@ -76,13 +78,31 @@ void rw_model_free(rw_model *m) {
 
 /* -- initial values ----------------------------------------------------------------------------------------- */
 
+#define PATIENCE_NS 2000000000ll
+
+/* Long work shows how far it is: a line for each tenth of the parameters, unless it is quick. */
+typedef struct {
+    int64_t began_ns, n_done;
+    int tenths; /* as said last */
+} init_progress;
+
+static void init_done(init_progress *p, const rw_layout *l, size_t i) {
+    p->n_done += l->segments[i].n;
+    int tenths = (int)(10 * p->n_done / l->n_params);
+    if (tenths == p->tenths || rw_now_ns() - p->began_ns < PATIENCE_NS) return;
+    p->tenths = tenths;
+    rw_info("initial values: %d %% of the parameters", 10 * tenths);
+}
+
 static rw_status init_all(rw_model *m, uint64_t seed, rw_device *host64, rw_error *err) {
+    init_progress progress = {.began_ns = rw_now_ns()};
     size_t i = 0;
     for (rw_role_walk w = rw_role_walk_of(m->arch, &m->shape); rw_role_walk_next(&w);) {
         rw_init_site site = {&m->shape, w.layer};
         rw_init init = w.role->init;
         init.ctx = &site;
-        RW_TRY(rw_init_param(m->params, i++, &init, seed, host64, err));
+        RW_TRY(rw_init_param(m->params, i, &init, seed, host64, err));
+        init_done(&progress, &m->params->layout, i++);
     }
     return RW_OK;
 }

@@ -66,38 +66,96 @@ static void gaussian(double *a, int64_t count, uint64_t seed, uint64_t stream) {
     for (int64_t i = 0; i < count; i++) a[i] = rw_rng_normal(&r);
 }
 
-/* -- writing ------------------------------------------------------------------------------------------------- */
+/* -- writing --------------------------------------------------------------------------------------------------- */
 
-#define PIECE 4096
+enum { STAGE = 1 << 20, PIECE = 4096 }; /* elements: handed to the device at a time; made by one thread at a time */
 
 typedef struct {
     rw_params *p;
     size_t index;
-    int64_t at;
-    int n;
-    union {
-        double f64[PIECE];
-        float f32[PIECE];
-    } buf;
-} sink;
+    float *values;   /* owned [STAGE]: the official code builds all values in float32 */
+    void *converted; /* owned [STAGE] in the compute dtype; NULL: that is float32     */
+} stage;
 
-static void flush(sink *s) {
-    if (s->n) rw_params_set(s->p, RW_PARAM_VALUE, s->index, s->at, s->n, &s->buf);
-    s->at += s->n;
-    s->n = 0;
+/* Makes elements [first, first + n) of a parameter; called by several threads at once. */
+typedef void maker(const void *ctx, int64_t first, int64_t n, float *out);
+
+static void make_pieces(maker *make, const void *ctx, int threads, int64_t first, int64_t n, float *out) {
+    const int64_t pieces = (n + PIECE - 1) / PIECE;
+#pragma omp parallel for num_threads(pieces > 1 ? threads : 1) schedule(static)
+    for (int64_t i = 0; i < pieces; i++) {
+        int64_t at = i * PIECE, m = n - at < PIECE ? n - at : PIECE;
+        make(ctx, first + at, m, out + at);
+    }
 }
 
-/* Values pass through float first: the official code builds them in float32. */
-static void put(sink *s, double x) {
-    if (s->p->device->compute == RW_F64)
-        s->buf.f64[s->n++] = (double)(float)x;
-    else
-        s->buf.f32[s->n++] = (float)x;
-    if (s->n == PIECE) flush(s);
+static void fill(stage *s, maker *make, const void *ctx, int threads) {
+    const int64_t all = s->p->layout.segments[s->index].n;
+    rw_dtype dtype = s->p->device->compute;
+    for (int64_t first = 0; first < all; first += STAGE) {
+        int64_t n = all - first < STAGE ? all - first : STAGE;
+        make_pieces(make, ctx, threads, first, n, s->values);
+        if (s->converted) rw_convert(s->converted, dtype, s->values, RW_F32, n);
+        rw_params_set(s->p, RW_PARAM_VALUE, s->index, first, n, s->converted ? s->converted : s->values);
+    }
 }
 
-static rw_status put_orthogonal(sink *s, const rw_segment *seg, const rw_init *init, uint64_t seed, rw_device *host64,
-                                rw_error *err) {
+static rw_status open_stage(stage *s, rw_params *p, size_t i, rw_error *err) {
+    rw_dtype dtype = p->device->compute;
+    int64_t all = p->layout.segments[i].n;
+    size_t n = (size_t)(all < STAGE ? all : STAGE), converted = n * (size_t)rw_dtype_bytes(dtype);
+    *s = (stage){.p = p, .index = i};
+    s->values = rw_alloc_array(n, sizeof *s->values);
+    s->converted = dtype == RW_F32 ? NULL : rw_alloc(converted);
+    return s->values && (s->converted || dtype == RW_F32) ? RW_OK : rw_fail_memory(err, n * sizeof *s->values);
+}
+
+static void close_stage(stage *s) {
+    rw_free(s->values);
+    rw_free(s->converted);
+}
+
+/* -- kinds --------------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    const rw_init *init;
+    uint64_t seed, stream;
+} elementwise;
+
+static void uniform_values(const void *ctx, int64_t first, int64_t n, float *out) {
+    const elementwise *x = ctx;
+    rw_rng r = {x->seed, x->stream, (uint64_t)first};
+    for (int64_t i = 0; i < n; i++) out[i] = (float)(x->init->value * (2 * rw_rng_uniform(&r) - 1));
+}
+
+static void constant_values(const void *ctx, int64_t first, int64_t n, float *out) {
+    const elementwise *x = ctx;
+    (void)first;
+    for (int64_t i = 0; i < n; i++) out[i] = (float)x->init->value;
+}
+
+static void formula_values(const void *ctx, int64_t first, int64_t n, float *out) {
+    const elementwise *x = ctx;
+    for (int64_t i = 0; i < n; i++) out[i] = (float)x->init->formula(x->init->ctx, first + i);
+}
+
+/* The matrix of a parameter [rows,cols] from orthonormal columns a [n,k]. */
+typedef struct {
+    const double *a;
+    double gain;
+    int64_t rows, cols;
+} orthogonal;
+
+static void orthogonal_values(const void *ctx, int64_t first, int64_t n, float *out) {
+    const orthogonal *x = ctx;
+    for (int64_t e = first; e < first + n; e++) {
+        int64_t i = e / x->cols, j = e % x->cols;
+        *out++ = (float)(x->gain * (x->rows > x->cols ? x->a[i * x->cols + j] : x->a[j * x->rows + i]));
+    }
+}
+
+static rw_status fill_orthogonal(stage *s, const rw_init *init, uint64_t seed, rw_device *host64, rw_error *err) {
+    const rw_segment *seg = &s->p->layout.segments[s->index];
     int64_t cols = seg->shape[seg->ndim - 1], rows = seg->n / cols;
     bool tall = init->kind == RW_INIT_ORTHOGONAL_TALL && rows > cols;
     double gain = tall ? init->value * sqrt((double)rows / (double)cols) : init->value;
@@ -109,29 +167,35 @@ static rw_status put_orthogonal(sink *s, const rw_segment *seg, const rw_init *i
     uint64_t stream = rw_hash_name(seg->name);
     do gaussian(a, n * k, seed, stream++);
     while (!orthonormal(host64, a, work, g, inv, n, k)); /* a singular Gaussian: practically never */
-    for (int64_t i = 0; i < rows; i++)
-        for (int64_t j = 0; j < cols; j++) put(s, gain * (rows > cols ? a[i * k + j] : a[j * k + i]));
+    fill(s, orthogonal_values, &(orthogonal){a, gain, rows, cols}, host64->exec.threads);
     rw_free_pages(a, (size_t)n_doubles * sizeof *a);
     return RW_OK;
 }
 
-rw_status rw_init_param(rw_params *p, size_t i, const rw_init *init, uint64_t seed, rw_device *host64, rw_error *err) {
-    const rw_segment *seg = &p->layout.segments[i];
-    sink *s = rw_alloc(sizeof *s);
-    if (!s) return rw_fail_memory(err, sizeof *s);
-    s->p = p;
-    s->index = i;
-    rw_rng r = {seed, rw_hash_name(seg->name), 0};
-    rw_status status = RW_OK;
-    bool orthogonal = init->kind == RW_INIT_ORTHOGONAL || init->kind == RW_INIT_ORTHOGONAL_TALL;
-    if (orthogonal) status = put_orthogonal(s, seg, init, seed, host64, err);
-    for (int64_t e = 0; e < seg->n && !orthogonal; e++) {
-        if (init->kind == RW_INIT_UNIFORM)
-            put(s, init->value * (2 * rw_rng_uniform(&r) - 1));
-        else
-            put(s, init->kind == RW_INIT_FORMULA ? init->formula(init->ctx, e) : init->value);
+static rw_status fill_by_kind(stage *s, const rw_init *init, uint64_t seed, rw_device *host64, rw_error *err) {
+    const elementwise each = {init, seed, rw_hash_name(s->p->layout.segments[s->index].name)};
+    int threads = host64->exec.threads;
+    switch (init->kind) {
+    case RW_INIT_CONSTANT:
+        fill(s, constant_values, &each, threads);
+        break;
+    case RW_INIT_UNIFORM:
+        fill(s, uniform_values, &each, threads);
+        break;
+    case RW_INIT_FORMULA:
+        fill(s, formula_values, &each, 1); /* vectors, and a formula need not be ready for threads */
+        break;
+    case RW_INIT_ORTHOGONAL:
+    case RW_INIT_ORTHOGONAL_TALL:
+        return fill_orthogonal(s, init, seed, host64, err);
     }
-    flush(s);
-    rw_free(s);
+    return RW_OK;
+}
+
+rw_status rw_init_param(rw_params *p, size_t i, const rw_init *init, uint64_t seed, rw_device *host64, rw_error *err) {
+    stage s;
+    rw_status status = open_stage(&s, p, i, err);
+    if (status == RW_OK) status = fill_by_kind(&s, init, seed, host64, err);
+    close_stage(&s);
     return status;
 }
