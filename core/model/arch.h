@@ -88,8 +88,7 @@ typedef struct {
     const rw_state_field *fields;
     int n_fields;
     rw_tensor *(*block)(const rw_model *m, rw_tape *t, rw_block_io *io); /* -> [R,C]; NULL after an error of the tape */
-    /* Decides the sizes that are 0, but for n_layer, vocab_size and n_head, as the official code does from n_embd. */
-    void (*default_shape)(rw_plan_model *shape);
+    void (*default_shape)(rw_plan_model *shape); /* its part of rw_arch_default_shape(), or NULL */
 } rw_arch;
 
 #define RW_ARCH(name, what, zh) extern const rw_arch rw_arch_##name;
@@ -104,6 +103,10 @@ const rw_arch *rw_arch_find(const char *name, rw_error *err);
  * for a name that is taken, a text that is no shape, or more than RW_MAX_REGISTERED of them. */
 #define RW_MAX_REGISTERED 8
 rw_status rw_arch_register(const rw_arch *arch, rw_error *err);
+
+/* Decides every size that is 0, but for n_layer and vocab_size, as the official code does from n_embd: heads of 64
+ * channels, the rest by the architecture. n_embd must be a multiple of head_size. */
+void rw_arch_default_shape(const rw_arch *arch, rw_plan_model *shape);
 
 /* -- shapes --------------------------------------------------------------------------------------------------- */
 
