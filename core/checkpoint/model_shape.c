@@ -45,9 +45,7 @@ static const named others[] = {
     {"time_mix_w1", "this was converted for web-rwkv; fetch the official .pth of the same model"},
     {"time_first", "this is RWKV-4, 5.0 or 5.1; fetch a newer model of that size, such as RWKV-5-World v2 or "
                    "RWKV-x060-World (recipes/README.md has a list)"},
-    {"time_mix_", "this is RWKV-5.2 (x052), which this program cannot run yet; fetch an x060 model, such as "
-                  "RWKV-x060-World (recipes/README.md has a list)"},
-    {".att.x_", "this is RWKV-7 (x070), which this program cannot run yet; fetch an x060 model, such as "
+    {".att.x_", "this is RWKV-7 (x070), which this program cannot run yet; fetch an x052 or x060 model, such as "
                 "RWKV-x060-World (recipes/README.md has a list)"},
 };
 
