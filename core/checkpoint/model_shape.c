@@ -157,6 +157,7 @@ static rw_status check_tensor(survey *s, const rw_role_walk *w, rw_error *err) {
     const rw_file_tensor *t = rw_tensor_file_find(s->f, w->name);
     int64_t expected[RW_MAX_DIM];
     int ndim = rw_shape_sizes(w->role->shape, &s->shape, expected);
+    if (!t) return RW_OK; /* idle */
     if (t->ndim != ndim || memcmp(t->shape, expected, (size_t)ndim * sizeof *expected))
         return fail_shape(s, t, expected, ndim, err);
     if (t->dtype != RW_F32 && t->dtype != RW_BF16 && t->dtype != RW_F16 && t->dtype != RW_F64)
@@ -171,7 +172,7 @@ static rw_status check_tensor(survey *s, const rw_role_walk *w, rw_error *err) {
 /* First that all are there: a size may come from any of them. */
 static rw_status check_roles(survey *s, rw_error *err) {
     for (rw_role_walk w = rw_role_walk_of(s->arch, &s->shape); rw_role_walk_next(&w);)
-        if (!rw_tensor_file_find(s->f, w.name))
+        if (!rw_tensor_file_find(s->f, w.name) && !rw_role_idle(w.role, w.layer))
             return rw_fail(err, RW_E_FORMAT, RW_AT_FILE(path(s)), "tensor '%s' is missing; is this the whole model?",
                            w.name);
     for (rw_role_walk w = rw_role_walk_of(s->arch, &s->shape); rw_role_walk_next(&w);) RW_TRY(check_tensor(s, &w, err));

@@ -46,9 +46,15 @@ typedef struct rw_role {
     rw_role_where where;
     int place; /* order in memory, inside of a block; equal: as listed                         */
     rw_role_group group;
-    rw_dim needs; /* only in models where this size is not 0; left out (n_layer): in all          */
-    rw_init init; /* its formula gets an rw_init_site                                             */
+    rw_dim needs;    /* only in models where this size is not 0; left out (n_layer): in all          */
+    bool idle_first; /* block 0 has it and never uses it: a published file may lack it there       */
+    rw_init init;    /* its formula gets an rw_init_site                                             */
 } rw_role;
+
+/* Never used, so that its gradient is exactly 0 and it never moves. */
+static inline bool rw_role_idle(const rw_role *role, int layer) {
+    return role->idle_first && layer == 0;
+}
 
 /* -- what a model carries --------------------------------------------------------------------------------------- */
 
