@@ -195,7 +195,9 @@ def check_links(files):
     found = []
     for name, folder in folders.items():
         linked = {folders[other] for other in reached(name, links)}
-        for other in sorted(linked - reached(folder, LAYERS)):
+        below = reached(folder, LAYERS)
+        below |= {os.path.dirname(file) for file in below - DATA_ONLY if file.endswith(".h")}
+        for other in sorted(linked - below):
             found.append(f"{name} links to {other}, which is not below {folder}")
         for other in sorted(included.get(folder, set()) - linked - {folder}):
             found.append(f"{name} does not link to {other}, which {folder} includes")

@@ -45,9 +45,7 @@ static const named others[] = {
     {"time_mix_w1", "this was converted for web-rwkv; fetch the official .pth of the same model"},
     {"time_first", "this is RWKV-4, 5.0 or 5.1; fetch a newer model of that size, such as RWKV-5-World v2 or "
                    "RWKV-x060-World (recipes/README.md has a list)"},
-    {"time_mix_", "this is RWKV-5.2 (x052), which this program cannot run yet; fetch an x060 model, such as "
-                  "RWKV-x060-World (recipes/README.md has a list)"},
-    {".att.x_", "this is RWKV-7 (x070), which this program cannot run yet; fetch an x060 model, such as "
+    {".att.x_", "this is RWKV-7 (x070), which this program cannot run yet; fetch an x052 or x060 model, such as "
                 "RWKV-x060-World (recipes/README.md has a list)"},
 };
 
@@ -159,6 +157,7 @@ static rw_status check_tensor(survey *s, const rw_role_walk *w, rw_error *err) {
     const rw_file_tensor *t = rw_tensor_file_find(s->f, w->name);
     int64_t expected[RW_MAX_DIM];
     int ndim = rw_shape_sizes(w->role->shape, &s->shape, expected);
+    if (!t) return RW_OK; /* idle */
     if (t->ndim != ndim || memcmp(t->shape, expected, (size_t)ndim * sizeof *expected))
         return fail_shape(s, t, expected, ndim, err);
     if (t->dtype != RW_F32 && t->dtype != RW_BF16 && t->dtype != RW_F16 && t->dtype != RW_F64)
@@ -173,7 +172,7 @@ static rw_status check_tensor(survey *s, const rw_role_walk *w, rw_error *err) {
 /* First that all are there: a size may come from any of them. */
 static rw_status check_roles(survey *s, rw_error *err) {
     for (rw_role_walk w = rw_role_walk_of(s->arch, &s->shape); rw_role_walk_next(&w);)
-        if (!rw_tensor_file_find(s->f, w.name))
+        if (!rw_tensor_file_find(s->f, w.name) && !rw_role_idle(w.role, w.layer))
             return rw_fail(err, RW_E_FORMAT, RW_AT_FILE(path(s)), "tensor '%s' is missing; is this the whole model?",
                            w.name);
     for (rw_role_walk w = rw_role_walk_of(s->arch, &s->shape); rw_role_walk_next(&w);) RW_TRY(check_tensor(s, &w, err));

@@ -2,6 +2,7 @@
 #include "core/checkpoint/weights.h"
 
 #include "core/base/alloc.h"
+#include "core/model/arch.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -53,6 +54,11 @@ static rw_status refuse_unknown(const rw_params *p, const rw_tensor_file *f, con
     return RW_OK;
 }
 
+/* Bucket 1 is block 0. A training state has them all. */
+static bool may_lack(const rw_segment *s, const char *prefix) {
+    return !*prefix && s->role && rw_role_idle(s->role, s->bucket - 1);
+}
+
 rw_status rw_weights_load(rw_params *p, rw_param_kind kind, const rw_tensor_file *f, const char *path,
                           const char *prefix, rw_error *err) {
     char name[256];
@@ -61,6 +67,7 @@ rw_status rw_weights_load(rw_params *p, rw_param_kind kind, const rw_tensor_file
         if (kind != RW_PARAM_VALUE && !s->trainable) continue;
         snprintf(name, sizeof name, "%s%s", prefix, s->name);
         const rw_file_tensor *t = rw_tensor_file_find(f, name);
+        if (!t && may_lack(s, prefix)) continue;
         if (!t) return rw_fail(err, RW_E_FORMAT, RW_AT_FILE(path), "tensor '%s' is missing", name);
         if (!same_shape(s, t)) return shape_error(s, t, path, err);
         RW_TRY(load_one(p, kind, i, f, t, err));

@@ -10,7 +10,8 @@ extern "C" {
 #endif
 
 /* Fills `kind` of every parameter from the tensor PREFIX + name. All must be there with the right shape, whatever the
- * order and dtype; with an empty prefix a tensor that the model does not know is an error too. Errors: E_FORMAT with
+ * order and dtype; with an empty prefix (an official file) a tensor that the model does not know is an error too, and
+ * idle parameters (core/model/arch.h) may be missing: they keep their values. Errors: E_FORMAT with
  * the file and the tensor's name. */
 rw_status rw_weights_load(rw_params *p, rw_param_kind kind, const rw_tensor_file *f, const char *path,
                           const char *prefix, rw_error *err);

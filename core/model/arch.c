@@ -66,6 +66,12 @@ rw_status rw_arch_register(const rw_arch *arch, rw_error *err) {
     return RW_OK;
 }
 
+void rw_arch_default_shape(const rw_arch *arch, rw_plan_model *shape) {
+    if (!shape->head_size) shape->head_size = 64;
+    if (!shape->n_head) shape->n_head = shape->n_embd / shape->head_size;
+    if (arch->default_shape) arch->default_shape(shape);
+}
+
 /* -- shapes --------------------------------------------------------------------------------------------------- */
 
 static const struct {

@@ -46,9 +46,15 @@ typedef struct rw_role {
     rw_role_where where;
     int place; /* order in memory, inside of a block; equal: as listed                         */
     rw_role_group group;
-    rw_dim needs; /* only in models where this size is not 0; left out (n_layer): in all          */
-    rw_init init; /* its formula gets an rw_init_site                                             */
+    rw_dim needs;    /* only in models where this size is not 0; left out (n_layer): in all          */
+    bool idle_first; /* block 0 has it and never uses it: a published file may lack it there       */
+    rw_init init;    /* its formula gets an rw_init_site                                             */
 } rw_role;
+
+/* Never used, so that its gradient is exactly 0 and it never moves. */
+static inline bool rw_role_idle(const rw_role *role, int layer) {
+    return role->idle_first && layer == 0;
+}
 
 /* -- what a model carries --------------------------------------------------------------------------------------- */
 
@@ -88,8 +94,7 @@ typedef struct {
     const rw_state_field *fields;
     int n_fields;
     rw_tensor *(*block)(const rw_model *m, rw_tape *t, rw_block_io *io); /* -> [R,C]; NULL after an error of the tape */
-    /* Decides the sizes that are 0, but for n_layer, vocab_size and n_head, as the official code does from n_embd. */
-    void (*default_shape)(rw_plan_model *shape);
+    void (*default_shape)(rw_plan_model *shape); /* its part of rw_arch_default_shape(), or NULL */
 } rw_arch;
 
 #define RW_ARCH(name, what, zh) extern const rw_arch rw_arch_##name;
@@ -104,6 +109,10 @@ const rw_arch *rw_arch_find(const char *name, rw_error *err);
  * for a name that is taken, a text that is no shape, or more than RW_MAX_REGISTERED of them. */
 #define RW_MAX_REGISTERED 8
 rw_status rw_arch_register(const rw_arch *arch, rw_error *err);
+
+/* Decides every size that is 0, but for n_layer and vocab_size, as the official code does from n_embd: heads of 64
+ * channels, the rest by the architecture. n_embd must be a multiple of head_size. */
+void rw_arch_default_shape(const rw_arch *arch, rw_plan_model *shape);
 
 /* -- shapes --------------------------------------------------------------------------------------------------- */
 

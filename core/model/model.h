@@ -42,6 +42,8 @@ rw_status rw_model_new(rw_model **out, const rw_plan_model *shape, rw_device *de
 void rw_model_free(rw_model *m);
 /* The official initial values. */
 rw_status rw_model_init(rw_model *m, uint64_t seed, rw_error *err);
+/* Those of idle parameters alone, before the weights of a file that may lack them are loaded. */
+rw_status rw_model_init_idle(rw_model *m, uint64_t seed, rw_error *err);
 
 /* Parameter `role` (index into arch->roles) of a block; layer -1: before the blocks, n_layer: after them. */
 static inline rw_tensor *rw_role_of(const rw_model *m, int layer, int role) {

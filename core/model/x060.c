@@ -69,7 +69,6 @@ static const rw_role roles[] = {ROLES(RW_ROLE_ROW)};
 
 static void default_shape(rw_plan_model *s) {
     bool large = s->n_embd >= 4096;
-    if (!s->head_size) s->head_size = 64;
     if (!s->dim_ffn) s->dim_ffn = s->n_embd * 7 / 2 / 32 * 32;
     if (!s->lora_mix) s->lora_mix = large ? 64 : 32;
     if (!s->lora_decay) s->lora_decay = large ? 128 : 64;

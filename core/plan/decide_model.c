@@ -19,7 +19,7 @@ static rw_status shape_from_scratch(rw_plan_model *m, const rw_plan_data *d, rw_
     const rw_arch *arch = rw_arch_find(m->arch, err);
     if (!arch) return RW_E_UNSUPPORTED;
     if (!m->vocab_size) m->vocab_size = d->tokenizer == RW_TOKENIZER_BYTE ? BYTE_VOCAB : WORLD_VOCAB;
-    arch->default_shape(m);
+    rw_arch_default_shape(arch, m);
     return RW_OK;
 }
 
@@ -65,6 +65,5 @@ rw_status rw_plan_decide_model(rw_plan *p, const rw_recipe *r, rw_arena *arena, 
         return rw_fail(err, RW_E_RECIPE, rw_recipe_where(r, RW_KEY_model_n_embd),
                        "%lld is not a multiple of head_size %lld and of 32", (long long)m->n_embd,
                        (long long)m->head_size);
-    m->n_head = m->n_embd / m->head_size;
-    return rw_arch_find(m->arch, err) ? RW_OK : RW_E_UNSUPPORTED;
+    return RW_OK;
 }

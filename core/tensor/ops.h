@@ -45,7 +45,8 @@ void rw_ddlerp(rw_tape *t, rw_rows rows, rw_tensor *xn, rw_tensor *shift_in, rw_
                rw_tensor *const mu[RW_DDLERP_MIX], rw_tensor *out[RW_DDLERP_MIX]);
 
 /* r, k, v, w_raw, gate [R,C], u [H,N], w0, ln_w, ln_b: C elements. s0 [n_seq,H,N,N], [H,N,N] (shared) or NULL.
- * w0, s_to, gate, ln_w with ln_b: or NULL. -> [R,C]; *s_out (or NULL: not wanted) [n_seq,H,N,N]. */
+ * w0, s_to, gate, ln_w with ln_b: or NULL; w_raw too when there is w0 (a decay that is the same for all rows). ->
+ * [R,C]; *s_out (or NULL: not wanted) [n_seq,H,N,N]. */
 typedef struct {
     rw_rows rows;
     int64_t n_head, head_size;

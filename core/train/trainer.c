@@ -315,7 +315,8 @@ static rw_status fill_model(trainer *t, rw_error *err) {
     }
     rw_tensor_file *f;
     RW_TRY(rw_tensor_file_open(&f, path, err));
-    rw_status status = rw_weights_load(p, RW_PARAM_VALUE, f, path, "", err);
+    rw_status status = rw_model_init_idle(t->engine.model, t->plan->train.random_seed, err);
+    if (status == RW_OK) status = rw_weights_load(p, RW_PARAM_VALUE, f, path, "", err);
     rw_tensor_file_close(f);
     return status;
 }

@@ -32,11 +32,8 @@ static void must(rw_status status, const rw_error *err) {
 /* -- the model ------------------------------------------------------------------------------------------------ */
 
 static rw_plan_model shape_of(const int64_t size[3]) {
-    rw_plan_model m = {.arch = "x060", .n_layer = size[0], .n_embd = size[1], .vocab_size = size[2], .head_size = 64};
-    m.n_head = size[1] / 64;
-    m.dim_ffn = size[1] * 7 / 2 / 32 * 32;
-    m.lora_mix = 32;
-    m.lora_decay = 64;
+    rw_plan_model m = {.arch = "x060", .n_layer = size[0], .n_embd = size[1], .vocab_size = size[2]};
+    rw_arch_default_shape(&rw_arch_x060, &m);
     m.head_size_divisor = 8;
     return m;
 }

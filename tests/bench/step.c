@@ -58,8 +58,7 @@ static double gemm_weights(const rw_plan_model *m) {
 static void make_plan(rw_plan *p, int64_t bsz, const int64_t size[4]) {
     *p = (rw_plan){.threads = rw_cpu_count()};
     p->model = (rw_plan_model){.arch = "x060", .n_layer = size[0], .n_embd = size[1], .vocab_size = size[2]};
-    rw_arch_x060.default_shape(&p->model);
-    p->model.n_head = p->model.n_embd / p->model.head_size;
+    rw_arch_default_shape(&rw_arch_x060, &p->model);
     p->model.head_size_divisor = 8;
     p->train = (rw_plan_train){.micro_bsz = bsz, .ctx_len = size[3], .accumulate = 1, .lr_init = 1e-5, .beta1 = 0.9};
     p->train.beta2 = 0.99;

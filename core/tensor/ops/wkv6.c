@@ -1,4 +1,4 @@
-/* wkv6: the recurrence of x060 with its decay, norm and gate. */
+/* wkv6: the recurrence of x052 and x060 with its decay, norm and gate. */
 #include "core/tensor/ops.h"
 
 #include "core/tensor/ops/ops_internal.h"
@@ -32,7 +32,8 @@ static bool wkv6_check(rw_tape *t, const rw_wkv6_in *p) {
         return false;
     }
     return rw_op_check(t, "wkv6", "r", p->r, n) && rw_op_check(t, "wkv6", "k", p->k, n) &&
-           rw_op_check(t, "wkv6", "v", p->v, n) && rw_op_check(t, "wkv6", "w_raw", p->w_raw, n) &&
+           rw_op_check(t, "wkv6", "v", p->v, n) &&
+           (p->w_raw ? rw_op_check(t, "wkv6", "w_raw", p->w_raw, n) : rw_op_check(t, "wkv6", "w0", p->w0, C)) &&
            rw_op_check(t, "wkv6", "u", p->u, C) && rw_op_check_opt(t, "wkv6", "w0", p->w0, C) &&
            rw_op_check_opt(t, "wkv6", "gate", p->gate, n) &&
            rw_op_check_pair(t, "wkv6", "ln_w", p->ln_w, "ln_b", p->ln_b, C) &&
@@ -48,7 +49,7 @@ rw_tensor *rw_wkv6(rw_tape *t, const rw_wkv6_in *p, rw_tensor **s_out) {
     a.r = p->r->data;
     a.k = p->k->data;
     a.v = p->v->data;
-    a.w_raw = p->w_raw->data;
+    a.w_raw = rw_data_of(p->w_raw);
     a.w0 = rw_data_of(p->w0);
     a.u = p->u->data;
     a.s0 = rw_data_of(p->s0);

@@ -81,18 +81,17 @@ static void default_shapes(void **state) {
     (void)state;
     for (int i = 0; rw_arch_at(i); i++) {
         rw_plan_model m = {.n_layer = 3, .n_embd = 512, .vocab_size = 99}, given = m;
-        rw_arch_at(i)->default_shape(&m);
-        assert_true(m.n_layer == 3 && m.n_embd == 512 && m.vocab_size == 99 && m.n_head == 0);
-        assert_int_equal(m.head_size, 64);
+        rw_arch_default_shape(rw_arch_at(i), &m);
+        assert_true(m.n_layer == 3 && m.n_embd == 512 && m.vocab_size == 99 && m.n_head == 8 && m.head_size == 64);
         for (int d = 0; d < RW_DIM_COUNT; d++)
             if (m.dim[d]) given.dim[d] = m.dim[d] + 1;
         rw_plan_model again = given;
-        rw_arch_at(i)->default_shape(&again);
+        rw_arch_default_shape(rw_arch_at(i), &again);
         assert_memory_equal(again.dim, given.dim, sizeof again.dim);
     }
     rw_plan_model small = {.n_embd = 96}, large = {.n_embd = 4096};
-    rw_arch_x060.default_shape(&small);
-    rw_arch_x060.default_shape(&large);
+    rw_arch_default_shape(&rw_arch_x060, &small);
+    rw_arch_default_shape(&rw_arch_x060, &large);
     assert_true(small.dim_ffn == 320 && small.lora_mix == 32 && small.lora_decay == 64);
     assert_true(large.dim_ffn == 14336 && large.lora_mix == 64 && large.lora_decay == 128);
 }

@@ -141,8 +141,8 @@ static void official_forms(void **state) {
 static void seeds(void **state) {
     (void)state;
     rw_error err = {0};
-    rw_plan_model shape = {.arch = "x060", .n_layer = 2, .n_embd = 64, .vocab_size = 96, .head_size = 32, .n_head = 2};
-    rw_arch_x060.default_shape(&shape);
+    rw_plan_model shape = {.arch = "x060", .n_layer = 2, .n_embd = 64, .vocab_size = 96, .head_size = 32};
+    rw_arch_default_shape(&rw_arch_x060, &shape);
     rw_device *device;
     rw_model *m[3];
     must(rw_device_open_cpu(&device, RW_F32, 2, &err), &err);

@@ -40,8 +40,7 @@ static void official_rule(void **state) {
             rw_plan_train plan = {.layerwise_lr = form != 0, .my_pile_stage = form == 2 ? 2 : 0};
             plan.weight_decay = form == 3 ? 0 : 0.1;
             rw_plan_model shape = {.arch = rw_arch_at(i)->name, .n_layer = 2, .n_embd = 64, .vocab_size = 99};
-            rw_arch_at(i)->default_shape(&shape);
-            shape.n_head = 1; /* [1,N] counts as a vector */
+            rw_arch_default_shape(rw_arch_at(i), &shape); /* one head: [1,N] counts as a vector */
             rw_model *m;
             must(rw_model_new(&m, &shape, device, NULL, &err), &err);
             rw_optim_groups(&m->params->layout, &plan);
