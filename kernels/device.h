@@ -110,6 +110,7 @@ struct rw_device {
     rw_status (*synchronize)(rw_device *d, rw_error *err); /* waits, reports what failed since the last */
     void (*close)(rw_device *d);
     /* running state */
+    int64_t own_bytes;              /* of the device, beside alloc: what the backend took for itself; CPU: 0 */
     int64_t live_bytes, peak_bytes; /* through alloc */
     void *impl;
 };

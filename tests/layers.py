@@ -187,6 +187,8 @@ def check_links(files):
     """A library links, itself or through others, to each folder that it includes, and to none that is not below it.
     Files that hold data only need no library."""
     links, folders = read_links()
+    below = {layer: [name if name in LAYERS else layer_of(name) for name in names if name not in DATA_ONLY]
+             for layer, names in LAYERS.items()}
     included = {}
     for path in files:
         with open(os.path.join(ROOT, path), encoding="utf-8") as f:
@@ -195,9 +197,7 @@ def check_links(files):
     found = []
     for name, folder in folders.items():
         linked = {folders[other] for other in reached(name, links)}
-        below = reached(folder, LAYERS)
-        below |= {os.path.dirname(file) for file in below - DATA_ONLY if file.endswith(".h")}
-        for other in sorted(linked - below):
+        for other in sorted(linked - reached(folder, below)):
             found.append(f"{name} links to {other}, which is not below {folder}")
         for other in sorted(included.get(folder, set()) - linked - {folder}):
             found.append(f"{name} does not link to {other}, which {folder} includes")

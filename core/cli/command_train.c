@@ -1,21 +1,18 @@
-/* rwkv-run RECIPE: recipe -> scripts -> plan -> training. */
+/* rwkv-run RECIPE: recipe -> scripts -> saved run -> plan -> training. */
 #include "core/cli/commands.h"
 #include "core/plan/plan.h"
-#include "core/train/state.h"
 #include "core/train/trainer.h"
 #include "lua/hooks.h"
-
-#include "core/base/alloc.h"
 
 #include <stdio.h>
 
 static rw_status print_plan(const rw_plan *plan, FILE *to, rw_error *err) {
     rw_str text = {0};
     rw_plan_print(plan, &text);
-    if (text.failed) return rw_fail_memory(err, text.len);
-    fputs(text.data, to);
+    rw_status status = text.failed ? rw_fail_memory(err, text.len) : RW_OK;
+    if (status == RW_OK) fputs(text.data, to);
     rw_str_done(&text);
-    return RW_OK;
+    return status;
 }
 
 /* In the order in which they come; each lends strings to the later ones. */
@@ -24,29 +21,29 @@ typedef struct {
     rw_plan_lua scripts;
     rw_lua *lua;
     rw_hooks hooks;
+    rw_saved_run saved;
     rw_arena arena;
-    rw_plan plan;
+    const rw_plan *plan;
     rw_device *device;
-    char *resume;
 } job;
 
-/* Scripts before the plan: a mistake in them is the cheapest to find, and they may decide what there is to plan. */
+/* Scripts before the plan: a mistake in them is the cheapest to find, and they may decide what there is to plan. The
+ * saved run too: the plan takes over what it chose. */
 static rw_status run(job *j, const rw_options *o, rw_error *err) {
     RW_TRY(rw_recipe_load(&j->recipe, &o->train.recipe, err));
     j->scripts = rw_recipe_lua(&j->recipe);
     RW_TRY(rw_lua_hooks_open(&j->lua, &j->scripts, &j->hooks, err));
-    RW_TRY(rw_plan_make(&j->plan, &j->recipe, &j->arena, &j->device, err));
-    j->plan.resume = o->train.resume;
-    RW_TRY(rw_resume_find(&j->plan, &j->recipe, j->device, &j->resume, err));
-    RW_TRY(print_plan(&j->plan, o->train.dry_run ? stdout : stderr, err));
+    RW_TRY(rw_saved_run_find(&j->saved, o->train.resume, j->recipe.values[RW_KEY_save_proj_dir].s, err));
+    RW_TRY(rw_plan_make(&j->plan, &j->recipe, &j->saved, &j->arena, &j->device, err));
+    RW_TRY(print_plan(j->plan, o->train.dry_run ? stdout : stderr, err));
     if (o->train.dry_run) return RW_OK;
-    return rw_train(&j->plan, &j->recipe, j->device, &j->hooks, j->resume, err);
+    return rw_train(j->plan, &j->recipe, j->device, &j->hooks, j->saved.path, err);
 }
 
 static void close_job(job *j) {
-    rw_free(j->resume);
     rw_device_close(j->device);
     rw_arena_done(&j->arena);
+    rw_saved_run_done(&j->saved);
     rw_lua_hooks_close(j->lua);
     rw_recipe_done(&j->recipe);
 }

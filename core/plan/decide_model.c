@@ -61,9 +61,12 @@ static rw_status shape_from_file(rw_plan_model *m, const rw_recipe *r, rw_arena 
 rw_status rw_plan_decide_model(rw_plan *p, const rw_recipe *r, rw_arena *arena, rw_error *err) {
     rw_plan_model *m = &p->model;
     RW_TRY(m->load_model ? shape_from_file(m, r, arena, err) : shape_from_scratch(m, &p->data, err));
-    if (m->n_embd % m->head_size || m->n_embd % 32)
+    if (m->n_embd % 32)
         return rw_fail(err, RW_E_RECIPE, rw_recipe_where(r, RW_KEY_model_n_embd),
-                       "%lld is not a multiple of head_size %lld and of 32", (long long)m->n_embd,
-                       (long long)m->head_size);
+                       "expected a multiple of %lld, got %lld", (long long)32, (long long)m->n_embd);
+    if (m->n_embd % m->head_size)
+        return rw_fail(err, RW_E_RECIPE, rw_recipe_where(r, RW_KEY_model_n_embd),
+                       "expected a multiple of %s (%lld), got %lld", "model.head_size", (long long)m->head_size,
+                       (long long)m->n_embd);
     return RW_OK;
 }

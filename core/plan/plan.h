@@ -6,6 +6,7 @@
 #define RW_PLAN_PLAN_H
 
 #include "core/base/str.h"
+#include "core/checkpoint/saved_run.h"
 #include "core/recipe/plan.h"
 #include "core/recipe/recipe.h"
 #include "kernels/device.h"
@@ -14,12 +15,14 @@
 extern "C" {
 #endif
 
-/* Fills *plan and opens the device it decided on. `recipe` and `arena` must outlive the plan. */
-rw_status rw_plan_make(rw_plan *plan, const rw_recipe *recipe, rw_arena *arena, rw_device **device, rw_error *err);
+/* *plan in the arena, const from here on, and the device it decided on. `saved` is the run to resume: what it chose by
+ * itself and what shapes the order of sums (threads, head_chunk) is taken over, and what differs is refused. NULL or
+ * all-zero: none. `recipe` and `arena` must outlive the plan; errors lend strings of all three. */
+rw_status rw_plan_make(const rw_plan **plan, const rw_recipe *recipe, const rw_saved_run *saved, rw_arena *arena,
+                       rw_device **device, rw_error *err);
 
-/* plan->needs for the shape and sizes that the plan already has, measured on the meta device with the queries of
- * `like`; part of rw_plan_make(). */
-rw_status rw_plan_measure(rw_plan *plan, const rw_device *like, rw_error *err);
+/* What the sizes of a plan take, measured on the meta device with the queries of `like`. plan->needs is not read. */
+rw_status rw_plan_measure(const rw_plan *plan, const rw_device *like, rw_plan_needs *needs, rw_error *err);
 
 /* Rows of logits at a time, from the size of a micro batch and the vocabulary: in multiples of 64, equal chunks. */
 int64_t rw_plan_head_chunk(const rw_plan *plan);
@@ -27,13 +30,6 @@ int64_t rw_plan_head_chunk(const rw_plan *plan);
 /* What --dry-run and the beginning of a run show. */
 void rw_plan_print(const rw_plan *plan, rw_str *out);
 
-/* Every automatic choice, as name and value: written to plan.yaml and to the training state. A resume takes them over
- * or names what differs. */
-typedef struct {
-    char name[32], value[96];
-} rw_plan_choice;
-#define RW_PLAN_MAX_CHOICES 16
-int rw_plan_choices(const rw_plan *plan, rw_plan_choice choices[RW_PLAN_MAX_CHOICES]);
 /* proj_dir/plan.yaml: the effective recipe and the choices. */
 rw_status rw_plan_write(const rw_plan *plan, const rw_recipe *recipe, rw_error *err);
 

@@ -1,10 +1,28 @@
-/* Shared by the files of core/plan: one function decides one section. */
+/* Shared by the files of core/plan: one file decides one section. Each fills its part of a plan that is not const yet;
+ * strings go to the arena. `saved` may be NULL, and is all-zero where nothing is resumed. */
 #ifndef RW_PLAN_PLAN_INTERNAL_H
 #define RW_PLAN_PLAN_INTERNAL_H
 
 #include "core/plan/plan.h"
 
+/* Which data: tokenizer and vocabulary, and how many tokens there are where the format says so. */
+rw_status rw_plan_decide_data(rw_plan *plan, const rw_recipe *recipe, rw_arena *arena, rw_error *err);
+/* data.vocab_size is known: the files of ids are looked at. */
+rw_status rw_plan_count_data(rw_plan *plan, rw_error *err);
+
 /* Which model: the shape of load_model, which the recipe may not contradict, or the recipe's with official sizes. */
 rw_status rw_plan_decide_model(rw_plan *plan, const rw_recipe *recipe, rw_arena *arena, rw_error *err);
+
+/* How much of everything: steps, what the sections have in common, the chunk of the head, the dtype of a save. */
+void rw_plan_decide_sizes(rw_plan *plan, const rw_saved_run *saved);
+
+/* Where it runs, with how many threads; opens it. */
+rw_status rw_plan_decide_device(rw_plan *plan, const rw_saved_run *saved, rw_arena *arena, rw_device **device,
+                                rw_error *err);
+
+/* plan->keys and plan->choices, from all that is decided. */
+rw_status rw_plan_note_choices(rw_plan *plan, const rw_recipe *recipe, rw_arena *arena, rw_error *err);
+/* May this run continue the saved one? E_RECIPE names every key and choice that differs. */
+rw_status rw_plan_agrees(const rw_plan *plan, const rw_saved_run *saved, rw_error *err);
 
 #endif

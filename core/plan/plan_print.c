@@ -1,4 +1,4 @@
-/* The plan for people, and its automatic choices for plan.yaml and the training state. */
+/* The plan for people, and plan.yaml. */
 #include "core/base/fs.h"
 #include "core/base/thread.h"
 #include "core/model/arch.h"
@@ -11,9 +11,9 @@ static void row(rw_str *out, const char *name, const char *text) {
     rw_str_appendf(out, "  %-26s %s\n", name, text);
 }
 
-static void bytes_row(rw_str *out, const char *name, int64_t n) {
+static void bytes_row(rw_str *out, const char *name, int64_t n, bool on_gpu) {
     char buf[32];
-    rw_str_appendf(out, "  %-26s %10s\n", name, rw_format_bytes(buf, sizeof buf, n));
+    rw_str_appendf(out, "  %-26s %10s%s\n", name, rw_format_bytes(buf, sizeof buf, n), on_gpu ? "  GPU" : "");
 }
 
 static void print_shape(const rw_plan *p, rw_str *out) {
@@ -29,8 +29,8 @@ static void print_shape(const rw_plan *p, rw_str *out) {
 
 static void print_data(const rw_plan *p, rw_str *out) {
     char line[512], count[32] = "counted when read";
-    if (p->needs.data_tokens >= 0) {
-        rw_format_count(count, sizeof count, p->needs.data_tokens);
+    if (p->data.n_tokens >= 0) {
+        rw_format_count(count, sizeof count, p->data.n_tokens);
         snprintf(count + strlen(count), sizeof count - strlen(count), " tokens");
     }
     snprintf(line, sizeof line, "%s (%s, tokenizer %s): %s", p->data.data_file,
@@ -66,14 +66,28 @@ static void print_files(const rw_plan *p, rw_str *out) {
                        rw_format_bytes(c, sizeof c, p->needs.pth_bytes + p->needs.state_bytes));
 }
 
+static void print_parts(const rw_plan *p, bool ours, rw_str *out) {
+    const bool gpu = p->device == RW_ON_CUDA;
+    for (int i = 0; i < p->needs.n_parts; i++) {
+        const rw_plan_part *part = &p->needs.parts[i];
+        if (part->ours != ours) continue;
+        bytes_row(out, part->name, part->n_bytes, gpu && part->place == RW_MEMORY_DEVICE);
+    }
+}
+
+/* On a CPU the device's memory is the process's. */
 static void print_memory(const rw_plan *p, rw_str *out) {
-    int64_t limit = rw_memory_limit();
+    const rw_plan_needs *n = &p->needs;
+    const bool gpu = p->device == RW_ON_CUDA;
+    int64_t process = n->bytes[RW_MEMORY_HOST] + (gpu ? 0 : n->bytes[RW_MEMORY_DEVICE]), limit = rw_memory_limit();
     char have[32];
     rw_str_append(out, "memory\n");
-    for (int i = 0; i < p->needs.n_parts; i++) bytes_row(out, p->needs.parts[i].name, p->needs.parts[i].n_bytes);
-    bytes_row(out, "engine, in all", p->needs.engine_bytes);
-    bytes_row(out, "process, about", p->needs.process_bytes);
-    if (limit > 0 && p->needs.process_bytes > limit)
+    print_parts(p, true, out);
+    bytes_row(out, "engine, in all", n->engine_bytes, false);
+    print_parts(p, false, out);
+    if (gpu) bytes_row(out, "GPU, in all", n->bytes[RW_MEMORY_DEVICE], true);
+    bytes_row(out, "process, about", process, false);
+    if (limit > 0 && process > limit)
         rw_str_appendf(
             out, "  WARNING: this machine has %s; lower train.micro_bsz or data.ctx_len, or set train.grad_cp: 1\n",
             rw_format_bytes(have, sizeof have, limit));
@@ -92,42 +106,14 @@ void rw_plan_print(const rw_plan *p, rw_str *out) {
     print_memory(p, out);
 }
 
-/* -- choices ------------------------------------------------------------------------------------------------- */
-
-static void choose(rw_plan_choice *choices, int *n, const char *name, const char *value) {
-    snprintf(choices[*n].name, sizeof choices[*n].name, "%s", name);
-    snprintf(choices[*n].value, sizeof choices[*n].value, "%s", value ? value : "");
-    (*n)++;
-}
-
-static void choose_int(rw_plan_choice *choices, int *n, const char *name, int64_t value) {
-    char text[32];
-    snprintf(text, sizeof text, "%lld", (long long)value);
-    choose(choices, n, name, text);
-}
-
-int rw_plan_choices(const rw_plan *p, rw_plan_choice choices[RW_PLAN_MAX_CHOICES]) {
-    int n = 0;
-    choose(choices, &n, "device", rw_choice_word(RW_KEY_top_device, p->device));
-    choose(choices, &n, "compute", rw_dtype_name(p->train.compute));
-    choose(choices, &n, "cpu_kernels", p->cpu_kernels);
-    choose_int(choices, &n, "threads", p->threads);
-    choose_int(choices, &n, "head_chunk", p->train.head_chunk);
-    choose_int(choices, &n, "grad_cp", p->train.grad_cp);
-    choose_int(choices, &n, "step_arena_bytes", p->needs.arena_bytes);
-    choose(choices, &n, "save_dtype", rw_dtype_name(p->save.dtype));
-    return n;
-}
-
 rw_status rw_plan_write(const rw_plan *plan, const rw_recipe *recipe, rw_error *err) {
     rw_str text = {0};
-    rw_plan_choice choices[RW_PLAN_MAX_CHOICES];
-    int n = rw_plan_choices(plan, choices);
     rw_str_append(&text, "# What this run decided by itself.\nchosen:\n");
-    for (int i = 0; i < n; i++) rw_str_appendf(&text, "  %s: \"%s\"\n", choices[i].name, choices[i].value);
+    for (int i = 0; i < plan->choices.n; i++)
+        rw_str_appendf(&text, "  %s: \"%s\"\n", plan->choices.at[i].name, plan->choices.at[i].value);
     rw_str_append(&text, "# The recipe it ran, with the origin of each value.\nrecipe: |\n");
     rw_str effective = {0};
-    rw_recipe_print(recipe, &effective);
+    rw_recipe_print(recipe, plan, &effective);
     for (char *line = effective.data; line && *line;) {
         size_t len = strcspn(line, "\n");
         rw_str_appendf(&text, "  %.*s\n", (int)len, line);

@@ -40,14 +40,9 @@ static rw_where at(const checker *c, rw_key_id id) {
 
 /* -- model ------------------------------------------------------------------------------------------------- */
 
-/* `what` names the key that says `of`; NULL: a fixed number. */
-static void check_multiple(checker *c, rw_key_id id, int64_t of, const char *what) {
+static void check_multiple(checker *c, rw_key_id id, int64_t of) {
     int64_t n = value(c, id)->i;
-    if (!given(c, id) || of <= 0 || n % of == 0) return;
-    if (what)
-        rw_problems_add(c->p, at(c, id), "expected a multiple of %s (%lld), got %lld", what, (long long)of,
-                        (long long)n);
-    else
+    if (given(c, id) && n % of != 0)
         rw_problems_add(c->p, at(c, id), "expected a multiple of %lld, got %lld", (long long)of, (long long)n);
 }
 
@@ -60,40 +55,31 @@ static void check_from_scratch(checker *c) {
     if (given(c, RW_KEY_model_n_layer) && value(c, RW_KEY_model_n_layer)->i == 1)
         rw_problems_add(c->p, at(c, RW_KEY_model_n_layer),
                         "expected 2 or more from scratch, got 1: the official initial values divide by n_layer - 1");
-    if (!given(c, RW_KEY_model_head_size)) rw_recipe_set_int(c->r, RW_KEY_model_head_size, 64, "64");
-    if (given(c, RW_KEY_model_vocab_size)) return;
-    /* A byte each and the end of a document; the official vocabulary is padded to 65536. */
-    bool bytes = chosen(c, RW_KEY_data_tokenizer, RW_TOKENIZER_BYTE);
-    rw_recipe_set_int(c->r, RW_KEY_model_vocab_size, bytes ? 257 : 65536, bytes ? "257" : "65536");
 }
 
 static void check_model(checker *c) {
     if (!given(c, RW_KEY_model_load_model)) check_from_scratch(c);
-    check_multiple(c, RW_KEY_model_n_embd, 32, NULL);
-    check_multiple(c, RW_KEY_model_dim_ffn, 32, NULL);
-    int64_t embd = value(c, RW_KEY_model_n_embd)->i;
-    if (given(c, RW_KEY_model_n_embd) && embd % 32 == 0)
-        check_multiple(c, RW_KEY_model_n_embd, value(c, RW_KEY_model_head_size)->i, "model.head_size");
+    check_multiple(c, RW_KEY_model_n_embd, 32);
+    check_multiple(c, RW_KEY_model_dim_ffn, 32);
 }
 
 /* -- data -------------------------------------------------------------------------------------------------- */
 
 static void check_data(checker *c) {
     bool ids = rw_format_holds_ids((rw_format_choice)value(c, RW_KEY_data_data_type)->i);
-    bool none = chosen(c, RW_KEY_data_tokenizer, RW_TOKENIZER_NONE);
-    if (!given(c, RW_KEY_data_tokenizer))
-        rw_recipe_set_enum(c->r, RW_KEY_data_tokenizer, ids ? RW_TOKENIZER_NONE : RW_TOKENIZER_WORLD);
-    else if (ids && !none)
+    bool tokenizer = given(c, RW_KEY_data_tokenizer), none = chosen(c, RW_KEY_data_tokenizer, RW_TOKENIZER_NONE);
+    if (ids && tokenizer && !none)
         rw_problems_add(c->p, at(c, RW_KEY_data_tokenizer),
                         "expected none, got '%s': %s holds token ids already; leave this key out",
                         value(c, RW_KEY_data_tokenizer)->text, value(c, RW_KEY_data_data_type)->text);
     else if (!ids && none)
         rw_problems_add(c->p, at(c, RW_KEY_data_tokenizer), "expected world or byte, got 'none': %s is text",
                         value(c, RW_KEY_data_data_type)->text);
-    if (given(c, RW_KEY_data_vocab_file) && !chosen(c, RW_KEY_data_tokenizer, RW_TOKENIZER_WORLD))
+    bool world = tokenizer ? chosen(c, RW_KEY_data_tokenizer, RW_TOKENIZER_WORLD) : !ids;
+    if (given(c, RW_KEY_data_vocab_file) && !world)
         rw_problems_add(c->p, at(c, RW_KEY_data_vocab_file),
                         "used with data.tokenizer: world only, and that is '%s'; leave this key out",
-                        value(c, RW_KEY_data_tokenizer)->text);
+                        tokenizer ? value(c, RW_KEY_data_tokenizer)->text : "none");
 }
 
 /* -- training ---------------------------------------------------------------------------------------------- */

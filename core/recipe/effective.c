@@ -15,25 +15,34 @@ static void print_text(rw_str *out, const char *text) {
         rw_json_append_string(out, text, strlen(text));
 }
 
-static void print_value(rw_str *out, const rw_key *key, const rw_value *v) {
-    if (key->type == RW_TYPE_PATHS) {
-        rw_str_append(out, "[");
-        for (int i = 0; i < v->list.n; i++) {
-            if (i) rw_str_append(out, ", ");
-            print_text(out, v->list.items[i]);
-        }
-        rw_str_append(out, "]");
-    } else if (key->type == RW_TYPE_PATH || key->type == RW_TYPE_STRING) {
-        print_text(out, v->s);
-    } else {
-        rw_str_append(out, v->text);
+static void print_list(rw_str *out, const rw_value *v) {
+    rw_str_append(out, "[");
+    for (int i = 0; i < v->list.n; i++) {
+        if (i) rw_str_append(out, ", ");
+        print_text(out, v->list.items[i]);
     }
+    rw_str_append(out, "]");
+}
+
+static void print_value(rw_str *out, const rw_recipe *r, const rw_plan *plan, rw_key_id id) {
+    const rw_key_type type = rw_keys[id].type;
+    const rw_value *v = &r->values[id];
+    char buf[32];
+    const char *value = rw_recipe_value(r, plan, id, buf);
+    if (type == RW_TYPE_PATHS)
+        print_list(out, v);
+    else if (type == RW_TYPE_PATH || type == RW_TYPE_STRING)
+        print_text(out, v->text ? v->s : value); /* v->s: as seen from here, not as written */
+    else
+        rw_str_append(out, value);
 }
 
 static void print_origin(rw_str *out, const rw_value *v, size_t begin) {
     size_t width = out->len - begin;
     rw_str_appendf(out, "%*s# ", width < 46 ? (int)(46 - width) : 1, "");
-    if (!v->at.file)
+    if (!v->text)
+        rw_str_append(out, rw_message("decided by the plan"));
+    else if (!v->at.file)
         rw_str_append(out, rw_message("default"));
     else if (v->at.line > 0)
         rw_str_appendf(out, "%s:%d", v->at.file, v->at.line);
@@ -42,16 +51,23 @@ static void print_origin(rw_str *out, const rw_value *v, size_t begin) {
     rw_str_append(out, "\n");
 }
 
-void rw_recipe_print(const rw_recipe *r, rw_str *out) {
+static void print_section(rw_str *out, const char **section, const char *next) {
+    if (strcmp(*section, next) == 0) return;
+    rw_str_appendf(out, "%s:\n", next);
+    *section = next;
+}
+
+void rw_recipe_print(const rw_recipe *r, const rw_plan *plan, rw_str *out) {
     const char *section = "";
+    char buf[32];
     for (int i = 0; i < RW_KEY_COUNT; i++) {
         const rw_key *key = &rw_keys[i];
-        const rw_value *v = &r->values[i];
-        if (!v->text || i == RW_KEY_top_include || i == RW_KEY_train_checkpoint) continue;
-        if (strcmp(section, key->section) != 0) rw_str_appendf(out, "%s:\n", section = key->section);
+        if (!rw_recipe_value(r, plan, (rw_key_id)i, buf)[0] && !r->values[i].text) continue;
+        if (i == RW_KEY_top_include || i == RW_KEY_train_checkpoint) continue;
+        print_section(out, &section, key->section);
         size_t begin = out->len;
         rw_str_appendf(out, "%s%s: ", section[0] ? "  " : "", key->key);
-        print_value(out, key, v);
-        print_origin(out, v, begin);
+        print_value(out, r, plan, (rw_key_id)i);
+        print_origin(out, &r->values[i], begin);
     }
 }

@@ -65,6 +65,7 @@ typedef struct {
     int64_t rows_per_batch;        /* micro_bsz: packed rows of ctx_len tokens in a micro batch */
     int64_t accumulate;            /* micro batches in a step */
     uint64_t seed;
+    int64_t n_tokens; /* in data_file; -1: unknown before it is read */
 } rw_plan_data;
 
 /* -- training ------------------------------------------------------------------------------------- */
@@ -120,23 +121,38 @@ typedef struct {
 
 /* -- what the run will need -------------------------------------------------------------------------- */
 
+typedef enum { RW_MEMORY_DEVICE, RW_MEMORY_HOST, RW_MEMORY_PLACES } rw_memory_place;
+
 typedef struct {
-    const char *name; /* "parameters", "gradients", "moments", "step arena", ... */
+    const char *name; /* "parameters", "gradients", "data loader", ... */
+    rw_memory_place place;
+    bool ours; /* the engine's own buffers, exact to the byte; else what libraries take, about */
     int64_t n_bytes;
 } rw_plan_part;
 
 #define RW_PLAN_MAX_PARTS 24
 typedef struct {
     int n_parts;
-    rw_plan_part parts[RW_PLAN_MAX_PARTS]; /* engine buffers, exact to the byte */
-    int64_t engine_bytes;                  /* their sum */
-    int64_t process_bytes;                 /* anonymous memory expected of the process: engine + libraries */
-    int64_t arena_bytes;                   /* step arena: high-water mark of a step on the meta device */
+    rw_plan_part parts[RW_PLAN_MAX_PARTS];
+    int64_t bytes[RW_MEMORY_PLACES]; /* all parts of a place; on a CPU both are the memory of the process */
+    int64_t engine_bytes;            /* the parts that are ours */
+    int64_t arena_bytes;             /* step arena: high-water mark of a step on the meta device */
     int64_t n_params;
     int64_t tokens_per_step, tokens_total;
     int64_t pth_bytes, state_bytes, disk_free;
-    int64_t data_tokens; /* tokens found in data_file; -1: unknown before it is read */
 } rw_plan_needs;
+
+/* -- all of it ---------------------------------------------------------------------------------------- */
+
+/* Something by name, as text. */
+typedef struct {
+    const char *name, *value;
+} rw_pair;
+
+typedef struct {
+    int n;
+    const rw_pair *at;
+} rw_pairs;
 
 typedef struct {
     const char *name; /* of the run */
@@ -151,7 +167,8 @@ typedef struct {
     rw_plan_log log;
     rw_plan_lua lua;
     rw_plan_needs needs;
-    const char *resume; /* "auto", "never" or a path */
+    rw_pairs keys;    /* that must stay the same in a resumed run, with the values that took effect */
+    rw_pairs choices; /* what the plan decided by itself */
 } rw_plan;
 
 #ifdef __cplusplus

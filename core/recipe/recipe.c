@@ -4,7 +4,6 @@
 
 #include "core/base/alloc.h"
 #include "core/base/fs.h"
-#include "core/base/rng.h"
 #include "core/recipe/recipe_internal.h"
 #include "core/recipe/yaml.h"
 
@@ -207,11 +206,6 @@ void rw_recipe_set_text(rw_recipe *r, rw_key_id id, const char *text) {
     r->values[id].text = r->values[id].s = text;
 }
 
-void rw_recipe_set_enum(rw_recipe *r, rw_key_id id, int value) {
-    r->values[id].text = rw_choice_word(id, value);
-    r->values[id].i = value;
-}
-
 void rw_recipe_set_int(rw_recipe *r, rw_key_id id, int64_t value, const char *text) {
     r->values[id].text = text;
     r->values[id].i = value;
@@ -331,12 +325,6 @@ void rw_recipe_to_plan(const rw_recipe *r, rw_plan *plan) {
     plan->lua.trust = r->trust;
     plan->recipe_path = r->path;
     plan->recipe_dir = r->dir;
-    plan->train.ctx_len = plan->data.ctx_len;
-    plan->train.n_steps = plan->train.epoch_steps * plan->train.epoch_count;
-    plan->data.rows_per_batch = plan->train.micro_bsz;
-    plan->data.accumulate = plan->train.accumulate;
-    plan->data.seed = plan->train.random_seed;
-    plan->data.vocab_size = plan->model.vocab_size;
 }
 
 rw_plan_lua rw_recipe_lua(const rw_recipe *r) {
@@ -351,51 +339,4 @@ rw_where rw_recipe_where(const rw_recipe *r, rw_key_id id) {
 
 bool rw_recipe_given(const rw_recipe *r, rw_key_id id) {
     return r->values[id].given;
-}
-
-/* -- resume -------------------------------------------------------------------------------------------------- */
-
-int rw_recipe_pairs(const rw_recipe *r, rw_recipe_pair pairs[RW_KEY_COUNT]) {
-    int n = 0;
-    for (int i = 0; i < RW_KEY_COUNT; i++)
-        if (rw_keys[i].resume_same)
-            pairs[n++] = (rw_recipe_pair){rw_keys[i].path, r->values[i].text ? r->values[i].text : ""};
-    return n;
-}
-
-uint64_t rw_recipe_hash(const rw_recipe *r) {
-    rw_recipe_pair pairs[RW_KEY_COUNT];
-    int n = rw_recipe_pairs(r, pairs);
-    uint64_t hash = 0;
-    for (int i = 0; i < n; i++) {
-        hash = rw_hash64(pairs[i].key, strlen(pairs[i].key) + 1, hash);
-        hash = rw_hash64(pairs[i].value, strlen(pairs[i].value) + 1, hash);
-    }
-    return hash;
-}
-
-static const char *value_in(const rw_recipe_pair *pairs, int n, const char *key) {
-    for (int i = 0; i < n; i++)
-        if (strcmp(pairs[i].key, key) == 0) return pairs[i].value;
-    return "";
-}
-
-static int difference(const char *key, const char *was, const char *now, rw_str *out) {
-    if (strcmp(was, now) == 0) return 0;
-    const char *nothing = rw_message("not given");
-    rw_str_appendf(out, rw_message("%s: was %s, now %s\n"), key, was[0] ? was : nothing, now[0] ? now : nothing);
-    return 1;
-}
-
-int rw_recipe_differences(const rw_recipe *r, const rw_recipe_pair *saved, int n_saved, rw_str *out) {
-    rw_recipe_pair now[RW_KEY_COUNT];
-    int n = rw_recipe_pairs(r, now), count = 0;
-    for (int i = 0; i < n; i++)
-        count += difference(now[i].key, value_in(saved, n_saved, now[i].key), now[i].value, out);
-    for (int i = 0; i < n_saved; i++) {
-        bool known = false;
-        for (int k = 0; k < n; k++) known = known || strcmp(now[k].key, saved[i].key) == 0;
-        if (!known) count += difference(saved[i].key, saved[i].value, "", out);
-    }
-    return count;
 }

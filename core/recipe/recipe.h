@@ -45,9 +45,8 @@ rw_status rw_recipe_load(rw_recipe *r, const rw_recipe_options *options, rw_erro
 void rw_recipe_done(rw_recipe *r); /* fine on zero */
 
 /* Writes the choices into the sections of a plan and leaves all else as it is. What the recipe leaves open
- * is empty there: NULL, 0, RW_DTYPE_NONE (model.arch and shapes with load_model, model.dim_ffn, save.dtype).
- * Strings are lent by `r`. device is as asked ("auto" too), resume is not touched, and data.vocab_file is NULL
- * unless the key is given. */
+ * is empty there: NULL, 0, RW_DTYPE_NONE (sizes of the model, data.tokenizer, train.head_chunk, save.dtype, ...): the
+ * plan decides. Strings are lent by `r`. */
 void rw_recipe_to_plan(const rw_recipe *r, rw_plan *plan);
 
 /* The section of the scripts alone, which are opened before there is a plan. */
@@ -57,22 +56,21 @@ rw_plan_lua rw_recipe_lua(const rw_recipe *r);
 rw_where rw_recipe_where(const rw_recipe *r, rw_key_id id);
 bool rw_recipe_given(const rw_recipe *r, rw_key_id id);
 
-/* The effective recipe as YAML, each value with its origin as a comment. */
-void rw_recipe_print(const rw_recipe *r, rw_str *out);
+/* The effective recipe as YAML, each value with its origin as a comment. With a plan (NULL: none yet) also the keys
+ * that it decided. */
+void rw_recipe_print(const rw_recipe *r, const rw_plan *plan, rw_str *out);
 
 /* -- resume -------------------------------------------------------------------------------------------- */
 
-/* The keys that must stay the same for a run to continue (column `resume` of keys.def), with canonical
- * values; "" where there is none. Strings are lent by `r` and keys.def. */
-typedef struct {
-    const char *key, *value;
-} rw_recipe_pair;
+/* The value that a key took effect with: given, its default, or what the plan decided; canonical, "" for none. Lent by
+ * `r` and `plan`, or written into buf. `plan` may be NULL. */
+const char *rw_recipe_value(const rw_recipe *r, const rw_plan *plan, rw_key_id id, char buf[32]);
 
-int rw_recipe_pairs(const rw_recipe *r, rw_recipe_pair pairs[RW_KEY_COUNT]); /* returns their number */
-uint64_t rw_recipe_hash(const rw_recipe *r);                                 /* of these pairs       */
-/* Appends a line "train.lr_init: was 1e-5, now 2e-5" for each pair of a saved run that differs, also for
- * keys that only one of the two knows. Returns their number. */
-int rw_recipe_differences(const rw_recipe *r, const rw_recipe_pair *saved, int n_saved, rw_str *out);
+/* The keys that must stay the same for a run to continue (column `resume` of keys.def), with these values. */
+rw_status rw_recipe_pairs(const rw_recipe *r, const rw_plan *plan, rw_arena *arena, rw_pairs *out, rw_error *err);
+/* Appends a line "train.lr_init: was 1e-5, now 2e-5" for each key whose value differs, also for keys that only one of
+ * the two knows. Returns their number. */
+int rw_recipe_differences(const rw_pairs *saved, const rw_pairs *now, rw_str *out);
 
 #ifdef __cplusplus
 }

@@ -1,4 +1,4 @@
-/* Shared by recipe.c, check.c and effective.c. */
+/* Shared by recipe.c and check.c. */
 #ifndef RW_RECIPE_RECIPE_INTERNAL_H
 #define RW_RECIPE_RECIPE_INTERNAL_H
 
@@ -9,7 +9,6 @@ void rw_recipe_check(rw_recipe *r, const rw_recipe_options *options, rw_problems
 
 /* Sets a value that follows from others and is not given; `text` is canonical. */
 void rw_recipe_set_text(rw_recipe *r, rw_key_id id, const char *text);
-void rw_recipe_set_enum(rw_recipe *r, rw_key_id id, int value);
 void rw_recipe_set_int(rw_recipe *r, rw_key_id id, int64_t value, const char *text);
 
 #endif

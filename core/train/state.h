@@ -1,14 +1,12 @@
 /* The training state: state-<step>.safetensors, enough to go on by itself.
  *
  *   tensors   param.<name>, m.<name>, v.<name> in the official logical shapes, in the dtype of the computation
- *   metadata  format, version, progress (JSON), cursor (JSON), choices (JSON object of strings: what the plan decided
- * by itself), recipe (JSON object of strings: the keys that must stay) */
+ *   metadata  format, version, progress (JSON), cursor (JSON); choices and recipe as checkpoint/saved_run.h says */
 #ifndef RW_TRAIN_STATE_H
 #define RW_TRAIN_STATE_H
 
-#include "core/base/str.h"
 #include "core/data/data.h"
-#include "core/plan/plan.h"
+#include "core/recipe/plan.h"
 #include "core/tensor/layout.h"
 
 #ifdef __cplusplus
@@ -29,14 +27,9 @@ typedef struct {
 } rw_progress;
 
 rw_status rw_state_save(const char *path, rw_params *params, const rw_progress *progress, const rw_plan *plan,
-                        const rw_recipe *recipe, rw_error *err);
-/* Weights and moments, then *progress. The file was accepted by rw_resume_find(). */
+                        rw_error *err);
+/* Weights and moments, then *progress. The plan has accepted the run that wrote the file. */
 rw_status rw_state_load(const char *path, rw_params *params, rw_progress *progress, rw_error *err);
-
-/* Which state this run goes on from: *path for rw_free(), NULL: none. plan->resume: "auto" takes the newest of
- * proj_dir, "never" none, else it is a path. Takes the state's automatic choices over into the plan (threads,
- * head_chunk), and measures it again. Errors: E_RECIPE naming every key and choice that differs. */
-rw_status rw_resume_find(rw_plan *plan, const rw_recipe *recipe, rw_device *device, char **path, rw_error *err);
 
 #ifdef __cplusplus
 }

@@ -198,7 +198,7 @@ static rw_status validate(trainer *t, rw_error *err) {
 static rw_status save_state(trainer *t, rw_error *err) {
     char *path = rw_checkpoint_state_path(t->plan->save.proj_dir, t->progress.step);
     if (!path) return rw_fail_memory(err, 256);
-    rw_status status = rw_state_save(path, t->engine.model->params, &t->progress, t->plan, t->recipe, err);
+    rw_status status = rw_state_save(path, t->engine.model->params, &t->progress, t->plan, err);
     rw_free(path);
     return status;
 }

@@ -10,9 +10,9 @@
 extern "C" {
 #endif
 
-/* Runs the plan on its device. `resume`: a state that rw_resume_find() accepted, or NULL. `hooks` may be NULL: constant
- * learning rate, saves at the end alone. Returns RW_OK when the run came to its end, RW_E_STOPPED after a signal
- * (saved; err says how to go on), else what failed. */
+/* Runs the plan on its device. `resume`: the state of the run that the plan continues, or NULL. `hooks` may be NULL:
+ * constant learning rate, saves at the end alone. Returns RW_OK when the run came to its end, RW_E_STOPPED after a
+ * signal (saved; err says how to go on), else what failed. */
 rw_status rw_train(const rw_plan *plan, const rw_recipe *recipe, rw_device *device, const rw_hooks *hooks,
                    const char *resume, rw_error *err);
 

@@ -122,6 +122,8 @@ rw_status open_parts(cuda_device *c, int index, rw_error *err) {
     s->index = index;
     s->n_sm = prop.multiProcessorCount;
     s->total_bytes = prop.totalGlobalMem;
+    /* not the context and the modules (some hundred MiB): the runtime does not say what they take */
+    c->base.own_bytes = (int64_t)(workspace_bytes + sizeof(rw_step_scalars));
     snprintf(c->detail, sizeof c->detail, "%s, compute capability %d.%d", prop.name, prop.major, prop.minor);
     return RW_OK;
 }

@@ -118,7 +118,7 @@ int main(int argc, char **argv) {
     rw_engine e;
     make_plan(&plan, bsz, size);
     must(rw_device_open_cpu(&device, RW_F32, plan.threads, &err), &err);
-    must(rw_plan_measure(&plan, device, &err), &err);
+    must(rw_plan_measure(&plan, device, &plan.needs, &err), &err);
     must(rw_engine_open(&e, &plan, device, true, &err), &err);
     fill(e.model->params);
     rw_batch b = make_batch(&plan);

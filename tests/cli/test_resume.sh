@@ -79,4 +79,11 @@ status=0
 "$program" "$work/recipe.yaml" save.proj_dir="$work/whole" train.lr_init=2e-3 2>"$work/refused" || status=$?
 [ "$status" = 2 ] || fail "status $status for a changed recipe, expected 2"
 grep -q 'train.lr_init: was' "$work/refused" || fail "the differing key is not named: $(cat "$work/refused")"
+
+# saying what was left to the plan, with the value it decided, is the same recipe; another value is not
+run save.proj_dir="$work/whole" model.vocab_size=257 train.head_chunk=48
+status=0
+"$program" "$work/recipe.yaml" save.proj_dir="$work/whole" train.head_chunk=16 2>"$work/refused" || status=$?
+[ "$status" = 2 ] || fail "status $status for another head_chunk, expected 2"
+grep -q 'train.head_chunk: was 48, now 16' "$work/refused" || fail "head_chunk is not named: $(cat "$work/refused")"
 echo "resume: same bits after kill -9, after SIGINT and in a second run"

@@ -11,12 +11,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 /* What was accepted must print as a recipe that is accepted again. */
 static void read_again(const rw_recipe *r) {
     rw_str text = {0};
-    rw_recipe_print(r, &text);
+    rw_recipe_print(r, NULL, &text);
     rw_recipe again;
     rw_error err = {0};
     rw_recipe_options o = {.path = "again.yaml", .text = text.data, .n_text = text.len, .trust = true};
     if (rw_recipe_load(&again, &o, &err) != RW_OK) abort();
-    if (rw_recipe_hash(&again) == 0 && rw_recipe_hash(r) != 0) abort();
+    for (int i = 0; i < RW_KEY_COUNT; i++)
+        if (r->values[i].text && !again.values[i].text && i != RW_KEY_top_include) abort();
     rw_error_clear(&err);
     rw_recipe_done(&again);
     rw_str_done(&text);

@@ -24,6 +24,8 @@ static void must(rw_status status, const rw_error *err) {
     if (status != RW_OK) fail_msg("%s", text);
 }
 
+#define SMALL "arch: x060, n_layer: 2, n_embd: 64, head_size: 32"
+
 /* -- making a plan ------------------------------------------------------------------------------------------------ */
 
 typedef struct {
@@ -34,7 +36,7 @@ typedef struct {
     char text[2048], error[2048];
 } fixture;
 
-static rw_status make_sized(fixture *f, const char *model, const char *more, int ctx_len) {
+static rw_status make_sized(fixture *f, const char *model, const char *more, int ctx_len, const rw_saved_run *saved) {
     rw_error err = {0};
     memset(f, 0, sizeof *f);
     int n = snprintf(f->text, sizeof f->text,
@@ -44,13 +46,15 @@ static rw_status make_sized(fixture *f, const char *model, const char *more, int
                      model, rw_source_path("tests/cli/data.jsonl"), ctx_len, more, rw_test_path("out"));
     rw_recipe_options options = {.path = "plan.yaml", .trust = true, .text = f->text, .n_text = (size_t)n};
     rw_status status = rw_recipe_load(&f->recipe, &options, &err);
-    if (status == RW_OK) status = rw_plan_make(&f->plan, &f->recipe, &f->arena, &f->device, &err);
+    const rw_plan *made = NULL;
+    if (status == RW_OK) status = rw_plan_make(&made, &f->recipe, saved, &f->arena, &f->device, &err);
+    if (made) f->plan = *made; /* a copy that tests may change */
     if (status != RW_OK) rw_error_format(&err, f->error, sizeof f->error);
     return status;
 }
 
 static rw_status make(fixture *f, const char *model, const char *more) {
-    return make_sized(f, model, more, 16);
+    return make_sized(f, model, more, 16, NULL);
 }
 
 static void done(fixture *f) {
@@ -77,7 +81,7 @@ static const char *small_model(void) {
     fixture f;
     rw_engine e;
     snprintf(path, sizeof path, "%s", rw_test_path("small.pth"));
-    must(make(&f, "arch: x060, n_layer: 2, n_embd: 64, head_size: 32", ""), &err);
+    must(make(&f, SMALL, ""), &err);
     must(rw_engine_open(&e, &f.plan, f.device, false, &err), &err);
     must(rw_model_init(e.model, 1, &err), &err);
     must(rw_weights_save_pth(e.model->params, path, RW_BF16, &err), &err);
@@ -143,6 +147,91 @@ static void head_size_divisor(void **state) {
     }
 }
 
+/* What the recipe leaves open and what sections share, decided; the effective recipe says so. */
+static void from_scratch(void **state) {
+    (void)state;
+    rw_error err = {0};
+    fixture f;
+    must(make(&f, "arch: x060, n_layer: 2, n_embd: 64", ", epoch_count: 2, accumulate: 3, random_seed: 9"), &err);
+    const rw_plan *p = &f.plan;
+    assert_int_equal(p->model.head_size, 64);
+    assert_int_equal(p->model.vocab_size, 257); /* the byte tokenizer's */
+    assert_int_equal(p->data.vocab_size, 257);
+    assert_int_equal(p->model.dim_ffn, 224);
+    assert_int_equal(p->data.rows_per_batch, 2);
+    assert_int_equal(p->data.accumulate, 3);
+    assert_int_equal(p->data.seed, 9);
+    assert_int_equal(p->train.ctx_len, 16);
+    assert_int_equal(p->train.n_steps, 6);
+    assert_int_equal(p->data.n_tokens, -1);
+    rw_str text = {0};
+    rw_recipe_print(&f.recipe, p, &text);
+    if (!strstr(text.data, "  head_size: 64 ") || !strstr(text.data, "# decided by the plan"))
+        fail_msg("%s", text.data);
+    rw_str_done(&text);
+    done(&f);
+}
+
+/* -- resuming ---------------------------------------------------------------------------------------------------------
+ */
+
+/* A saved run as this plan would leave it, with one choice changed. */
+static rw_saved_run left_by(const fixture *f, const char *name, const char *value, rw_pair choices[16]) {
+    static char path[] = "state-7.safetensors";
+    rw_saved_run run = {.path = path, .keys = f->plan.keys, .choices = {f->plan.choices.n, choices}};
+    for (int i = 0; i < run.choices.n; i++) {
+        choices[i] = f->plan.choices.at[i];
+        if (strcmp(choices[i].name, name) == 0) choices[i].value = value;
+    }
+    return run;
+}
+
+static void takes_over(void **state) {
+    (void)state;
+    rw_error err = {0};
+    fixture first, f;
+    rw_pair choices[16];
+    must(make(&first, SMALL, ""), &err);
+    assert_int_equal(first.plan.train.head_chunk, 32);
+    rw_saved_run run = left_by(&first, "threads", "3", choices);
+    must(make_sized(&f, SMALL, "", 16, &run), &err);
+    assert_int_equal(f.plan.threads, 3);
+    assert_int_equal(f.device->exec.threads, 3); /* opened so, not changed later */
+    done(&f);
+    run = left_by(&first, "threads", "-5", choices);
+    must(make_sized(&f, SMALL, "", 16, &run), &err);
+    assert_int_equal(f.plan.threads, first.plan.threads);
+    done(&f);
+    /* saying what was decided is no difference */
+    must(make_sized(&f, SMALL ", vocab_size: 257", ", head_chunk: 32", 16, &run), &err);
+    done(&f);
+    done(&first);
+}
+
+static void refuses_another_run(void **state) {
+    (void)state;
+    rw_error err = {0};
+    fixture first, f;
+    rw_pair choices[16];
+    must(make(&first, SMALL, ""), &err);
+    rw_saved_run run = left_by(&first, "none", "", choices);
+    assert_int_equal(make_sized(&f, SMALL, ", head_chunk: 16, lr_init: 1", 16, &run), RW_E_RECIPE);
+    assert_null(f.device);
+    static const char *const parts[] = {"state-7.safetensors: ", "train.lr_init: was 6e-4, now 1\n",
+                                        "train.head_chunk: was 32, now 16\n", "--resume never"};
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
+        if (!strstr(f.error, parts[i])) fail_msg("'%s' is not in '%s'", parts[i], f.error);
+    done(&f);
+    run = left_by(&first, "cpu_kernels", "OpenBLAS Other", choices);
+    assert_int_equal(make_sized(&f, SMALL, "", 16, &run), RW_E_RECIPE);
+    if (!strstr(f.error, "cpu_kernels: was OpenBLAS Other, now ")) fail_msg("%s", f.error);
+    done(&f);
+    run.named = true; /* its user says: this file, here */
+    must(make_sized(&f, SMALL, "", 16, &run), &err);
+    done(&f);
+    done(&first);
+}
+
 /* The sizes of the files that a save writes, exact but for the metadata of the state. */
 static void size_of_files(void **state) {
     (void)state;
@@ -150,7 +239,7 @@ static void size_of_files(void **state) {
     fixture f;
     rw_engine e;
     rw_file file;
-    must(make(&f, "arch: x060, n_layer: 2, n_embd: 64, head_size: 32", ""), &err);
+    must(make(&f, SMALL, ""), &err);
     must(rw_engine_open(&e, &f.plan, f.device, false, &err), &err);
     const char *path = rw_test_path("rwkv-final.pth");
     must(rw_weights_save_pth(e.model->params, path, f.plan.save.dtype, &err), &err);
@@ -178,7 +267,7 @@ static void head_chunk(void **state) {
         char text[256];
         snprintf(text, sizeof text, "arch: x060, n_layer: 2, n_embd: 32, head_size: 32, vocab_size: %lld",
                  (long long)rows[i].vocab);
-        rw_status status = make_sized(&f, text, rows[i].more, (int)rows[i].ctx_len);
+        rw_status status = make_sized(&f, text, rows[i].more, (int)rows[i].ctx_len, NULL);
         if (status != RW_OK) fail_msg("%s", f.error);
         if (f.plan.train.head_chunk != rows[i].want)
             fail_msg("%lld rows of %lld: chunk %lld, expected %lld", (long long)(2 * rows[i].ctx_len),
@@ -204,7 +293,7 @@ static const shape_row shapes[] = {
     {5, 32, 32, 50, 1, 130, 64, 0, 1, RW_F32}};
 
 static rw_plan plan_of(const shape_row *s) {
-    rw_plan p = {.name = "shape", .threads = s->threads, .resume = "never", .device = RW_ON_CPU};
+    rw_plan p = {.name = "shape", .threads = s->threads, .device = RW_ON_CPU};
     p.model = (rw_plan_model){.arch = "x060",
                               .n_layer = s->L,
                               .n_embd = s->C,
@@ -274,7 +363,7 @@ static void figures(void **state) {
         rw_engine e;
         must(rw_device_open_cpu(&d, s->compute, s->threads, &err), &err);
         int64_t calls = rw_alloc_live();
-        must(rw_plan_measure(&p, d, &err), &err);
+        must(rw_plan_measure(&p, d, &p.needs, &err), &err);
         assert_int_equal(rw_alloc_live(), calls);
         assert_int_equal(d->live_bytes, 0); /* measuring takes nothing */
         const rw_step_scalars *scalars = d->exec.scalars;
@@ -289,8 +378,9 @@ static void figures(void **state) {
         assert_int_equal(d->live_bytes, p.needs.engine_bytes);
         assert_int_equal(d->peak_bytes, p.needs.engine_bytes);
         int64_t sum = 0;
-        for (int k = 0; k < p.needs.n_parts; k++) sum += p.needs.parts[k].n_bytes;
+        for (int k = 0; k < p.needs.n_parts; k++) sum += p.needs.parts[k].ours ? p.needs.parts[k].n_bytes : 0;
         assert_int_equal(sum, p.needs.engine_bytes);
+        assert_int_equal(sum, p.needs.bytes[RW_MEMORY_DEVICE]); /* no loaders here, and a CPU takes nothing itself */
         rw_engine_close(&e);
         assert_int_equal(d->live_bytes, 0);
         assert_ptr_equal(d->exec.scalars, scalars);
@@ -307,7 +397,7 @@ static void one_unit_less(void **state) {
     rw_device *d;
     rw_engine e;
     must(rw_device_open_cpu(&d, RW_F32, 1, &err), &err);
-    must(rw_plan_measure(&p, d, &err), &err);
+    must(rw_plan_measure(&p, d, &p.needs, &err), &err);
     p.needs.arena_bytes -= RW_ARENA_ALIGN;
     must(rw_engine_open(&e, &p, d, true, &err), &err);
     static const int32_t tokens[64], borders[] = {0, 17, 34, 51};
@@ -329,9 +419,10 @@ static void printed(void **state) {
     (void)state;
     rw_error err = {0};
     fixture f;
-    must(make(&f, "arch: x060, n_layer: 2, n_embd: 64, head_size: 32", ""), &err);
+    must(make(&f, SMALL, ""), &err);
     rw_str text = {0};
     rw_plan_print(&f.plan, &text);
+    assert_null(strstr(text.data, "GPU"));
     static const char *const parts[] = {"plan of plan\n",
                                         "x060, 199,040 parameters: n_layer 2, n_embd 64, vocab_size 257, n_head 2, "
                                         "head_size 32, dim_ffn 224, lora_mix 32, lora_decay 64\n",
@@ -347,29 +438,36 @@ static void printed(void **state) {
                                         "gradients",
                                         "Adam moments",
                                         "activations (step arena)",
+                                        "libraries and threads",
                                         "engine, in all",
                                         "process, about"};
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
         if (!strstr(text.data, parts[i])) fail_msg("'%s' is not in the plan:\n%s", parts[i], text.data);
     assert_null(strstr(text.data, "WARNING"));
     rw_str_clear(&text);
+    rw_plan gpu = f.plan;
+    gpu.device = RW_ON_CUDA;
+    gpu.needs.bytes[RW_MEMORY_DEVICE] = INT64_MAX / 2; /* of the GPU, not of this machine */
+    rw_plan_print(&gpu, &text);
+    assert_null(strstr(text.data, "WARNING"));
+    assert_non_null(strstr(text.data, "GPU, in all"));
+    rw_str_clear(&text);
     f.plan.needs.disk_free = 1000;
-    f.plan.needs.process_bytes = INT64_MAX / 2;
+    f.plan.needs.bytes[RW_MEMORY_HOST] = INT64_MAX / 2;
     rw_plan_print(&f.plan, &text);
     assert_non_null(strstr(text.data, "WARNING: the disk has no room for one save of "));
     assert_non_null(strstr(text.data, "lower train.micro_bsz or data.ctx_len, or set train.grad_cp: 1"));
     rw_str_done(&text);
 
-    rw_plan_choice choices[RW_PLAN_MAX_CHOICES];
-    int n = rw_plan_choices(&f.plan, choices);
-    assert_in_range(n, 5, RW_PLAN_MAX_CHOICES);
+    const rw_pairs *choices = &f.plan.choices;
+    assert_true(choices->n >= 5);
     must(rw_mkdir_all(f.plan.save.proj_dir, &err), &err);
     must(rw_plan_write(&f.plan, &f.recipe, &err), &err);
     char *yaml, row[2200];
     int64_t size;
     must(rw_file_slurp(rw_test_path("out/plan.yaml"), 1 << 20, &yaml, &size, &err), &err);
-    for (int i = 0; i < n; i++) {
-        snprintf(row, sizeof row, "  %s: \"%s\"\n", choices[i].name, choices[i].value);
+    for (int i = 0; i < choices->n; i++) {
+        snprintf(row, sizeof row, "  %s: \"%s\"\n", choices->at[i].name, choices->at[i].value);
         if (!strstr(yaml, row)) fail_msg("%s is not in plan.yaml", row);
     }
     rw_free(yaml);
@@ -377,9 +475,10 @@ static void printed(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(refuses),           cmocka_unit_test(from_a_file),
-                                       cmocka_unit_test(head_size_divisor), cmocka_unit_test(size_of_files),
-                                       cmocka_unit_test(head_chunk),        cmocka_unit_test(figures),
-                                       cmocka_unit_test(one_unit_less),     cmocka_unit_test(printed)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(refuses),       cmocka_unit_test(from_a_file), cmocka_unit_test(head_size_divisor),
+        cmocka_unit_test(from_scratch),  cmocka_unit_test(takes_over),  cmocka_unit_test(refuses_another_run),
+        cmocka_unit_test(size_of_files), cmocka_unit_test(head_chunk),  cmocka_unit_test(figures),
+        cmocka_unit_test(one_unit_less), cmocka_unit_test(printed)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

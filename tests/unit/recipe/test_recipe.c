@@ -68,22 +68,20 @@ static void choices_reach_the_plan(void **state) {
     assert_int_equal(p.model.n_embd, 96);
     assert_int_equal(p.model.head_size, 32);
     assert_int_equal(p.model.dim_ffn, 128);
-    assert_int_equal(p.model.vocab_size, 65536);
+    assert_int_equal(p.model.vocab_size, 0); /* the plan decides */
     assert_true(p.model.head_size_divisor == 8);
     assert_string_equal(p.model.init, "tutorial");
     assert_int_equal(p.data.data_type, RW_FORMAT_BINIDX);
     assert_string_equal(p.data.data_file, "dir/x/pile");
     assert_string_equal(p.data.valid_file, "dir/v");
-    assert_int_equal(p.data.tokenizer, RW_TOKENIZER_NONE);
+    assert_false(rw_recipe_given(&r, RW_KEY_data_tokenizer));
     assert_null(p.data.vocab_file);
     assert_int_equal(p.data.sampler, RW_SAMPLER_RANDOM);
     assert_int_equal(p.data.ctx_len, 64);
-    assert_int_equal(p.data.vocab_size, 65536);
-    assert_int_equal(p.data.rows_per_batch, 2);
-    assert_int_equal(p.data.accumulate, 3);
-    assert_int_equal(p.data.seed, 9007199254740991);
-    assert_int_equal(p.train.ctx_len, 64);
-    assert_int_equal(p.train.n_steps, 35);
+    assert_int_equal(p.train.micro_bsz, 2);
+    assert_int_equal(p.train.accumulate, 3);
+    assert_int_equal(p.train.epoch_steps * p.train.epoch_count, 35);
+    assert_int_equal(p.train.random_seed, 9007199254740991);
     assert_true(p.train.lr_init == 3e-4 && p.train.lr_final == 2e-5);
     assert_true(p.train.beta1 == 0.9 && p.train.beta2 == 0.999 && p.train.adam_eps == 1e-8);
     assert_true(p.train.grad_clip == 1 && p.train.max_seconds == 1.5);
@@ -119,21 +117,41 @@ static void what_load_model_decides_stays_empty(void **state) {
     rw_recipe_done(&r);
 }
 
+/* The pairs of a recipe, with a plan in which model.dim_ffn and data.tokenizer were decided. */
+static rw_pairs pairs_of(rw_recipe *r, rw_plan *p) {
+    rw_error err = {0};
+    rw_pairs pairs;
+    *p = (rw_plan){0};
+    rw_recipe_to_plan(r, p);
+    p->model.dim_ffn = 224;
+    p->model.vocab_size = 257;
+    assert_int_equal(rw_recipe_pairs(r, p, &r->arena, &pairs, &err), RW_OK);
+    return pairs;
+}
+
 static void a_resume_names_what_differs(void **state) {
     (void)state;
     rw_recipe a, b;
-    must_load(&a, MODEL DATA, "train.lr_init=0.00001");
-    must_load(&b, MODEL DATA "train: { lr_init: 1e-5, epoch_count: 9 }\nlog: { every: 7 }\n", "save.proj_dir=/x");
-    assert_int_equal(rw_recipe_hash(&a), rw_recipe_hash(&b)); /* how it is written and free keys do not matter */
-    rw_recipe_done(&b);
-    must_load(&b, MODEL DATA "train: { lr_init: 2e-5, weight_decay: 0.1 }\n", NULL);
-    assert_int_not_equal(rw_recipe_hash(&a), rw_recipe_hash(&b));
-    rw_recipe_pair saved[RW_KEY_COUNT + 1];
+    rw_plan plan;
     rw_str text = {0};
-    int n = rw_recipe_pairs(&a, saved);
-    saved[n++] = (rw_recipe_pair){"train.old_key", "3"};
-    assert_int_equal(rw_recipe_differences(&b, saved, n, &text), 3);
-    assert_string_equal(text.data, "train.lr_init: was 1e-5, now 2e-5\n"
+    must_load(&a, MODEL DATA, "train.lr_init=0.00001");
+    rw_pairs saved = pairs_of(&a, &plan), now;
+    /* how it is written, free keys, and saying what the plan decided do not matter */
+    must_load(&b, MODEL DATA "train: { lr_init: 1e-5, epoch_count: 9 }\nlog: { every: 7 }\n", "model.vocab_size=257");
+    now = pairs_of(&b, &plan);
+    assert_int_equal(rw_recipe_differences(&saved, &now, &text), 0);
+    rw_recipe_done(&b);
+    must_load(&b,
+              "model: { arch: x060, n_layer: 2, n_embd: 64, dim_ffn: 256 }\n" DATA
+              "train: { lr_init: 2e-5, weight_decay: 0.1 }\n",
+              NULL);
+    now = pairs_of(&b, &plan);
+    rw_pair longer[RW_KEY_COUNT + 1];
+    memcpy(longer, saved.at, (size_t)saved.n * sizeof *longer);
+    longer[saved.n] = (rw_pair){"train.old_key", "3"};
+    assert_int_equal(rw_recipe_differences(&(rw_pairs){saved.n + 1, longer}, &now, &text), 4);
+    assert_string_equal(text.data, "model.dim_ffn: was 224, now 256\n"
+                                   "train.lr_init: was 1e-5, now 2e-5\n"
                                    "train.weight_decay: was 0, now 0.1\n"
                                    "train.old_key: was 3, now not given\n");
     rw_str_done(&text);
@@ -146,7 +164,7 @@ static void the_effective_recipe_reads_back(void **state) {
     rw_recipe a, b;
     rw_str text = {0};
     must_load(&a, "name: 'a: \"b\" # c'\nhooks: [x.lua, 'y, z.lua']\n" MODEL DATA, "train.beta1=0.95");
-    rw_recipe_print(&a, &text);
+    rw_recipe_print(&a, NULL, &text);
     assert_non_null(strstr(text.data, "  beta1: 0.95                                 # command line\n"));
     assert_non_null(strstr(text.data, "# dir/r.yaml:3\n"));
     rw_error err = {0};

@@ -37,7 +37,7 @@ static void must(rw_status status, const rw_error *err) {
 typedef struct {
     rw_recipe recipe;
     rw_arena arena;
-    rw_plan plan;
+    const rw_plan *plan;
     rw_device *device;
     char text[2048], dir[512];
 } fixture;
@@ -77,7 +77,7 @@ static void open_run(fixture *f, const char *name) {
                      rw_source_path("tests/cli/data.jsonl"), rw_source_path("tests/cli/data.jsonl"), f->dir);
     rw_recipe_options options = {.path = "faults.yaml", .trust = true, .text = f->text, .n_text = (size_t)n};
     must(rw_recipe_load(&f->recipe, &options, &err), &err);
-    must(rw_plan_make(&f->plan, &f->recipe, &f->arena, &f->device, &err), &err);
+    must(rw_plan_make(&f->plan, &f->recipe, NULL, &f->arena, &f->device, &err), &err);
 }
 
 static void close_run(fixture *f) {
@@ -91,7 +91,7 @@ static rw_status train(const fixture *f, const char *resume, rw_error *err) {
     fflush(stderr);
     int kept = dup(STDERR_FILENO), null = open("/dev/null", O_WRONLY);
     dup2(null, STDERR_FILENO);
-    rw_status status = rw_train(&f->plan, &f->recipe, f->device, &hooks, resume, err);
+    rw_status status = rw_train(f->plan, &f->recipe, f->device, &hooks, resume, err);
     dup2(kept, STDERR_FILENO);
     close(kept);
     close(null);
@@ -108,7 +108,7 @@ static rw_status engine_step(fixture *f, rw_error *err) {
     rw_engine e;
     double loss;
     b.mask_sum = 3;
-    rw_status status = rw_engine_open(&e, &f->plan, f->device, true, err);
+    rw_status status = rw_engine_open(&e, f->plan, f->device, true, err);
     if (status == RW_OK) {
         rw_engine_begin_step(&e, 0, 1e-3, 0, 3);
         status = rw_engine_micro_step(&e, &b, &loss, err);
@@ -165,22 +165,22 @@ static void run_without_memory(void **state) {
     close_run(&f);
 }
 
-/* From the text of a recipe to the plan, and the search for a state. */
+/* From the text of a recipe and the saved run to the plan. */
 static rw_status plan_and_state(const fixture *f, rw_error *err) {
     rw_recipe recipe = {0};
     rw_arena arena = {0};
-    rw_plan plan;
+    rw_saved_run saved = {0};
+    const rw_plan *plan;
     rw_device *device = NULL;
-    char *path = NULL;
     rw_recipe_options options = {.path = "faults.yaml", .trust = true, .text = f->text, .n_text = strlen(f->text)};
     rw_status status = rw_recipe_load(&recipe, &options, err);
-    if (status == RW_OK) status = rw_plan_make(&plan, &recipe, &arena, &device, err);
-    if (status == RW_OK) status = rw_resume_find(&plan, &recipe, device, &path, err);
-    if (status == RW_OK) assert_non_null(path);
-    rw_free(path);
+    if (status == RW_OK) status = rw_saved_run_find(&saved, "auto", f->dir, err);
+    if (status == RW_OK) assert_non_null(saved.path);
+    if (status == RW_OK) status = rw_plan_make(&plan, &recipe, &saved, &arena, &device, err);
+    rw_error_settle(err);
     rw_device_close(device);
     rw_arena_done(&arena);
-    rw_error_settle(err);
+    rw_saved_run_done(&saved);
     rw_recipe_done(&recipe);
     return status;
 }

@@ -108,31 +108,33 @@ static void run(const char *extra) {
     rw_error err = {0};
     rw_recipe recipe = {0};
     rw_arena arena = {0};
-    rw_plan plan;
+    const rw_plan *plan;
     rw_device *device;
     rw_recipe_options options = {.path = "memory.yaml", .trust = true, .text = text, .n_text = strlen(text)};
     must(rw_recipe_load(&recipe, &options, &err), &err);
-    must(rw_plan_make(&plan, &recipe, &arena, &device, &err), &err);
+    must(rw_plan_make(&plan, &recipe, NULL, &arena, &device, &err), &err);
     seen s = {.device = device};
     rw_hooks hooks = {&s, no_number, no_boolean, no_text, look};
-    must(rw_train(&plan, &recipe, device, &hooks, NULL, &err), &err);
+    must(rw_train(plan, &recipe, device, &hooks, NULL, &err), &err);
 
     int64_t planned = 0, loaders = 0;
-    for (int i = 0; i < plan.needs.n_parts; i++) {
-        planned += plan.needs.parts[i].n_bytes;
-        if (strstr(plan.needs.parts[i].name, "loader")) loaders += plan.needs.parts[i].n_bytes;
+    for (int i = 0; i < plan->needs.n_parts; i++) {
+        const rw_plan_part *part = &plan->needs.parts[i];
+        if (!part->ours) continue;
+        planned += part->n_bytes;
+        if (part->place == RW_MEMORY_HOST) loaders += part->n_bytes;
     }
     rw_loader *data, *valid;
     rw_data_info info;
-    must(rw_loader_open(&data, &plan.data, plan.data.data_file, NULL, &info, &err), &err);
-    must(rw_loader_open(&valid, &plan.data, plan.data.valid_file, NULL, &info, &err), &err);
+    must(rw_loader_open(&data, &plan->data, plan->data.data_file, NULL, &info, &err), &err);
+    must(rw_loader_open(&valid, &plan->data, plan->data.valid_file, NULL, &info, &err), &err);
     assert_int_equal(rw_loader_host_bytes(data) + rw_loader_host_bytes(valid), loaders);
     rw_loader_close(data);
     rw_loader_close(valid);
     print_message(
         "  %s: planned %lld bytes, device held %lld (peak %lld), loaders %lld; malloc calls in steps 4 to 10: %lld\n",
         extra, (long long)planned, (long long)s.live, (long long)s.peak, (long long)loaders, s.at_10 - s.at_3);
-    assert_int_equal(planned, plan.needs.engine_bytes);
+    assert_int_equal(planned, plan->needs.engine_bytes);
     assert_int_equal(s.live + loaders, planned);
     assert_int_equal(s.peak, s.live);
     if (COUNTS) {

@@ -39,15 +39,16 @@ static void must(rw_status status, const rw_error *err) {
 
 typedef struct {
     rw_recipe recipe;
+    rw_saved_run saved;
     rw_arena arena;
-    rw_plan plan;
+    const rw_plan *plan;
     rw_device *device;
     char text[2048];
 } fixture;
 
 static char data[600], broken[600]; /* paths */
 
-/* `more` of train; load_model or a shape from scratch. */
+/* `more` of train; load_model or a shape from scratch; what is in `dir` is resumed. */
 static void open_run(fixture *f, const char *model, const char *dir, const char *more) {
     rw_error err = {0};
     memset(f, 0, sizeof *f);
@@ -59,30 +60,29 @@ static void open_run(fixture *f, const char *model, const char *dir, const char 
                      model, data, more, rw_test_folder(), dir);
     rw_recipe_options options = {.path = "skip.yaml", .trust = true, .text = f->text, .n_text = (size_t)n};
     must(rw_recipe_load(&f->recipe, &options, &err), &err);
-    must(rw_plan_make(&f->plan, &f->recipe, &f->arena, &f->device, &err), &err);
+    must(rw_saved_run_find(&f->saved, "auto", f->recipe.values[RW_KEY_save_proj_dir].s, &err), &err);
+    must(rw_plan_make(&f->plan, &f->recipe, &f->saved, &f->arena, &f->device, &err), &err);
 }
 
 static void close_run(fixture *f) {
     rw_device_close(f->device);
     rw_arena_done(&f->arena);
+    rw_saved_run_done(&f->saved);
     rw_recipe_done(&f->recipe);
 }
 
 /* Trains in `dir`, resuming what is there; what it says goes to the file `said`. */
 static rw_status train(const char *model, const char *dir, const char *more, rw_error *err) {
     fixture f;
-    char *resume;
     open_run(&f, model, dir, more);
-    must(rw_resume_find(&f.plan, &f.recipe, f.device, &resume, err), err);
     fflush(stderr);
     int kept = dup(STDERR_FILENO), file = open(rw_test_path("said"), O_WRONLY | O_CREAT | O_TRUNC, 0600);
     dup2(file, STDERR_FILENO);
-    rw_status status = rw_train(&f.plan, &f.recipe, f.device, NULL, resume, err);
+    rw_status status = rw_train(f.plan, &f.recipe, f.device, NULL, f.saved.path, err);
     dup2(kept, STDERR_FILENO);
     close(kept);
     close(file);
     if (status != RW_OK) rw_error_settle(err);
-    rw_free(resume);
     close_run(&f);
     return status;
 }
@@ -116,7 +116,7 @@ static void write_model(char path[600], const char *file, const char *name, int6
     for (int i = 0; i < EMBD; i++) nan[i] = NAN;
     snprintf(path, 600, "%s", rw_test_path(file));
     open_run(&f, "arch: x060, n_layer: 2, n_embd: 32, head_size: 32", "unused", "");
-    must(rw_engine_open(&e, &f.plan, f.device, false, &err), &err);
+    must(rw_engine_open(&e, f.plan, f.device, false, &err), &err);
     must(rw_model_init(e.model, 5, &err), &err);
     int i = rw_layout_find(&e.model->params->layout, name);
     rw_params_set(e.model->params, RW_PARAM_VALUE, (size_t)i, first, n, nan);
@@ -156,7 +156,7 @@ static saved read_state(const char *model, const char *dir, int64_t step) {
     s.v = s.m + MANY;
     snprintf(path, sizeof path, "%s/%s/state-%lld.safetensors", rw_test_folder(), dir, (long long)step);
     open_run(&f, model, "unused", "");
-    must(rw_engine_open(&e, &f.plan, f.device, true, &err), &err);
+    must(rw_engine_open(&e, f.plan, f.device, true, &err), &err);
     rw_params *p = e.model->params;
     must(rw_state_load(path, p, &s.progress, &err), &err);
     for (size_t i = 0; i < p->layout.n_segments; i++) {
