@@ -8,7 +8,6 @@
 #include "core/model/role_rows.h"
 
 #include <math.h>
-#include <string.h>
 
 /* -- initial values: see formula.h; maa = 1 - mix ----------------------------------------------------------------- */
 
@@ -24,7 +23,7 @@ static double maa_half(const void *site, int64_t i) {
 static double maa_ffn(const void *site, int64_t i) {
     const rw_init_site *s = site;
     double r = rw_init_r(s);
-    if (s->shape->init && strcmp(s->shape->init, "newest") == 0) r = r * r * r;
+    if (s->shape->init == RW_INIT_NEWEST) r = r * r * r;
     return 1.0 - pow(rw_init_x(s, i), r);
 }
 

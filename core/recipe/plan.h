@@ -47,7 +47,7 @@ typedef struct {
         };
     };
     double head_size_divisor; /* 8: eps of the head's group norm is 1e-5 times its square */
-    const char *init;         /* "tutorial" or "newest": which official form of the initial values */
+    rw_init_form_choice init; /* which official form of the initial values */
     rw_dtype file_dtype;      /* dtype of load_model's tensors; RW_DTYPE_NONE from scratch */
 } rw_plan_model;
 

@@ -85,7 +85,6 @@ static inline void plan_from_config(rw_plan *p, const json_t *c) {
     m->dim_ffn = json_int(c, "ffn_hidden", 0);
     m->pre_ffn = json_int(c, "pre_ffn", 0);
     m->head_size_divisor = json_num(c, "head_size_divisor", 8);
-    m->init = "tutorial";
     rw_arch_default_shape(rw_arch_find(m->arch, NULL), m);
     p->train.l2wrap = RW_L2WRAP_OFF;
     p->train.loss_norm = RW_LOSS_NORM_STEP;

@@ -83,7 +83,7 @@ static void check_tensor(checks *c, const rw_tensor_file *formulas, const char *
     c->checked++;
 }
 
-static void one_tag(const char *tag, const char *form) {
+static void one_tag(const char *tag, rw_init_form_choice form) {
     rw_error err = {0};
     char dir[512], path[600];
     snprintf(dir, sizeof dir, "%s/init/%s", rw_golden_dir(), tag);
@@ -126,7 +126,7 @@ static void one_folder(void *ctx, const char *tag) {
          newest = strcmp(json_text(stats, "source", ""), "newest") == 0;
     json_decref(stats);
     if (!runs) return;
-    one_tag(tag, newest ? "newest" : "tutorial");
+    one_tag(tag, newest ? RW_INIT_NEWEST : RW_INIT_TUTORIAL);
     ++*n;
 }
 

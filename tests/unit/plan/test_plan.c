@@ -304,7 +304,7 @@ static rw_plan plan_of(const shape_row *s) {
                               .lora_mix = 32,
                               .lora_decay = 64,
                               .head_size_divisor = 8,
-                              .init = "tutorial"};
+                              .init = RW_INIT_TUTORIAL};
     p.train = (rw_plan_train){.micro_bsz = s->B,
                               .ctx_len = s->T,
                               .accumulate = 1,

@@ -70,7 +70,7 @@ static void choices_reach_the_plan(void **state) {
     assert_int_equal(p.model.dim_ffn, 128);
     assert_int_equal(p.model.vocab_size, 0); /* the plan decides */
     assert_true(p.model.head_size_divisor == 8);
-    assert_string_equal(p.model.init, "tutorial");
+    assert_int_equal(p.model.init, RW_INIT_TUTORIAL);
     assert_int_equal(p.data.data_type, RW_FORMAT_BINIDX);
     assert_string_equal(p.data.data_file, "dir/x/pile");
     assert_string_equal(p.data.valid_file, "dir/v");
