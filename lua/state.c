@@ -101,7 +101,10 @@ static const char *split_place(const char *text, const char *file, int *line) {
     if (!colon || colon == rest || colon == text || colon[-1] != ':') return text;
     size_t n = (size_t)(colon - 1 - text);
     const char *name = text;
-    if (n > 3 && memcmp(name, "...", 3) == 0) name += 3, n -= 3; /* the end of a long path */
+    if (n > 3 && memcmp(name, "...", 3) == 0) { /* the end of a long path */
+        name += 3;
+        n -= 3;
+    }
     const size_t n_file = strlen(file);
     if (n > n_file || memcmp(file + n_file - n, name, n) != 0) return text;
     *line = atoi(colon);

@@ -20,7 +20,10 @@ void rw_philox4x32(const uint32_t counter[4], const uint32_t key[2], uint32_t ou
         k0 += 0x9E3779B9u; /* golden ratio and sqrt(3) - 1: the constants of the paper */
         k1 += 0xBB67AE85u;
     }
-    out[0] = c0, out[1] = c1, out[2] = c2, out[3] = c3;
+    out[0] = c0;
+    out[1] = c1;
+    out[2] = c2;
+    out[3] = c3;
 }
 
 uint64_t rw_rng_u64_at(uint64_t seed, uint64_t stream, uint64_t index) {

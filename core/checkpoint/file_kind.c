@@ -11,8 +11,10 @@ static bool begins(const char *head, int64_t n, const char *with) {
 }
 
 static bool is_html(const char *head, int64_t n) {
-    if (begins(head, n, "\xef\xbb\xbf")) head += 3, n -= 3;
-    while (n && strchr(" \t\r\n", *head)) head++, n--;
+    int64_t skip = begins(head, n, "\xef\xbb\xbf") ? 3 : 0;
+    while (skip < n && strchr(" \t\r\n", head[skip])) skip++;
+    head += skip;
+    n -= skip;
     return begins(head, n, "<!doctype") || begins(head, n, "<html") || begins(head, n, "<head") ||
            begins(head, n, "<!--") || begins(head, n, "<?xml");
 }

@@ -203,8 +203,10 @@ static void put_ids(rw_binidx_writer *w, const uint16_t *ids, int64_t n) {
     for (int64_t i = 0; i < n; i++) {
         b[used++] = (unsigned char)ids[i];
         b[used++] = (unsigned char)(ids[i] >> 8);
-        if (w->id_bytes == 4) b[used++] = 0, b[used++] = 0;
-        if (used == sizeof b || i == n - 1) rw_writer_put(&w->bin, b, (int64_t)used), used = 0;
+        for (int k = 2; k < w->id_bytes; k++) b[used++] = 0;
+        if (used < sizeof b && i < n - 1) continue;
+        rw_writer_put(&w->bin, b, (int64_t)used);
+        used = 0;
     }
 }
 

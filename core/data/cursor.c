@@ -33,9 +33,11 @@ uint64_t rw_cursor_get(const rw_cursor *c, int i) {
 }
 
 bool rw_cursor_set(rw_cursor *c, const char *name, uint64_t value) {
-    for (int i = 0; i < RW_CURSOR_N_FIELDS; i++)
-        if (!strcmp(name, fields[i].name)) return *field(c, i) = value, true;
-    return false;
+    int i = 0;
+    while (i < RW_CURSOR_N_FIELDS && strcmp(name, fields[i].name) != 0) i++;
+    if (i == RW_CURSOR_N_FIELDS) return false;
+    *field(c, i) = value;
+    return true;
 }
 
 bool rw_cursor_equal(const rw_cursor *a, const rw_cursor *b) {

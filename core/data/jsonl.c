@@ -44,7 +44,10 @@ static bool hex4(const char *p, const char *end, uint32_t *u) {
 }
 
 static char *put_utf8(char *o, uint32_t u) {
-    if (u < 0x80) return *o++ = (char)u, o;
+    if (u < 0x80) {
+        *o++ = (char)u;
+        return o;
+    }
     if (u < 0x800)
         *o++ = (char)(0xc0 | u >> 6);
     else {
@@ -79,8 +82,9 @@ static const char *quick_escape(const char *p, const char *end, char **o) {
     static const char names[] = "\"\\/bfnrt", values[] = "\"\\/\b\f\n\r\t";
     if (p >= end || !*p) return NULL;
     const char *simple = strchr(names, *p);
-    if (simple) return *(*o)++ = values[simple - names], p + 1;
-    return *p == 'u' ? quick_unicode(p + 1, end, o) : NULL;
+    if (!simple) return *p == 'u' ? quick_unicode(p + 1, end, o) : NULL;
+    *(*o)++ = values[simple - names];
+    return p + 1;
 }
 
 /* First byte that ends a run of plain text: a quote, a backslash or a control character. Eight at a time. */

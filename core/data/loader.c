@@ -156,10 +156,9 @@ static void *run(void *arg) {
         rw_error err = {0};
         status = make_batch(l, &l->slots[i % (uint64_t)l->n_slots], l->first.step + i, &err);
         pthread_mutex_lock(&l->mutex);
-        if (status == RW_OK)
-            l->made++;
-        else
-            l->failed = true, l->error = err;
+        l->made += status == RW_OK;
+        l->failed = status != RW_OK;
+        l->error = err;
         pthread_cond_broadcast(&l->changed);
         pthread_mutex_unlock(&l->mutex);
     }

@@ -19,7 +19,10 @@ static int open_nameless(const char *folder) {
     if (fd >= 0) return fd;
     char path[4096];
     int n = snprintf(path, sizeof path, "%s/rwkv-run-XXXXXX", folder);
-    if (n < 0 || (size_t)n >= sizeof path) return errno = ENAMETOOLONG, -1;
+    if (n < 0 || (size_t)n >= sizeof path) {
+        errno = ENAMETOOLONG;
+        return -1;
+    }
     fd = mkostemp(path, O_CLOEXEC);
     if (fd >= 0) unlink(path);
     return fd;

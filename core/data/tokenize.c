@@ -35,7 +35,10 @@ static rw_status open_output(job *j, const char *prefix, rw_error *err) {
 }
 
 static rw_status add_document(job *j, const char *text, size_t n, rw_error *err) {
-    if (n == 0 && j->options->layout == RW_LAYOUT_PREPROCESS) return j->done.n_dropped++, RW_OK;
+    if (n == 0 && j->options->layout == RW_LAYOUT_PREPROCESS) {
+        j->done.n_dropped++;
+        return RW_OK;
+    }
     void *p = j->ids;
     bool ok = rw_grow(&p, &j->cap, n + 1, sizeof *j->ids);
     j->ids = p;

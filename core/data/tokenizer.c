@@ -118,7 +118,10 @@ static bool read_escape(cursor *c, literal *l, bool is_bytes) {
     if (c->p >= c->end) return false;
     char ch = *c->p;
     const char *simple = ch ? strchr(names, ch) : NULL;
-    if (simple) return c->p++, put_byte(l, (uint8_t)values[simple - names]);
+    if (simple) {
+        c->p++;
+        return put_byte(l, (uint8_t)values[simple - names]);
+    }
     uint32_t x;
     if (ch >= '0' && ch <= '7') {
         read_octal(c, &x);
@@ -396,7 +399,9 @@ static rw_status build(rw_tokenizer *t, const char *name, rw_error *err) {
 /* Gives back what the doubling of the arrays left over; keeps them as they are when memory is short. */
 static void shrink(void **p, size_t *cap, size_t n, size_t size) {
     void *small = n ? rw_realloc(*p, n * size) : NULL;
-    if (small) *p = small, *cap = n;
+    if (!small) return;
+    *p = small;
+    *cap = n;
 }
 
 rw_status rw_tokenizer_parse(rw_tokenizer **out, const char *name, const char *text, size_t n, rw_error *err) {
@@ -484,7 +489,9 @@ static inline const uint8_t *longest_match(const cell *cells, const uint8_t *p, 
     for (; p < end; p++) {
         c = cells[c.base ^ *p];
         if (c.label != *p) break;
-        if (c.id) *id = c.id, last = p + 1;
+        if (!c.id) continue;
+        *id = c.id;
+        last = p + 1;
     }
     return last;
 }
@@ -536,8 +543,8 @@ static const char single_bytes[256] = {BYTES64(0), BYTES64(64), BYTES64(128), BY
 const char *rw_tokenizer_token_at(const rw_tokenizer *t, int64_t id, size_t *n) {
     *n = 0;
     if (id <= 0 || id >= t->vocab_size) return NULL;
-    if (t->is_byte) return *n = 1, single_bytes + (id - 1);
-    *n = t->entries[id].n;
+    *n = t->is_byte ? 1 : t->entries[id].n;
+    if (t->is_byte) return single_bytes + (id - 1);
     return *n ? t->bytes + t->entries[id].offset : NULL;
 }
 

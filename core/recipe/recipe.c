@@ -198,7 +198,7 @@ static const char *default_name(rw_recipe *r) {
     const char *base = rw_path_base(r->path);
     size_t n = strcspn(base, ".");
     if (n == 6 && memcmp(base, "recipe", 6) == 0 && strcmp(r->dir, ".") != 0 && strcmp(r->dir, "/") != 0)
-        base = rw_path_base(r->dir), n = strlen(base);
+        return rw_arena_strdup(&r->arena, rw_path_base(r->dir));
     return rw_arena_strndup(&r->arena, n ? base : "run", n ? n : 3);
 }
 

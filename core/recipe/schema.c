@@ -54,7 +54,6 @@ rw_status rw_problems_end(rw_problems *p, rw_error *err) {
         err->detail = NULL;
         if (all.len && !all.failed) rw_error_set_detail(err, all.data);
         rw_str_done(&all);
-        p->first.detail = (rw_free(p->first.detail), NULL);
     }
     rw_error_clear(&p->first);
     rw_str_done(&p->rest);

@@ -42,10 +42,8 @@ static rw_where offset_place(const reader *r, size_t offset) {
     if (offset > r->n) offset = r->n;
     for (size_t i = 0; i < offset; i++) {
         unsigned char c = (unsigned char)r->text[i];
-        if (c == '\n')
-            line++, col = 0;
-        else if ((c & 0xc0) != 0x80)
-            col++;
+        line += c == '\n';
+        col = c == '\n' ? 0 : col + ((c & 0xc0) != 0x80);
     }
     return place(r, line, col);
 }
@@ -270,8 +268,8 @@ static rw_status check_bytes(reader *r) {
 
 rw_status rw_yaml_parse(rw_arena *arena, const char *file, const char *text, size_t n, rw_node **root, rw_error *err) {
     *root = NULL;
-    reader r = {.arena = arena, .file = file, .text = text, .n = n, .err = err};
-    if (begins_with(&r, "\xef\xbb\xbf", 3)) r.text += 3, r.n -= 3; /* the byte order mark of Windows editors */
+    size_t mark = n >= 3 && memcmp(text, "\xef\xbb\xbf", 3) == 0 ? 3 : 0; /* the byte order mark of Windows editors */
+    reader r = {.arena = arena, .file = file, .text = text + mark, .n = n - mark, .err = err};
     RW_TRY(check_bytes(&r));
     if (!yaml_parser_initialize(&r.parser)) return rw_fail_memory(err, sizeof r.parser);
     yaml_parser_set_encoding(&r.parser, YAML_UTF8_ENCODING);
