@@ -1,19 +1,12 @@
-/* Errors: filling, printing, and saying them in the user's language.
- *
- * Messages are looked up by their English format in messages.def. A translation is used only when it has the
- * same conversions in the same order, so that a slip in that file can never read a wrong argument. Text that
- * comes from a file may hold anything; control bytes and broken UTF-8 are shown as '?', so that a message
- * cannot steer the terminal. */
+/* Errors: filling and printing. Text that comes from a file may hold anything; control bytes and broken UTF-8 are
+ * shown as '?', so that a message cannot steer the terminal. */
 #include "core/base/error.h"
 
 #include "core/base/alloc.h"
 #include "core/base/str.h"
 
-#include <ctype.h>
 #include <errno.h>
-#include <stdatomic.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 /* -- status codes ------------------------------------------------------------------------------------ */
@@ -38,74 +31,6 @@ const char *rw_status_name(rw_status code) {
 #undef RW_STATUS
     }
     return "?";
-}
-
-/* -- language ---------------------------------------------------------------------------------------- */
-
-static const char *language_from_environment(void) {
-    static const char *const names[] = {"RWKV_LANG", "LC_ALL", "LC_MESSAGES", "LANG"};
-    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
-        const char *value = getenv(names[i]);
-        if (value && value[0]) return strncmp(value, "zh", 2) == 0 ? "zh" : "en";
-    }
-    return "en";
-}
-
-const char *rw_language(void) {
-    static const char *_Atomic language; /* read once: the answer may not change within a run */
-    const char *found = atomic_load(&language);
-    if (!found) {
-        found = language_from_environment();
-        atomic_store(&language, found);
-    }
-    return found;
-}
-
-static const struct {
-    const char *english, *chinese;
-} messages[] = {
-#define RW_MESSAGE(english, chinese) {english, chinese},
-#include "core/base/messages.def"
-#undef RW_MESSAGE
-};
-
-/* Finds the next conversion at or after *s ("%-5d"), steps *s behind it and returns its length, 0 at the end. */
-static size_t next_conversion(const char **s, const char **start) {
-    for (const char *p = strchr(*s, '%'); p; p = strchr(p + 2, '%')) {
-        if (p[1] == '%') continue;
-        size_t n = 1 + strspn(p + 1, "-+ #0123456789.*hlLqjzt");
-        n += p[n] != '\0';
-        *start = p;
-        *s = p + n;
-        return n;
-    }
-    return 0;
-}
-
-bool rw_message_fits(const char *a, const char *b) {
-    for (;;) {
-        const char *start_a = a, *start_b = b;
-        size_t n_a = next_conversion(&a, &start_a), n_b = next_conversion(&b, &start_b);
-        if (n_a != n_b || memcmp(start_a, start_b, n_a) != 0) return false;
-        if (n_a == 0) return true;
-    }
-}
-
-static const char *translate(const char *english) {
-    for (size_t i = 0; i < sizeof messages / sizeof messages[0]; i++)
-        if (strcmp(messages[i].english, english) == 0)
-            return rw_message_fits(english, messages[i].chinese) ? messages[i].chinese : english;
-    return english;
-}
-
-const char *rw_message(const char *english) {
-    return strcmp(rw_language(), "zh") == 0 ? translate(english) : english;
-}
-
-int rw_messages_check(void) {
-    for (size_t i = 0; i < sizeof messages / sizeof messages[0]; i++)
-        if (!rw_message_fits(messages[i].english, messages[i].chinese)) return (int)i + 1;
-    return 0;
 }
 
 /* -- filling ----------------------------------------------------------------------------------------- */

@@ -6,8 +6,9 @@
 #ifndef RW_BASE_ERROR_H
 #define RW_BASE_ERROR_H
 
+#include "core/base/messages.h"
+
 #include <stdarg.h>
-#include <stdbool.h>
 #include <stddef.h>
 
 #ifdef __cplusplus
@@ -64,15 +65,6 @@ size_t rw_error_format(const rw_error *err, char *buf, size_t size);
 /* The status the process should leave with when a run ends with this code. */
 int rw_status_exit_code(rw_status code);
 const char *rw_status_name(rw_status code);
-
-/* The user's language for messages: "en" or "zh". Read once from RWKV_LANG, LC_ALL, LC_MESSAGES, LANG. */
-const char *rw_language(void);
-/* The text in the user's language, or `english` itself when there is no translation. */
-const char *rw_message(const char *english);
-/* Whether both formats have the same conversions in the same order, so that one can stand for the other. */
-bool rw_message_fits(const char *english, const char *translation);
-/* For the test of messages.def: 0, or the number of the first row that does not fit. */
-int rw_messages_check(void);
 
 #define RW_AT_NONE       ((rw_where){0})
 #define RW_AT_FILE(path) ((rw_where){.file = (path)})
