@@ -1,4 +1,4 @@
-/* Finding and loading OpenBLAS. The choice of kernels must stand in the environment before the library's constructor
+/* Finding and loading OpenBLAS. The choice of kernels must be in the environment before the library's constructor
  * runs, hence dlopen and not a link. State is process-wide because a loaded library is. */
 #include "kernels/cpu/blas.h"
 
@@ -84,8 +84,8 @@ static void read_corename(void *lib) {
     char *(*get)(void) = (char *(*)(void))dlsym(lib, "openblas_get_corename");
     snprintf(corename, sizeof corename, "%s", get ? get() : "unknown");
     if (rw_blas_core_is_slow(corename, has_avx2()))
-        rw_warn("OpenBLAS runs its '%s' kernels, several times slower than this processor allows; "
-                "unset OPENBLAS_CORETYPE or set it to %s",
+        rw_warn("OpenBLAS is using its '%s' kernels, several times slower than this processor allows; unset "
+                "OPENBLAS_CORETYPE or set it to %s",
                 corename, has_avx512() ? "SKYLAKEX" : "HASWELL");
 }
 

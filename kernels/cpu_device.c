@@ -76,7 +76,7 @@ static void cpu_close(rw_device *d) {
 rw_status rw_device_open_cpu(rw_device **out, rw_dtype compute, int threads, rw_error *err) {
     *out = NULL;
     if (compute != RW_F32 && compute != RW_F64)
-        return rw_fail(err, RW_E_UNSUPPORTED, RW_AT_NONE, "the cpu computes in f32 or f64, not in %s",
+        return rw_fail(err, RW_E_UNSUPPORTED, RW_AT_NONE, "the CPU computes in f32 or f64, not in %s",
                        rw_dtype_name(compute));
     if (threads < 1 || threads > MAX_THREADS)
         return rw_fail(err, RW_E_DEVICE, RW_AT_NONE, "expected 1 to %d threads, got %d", (int)MAX_THREADS, threads);

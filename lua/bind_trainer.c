@@ -106,7 +106,8 @@ static const field *find_field(const field *fields, const char *name) {
 static void *checked(lua_State *L, const char *type) {
     const view *v = luaL_checkudata(L, 1, type);
     if (v->call != rw_lua_of(L)->call)
-        luaL_error(L, "'%s' was used after its hook returned; keep the numbers you need, not the object", type + 3);
+        luaL_error(L, rw_message("'%s' was used after its hook returned; keep the numbers you need, not the object"),
+                   type + 3);
     return v->data;
 }
 
@@ -118,25 +119,26 @@ static int unknown_field(lua_State *L, const char *type, const field *fields, co
     names[n] = NULL;
     const char *word = lua_type(L, 2) == LUA_TSTRING ? lua_tostring(L, 2) : luaL_typename(L, 2);
     const char *near = rw_did_you_mean(word, names);
-    if (near) return luaL_error(L, "%s has no field '%s' (did you mean '%s'?)", type + 3, word, near);
-    return luaL_error(L, "%s has no field '%s'", type + 3, word);
+    if (near) return luaL_error(L, rw_message("%s has no field '%s' (did you mean '%s'?)"), type + 3, word, near);
+    return luaL_error(L, rw_message("%s has no field '%s'"), type + 3, word);
 }
 
 static int read_only(lua_State *L) {
-    return luaL_error(L, "trainer and metrics are read-only; hooks answer with what they return");
+    return luaL_error(L, rw_message("trainer and metrics are read-only; a hook answers with its return value"));
 }
 
 /* -- trainer --------------------------------------------------------------------------------------- */
 
 static rw_hook_trainer *checked_self(lua_State *L, const char *method) {
-    if (lua_type(L, 1) != LUA_TUSERDATA) luaL_error(L, "%s is called with a colon: trainer:%s(...)", method, method);
+    if (lua_type(L, 1) != LUA_TUSERDATA)
+        luaL_error(L, rw_message("call %s with a colon: trainer:%s(...)"), method, method);
     return checked(L, TRAINER);
 }
 
 /* trainer:stop(why) */
 static int l_stop(lua_State *L) {
     rw_hook_trainer *t = checked_self(L, "stop");
-    const char *why = luaL_optstring(L, 2, "a hook asked for it");
+    const char *why = luaL_optstring(L, 2, rw_message("a hook asked for it"));
     t->ask_stop = true;
     snprintf(t->stop_reason, sizeof t->stop_reason, "%s", why);
     return 0;
@@ -168,7 +170,7 @@ static int trainer_index(lua_State *L) {
 
 static int trainer_tostring(lua_State *L) {
     const rw_hook_trainer *t = checked(L, TRAINER);
-    lua_pushfstring(L, "trainer (step %d of %d)", (int)t->step, (int)t->n_steps);
+    lua_pushfstring(L, rw_message("trainer (step %d of %d)"), (int)t->step, (int)t->n_steps);
     return 1;
 }
 

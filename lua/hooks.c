@@ -1,7 +1,7 @@
-/* Loads hook files and answers the training loop from them. The functions lie in the registry; `refs` holds their
+/* Loads hook files and answers the training loop from them. The functions are in the registry; `refs` holds their
  * places in rows of RW_HOOK_COUNT: one row for each file, the last row for the defaults.
  *
- * math.random is seeded anew before each call from the hook and the step alone, so that a run that was stopped and
+ * math.random is seeded again before each call from the hook and the step alone, so that a run that was stopped and
  * resumed draws the same numbers as one that was not. */
 #include "lua/hooks.h"
 
@@ -54,33 +54,33 @@ static int find_hook(const char *name) {
 
 static int unknown_hook(lua_State *L, const char *name) {
     const char *near = rw_did_you_mean(name, hook_names);
-    if (near) return luaL_error(L, "unknown hook '%s' (did you mean '%s'?)", name, near);
-    lua_pushfstring(L, "unknown hook '%s' (known:", name);
+    if (near) return luaL_error(L, rw_message("unknown hook '%s' (did you mean '%s'?)"), name, near);
+    lua_pushliteral(L, "");
     for (int i = 0; i < RW_HOOK_COUNT; i++) {
-        lua_pushfstring(L, i ? ", %s" : " %s", hook_names[i]);
+        lua_pushfstring(L, i ? ", %s" : "%s", hook_names[i]);
         lua_concat(L, 2);
     }
-    lua_pushliteral(L, ")");
-    lua_concat(L, 2);
-    return lua_error(L);
+    return luaL_error(L, rw_message("unknown hook '%s' (known: %s)"), name, lua_tostring(L, -1));
 }
 
 /* [..., key, value] -> [..., key] : one row of the table that a file returned */
 static void keep_hook(lua_State *L, int *refs) {
     if (lua_type(L, -2) != LUA_TSTRING)
-        luaL_error(L, "the names of hooks must be texts, got a %s", luaL_typename(L, -2));
+        luaL_error(L, rw_message("the names of hooks must be strings, got a %s"), luaL_typename(L, -2));
     const char *name = lua_tostring(L, -2);
     const int id = find_hook(name);
     if (id < 0) unknown_hook(L, name);
-    if (!lua_isfunction(L, -1)) luaL_error(L, "hook '%s' must be a function, got a %s", name, luaL_typename(L, -1));
+    if (!lua_isfunction(L, -1))
+        luaL_error(L, rw_message("hook '%s' must be a function, got a %s"), name, luaL_typename(L, -1));
     refs[id] = luaL_ref(L, LUA_REGISTRYINDEX);
 }
 
 /* [..., table] */
 static void keep_hooks(lua_State *L, rw_lua_job *job) {
     if (!lua_istable(L, -1))
-        luaL_error(L, "must return a table of hooks, got %s (end the file with: return { on_train_end = ... })",
-                   luaL_typename(L, -1));
+        luaL_error(
+            L, rw_message("must return a table of hooks, got %s (end the file with: return { on_train_end = ... })"),
+            luaL_typename(L, -1));
     int *refs = row(rw_lua_of(L), ((load_job *)job)->file);
     lua_pushnil(L);
     while (lua_next(L, -2)) keep_hook(L, refs);
@@ -121,7 +121,8 @@ static int load_defaults(lua_State *L) {
         rw_lua_push_module(L, lua_tostring(L, -1));
         lua_getfield(L, -1, "hooks");
         lua_getfield(L, -1, hook_names[id]);
-        if (!lua_isfunction(L, -1)) return luaL_error(L, "rwkv.%s has no hook '%s'", default_files[id], hook_names[id]);
+        if (!lua_isfunction(L, -1))
+            return luaL_error(L, rw_message("rwkv.%s has no hook '%s'"), default_files[id], hook_names[id]);
         refs[id] = luaL_ref(L, LUA_REGISTRYINDEX);
         lua_pop(L, 3);
     }
@@ -184,7 +185,7 @@ static void blame_function(lua_State *L, hook_job *h) {
 static void wrong_type(lua_State *L, hook_job *h, const char *expected) {
     const char *got = luaL_typename(L, -1);
     blame_function(L, h);
-    luaL_error(L, "%s must return a %s, got %s", hook_names[h->id], expected, got);
+    luaL_error(L, rw_message("%s must return a %s, got %s"), hook_names[h->id], expected, got);
 }
 
 static void take_number(lua_State *L, hook_job *h) {
@@ -192,7 +193,7 @@ static void take_number(lua_State *L, hook_job *h) {
     h->number = lua_tonumber(L, -1);
     if (isfinite(h->number) && h->number >= 0) return;
     blame_function(L, h);
-    luaL_error(L, "%s must return a number >= 0, got %f", hook_names[h->id], h->number);
+    luaL_error(L, rw_message("%s must return a number >= 0, got %f"), hook_names[h->id], h->number);
 }
 
 static void take_boolean(lua_State *L, hook_job *h) {

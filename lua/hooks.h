@@ -1,4 +1,4 @@
-/* The hooks of a run: the user's Lua files behind the plain C functions of core/hooks/hooks.h.
+/* The hooks of a run: the user's Lua files as the plain C functions of core/hooks/hooks.h.
  *
  * Value hooks: the last file that has the hook is asked first; `nil` asks the one before it, and at last the
  * default of lua/rwkv, which is made from the recipe's keys. Events: every file that has the hook is called, in

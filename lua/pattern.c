@@ -80,7 +80,7 @@ static void invert(item *it) {
     for (int i = 0; i < 8; i++) it->bits[i] = ~it->bits[i];
 }
 
-/* "%x" at p (p points behind the '%'): a class, or the character itself. Returns what follows. */
+/* "%x" at p (p points past the '%'): a class, or the character itself. Returns what follows. */
 static const char *add_escape(lua_State *L, item *it, const char *p, const char *end) {
     if (p == end) luaL_error(L, "malformed pattern (ends with '%%')");
     const int c = (unsigned char)*p;
@@ -103,7 +103,7 @@ static const char *add_member(lua_State *L, item *it, const char *p, const char 
     return p;
 }
 
-/* p points behind the '['. */
+/* p points past the '['. */
 static const char *add_set(lua_State *L, item *it, const char *p, const char *end) {
     const bool inverted = p < end && *p == '^';
     if (inverted) p++;
@@ -133,7 +133,7 @@ static const char *compile_set(lua_State *L, item *it, const char *p, const char
     return p;
 }
 
-/* "%b()", "%f[set]", "%1"; returns NULL when the '%' begins an ordinary class. p points behind the '%'. */
+/* "%b()", "%f[set]", "%1"; returns NULL when the '%' begins an ordinary class. p points past the '%'. */
 static const char *compile_special(lua_State *L, item *it, const char *p, const char *end) {
     if (p == end) return NULL;
     if (*p == 'b') {
@@ -428,7 +428,7 @@ static int l_match(lua_State *L) {
     return find_or_match(L, false);
 }
 
-/* upvalues: the subject, the compiled pattern, the offset where to go on */
+/* upvalues: the subject, the compiled pattern, the offset where to continue */
 static int gmatch_next(lua_State *L) {
     size_t n;
     const char *s = lua_tolstring(L, lua_upvalueindex(1), &n);

@@ -1,6 +1,6 @@
 /* What scripts can reach: an allow-list, copied into a table that is the environment of every chunk.
  *
- * Left out on purpose: io, debug, package, ffi, jit, load and its kin, getfenv and setfenv, string.dump, most of
+ * Left out on purpose: io, debug, package, ffi, jit, load and the like, getfenv and setfenv, string.dump, most of
  * os: whatever touches files, processes, bytecode or the engine's own functions. Functions whose time can grow
  * faster than what they touch are our own (pattern.c, table.c); the others are linear, so bounded by the memory.
  * Chunks are loaded as text only: LuaJIT does not check bytecode.
@@ -68,7 +68,7 @@ static int l_print(lua_State *L) {
         lua_call(L, 1, 1);
         size_t len = 0;
         const char *text = lua_tolstring(L, -1, &len);
-        if (!text) return luaL_error(L, "'tostring' must return a string");
+        if (!text) return luaL_error(L, rw_message("'tostring' must return a string"));
         if (i > 1 && used < sizeof line - 1) line[used++] = '\t';
         if (len > sizeof line - 1 - used) len = sizeof line - 1 - used;
         memcpy(line + used, text, len);
@@ -79,6 +79,12 @@ static int l_print(lua_State *L) {
     make_printable(line);
     rw_info("%s", line);
     return 0;
+}
+
+/* rwkv.message(english): the text in the user's language, if lua/messages.def has it. */
+static int l_message(lua_State *L) {
+    lua_pushstring(L, rw_message(luaL_checkstring(L, 1)));
+    return 1;
 }
 
 static int l_collectgarbage(lua_State *L) {
@@ -151,7 +157,7 @@ static void load_file(lua_State *L, const char *path, const char *root) {
     const bool compiled = head < n && data[head] == '\033';
     const int status = luaL_loadbufferx(L, data + head, (size_t)(n - head), name, "t");
     rw_free(data);
-    if (compiled) luaL_error(L, "this is compiled code, not a text; scripts are loaded as text only");
+    if (compiled) luaL_error(L, rw_message("this is compiled code; only scripts in text form are loaded"));
     if (status != 0) lua_error(L);
     set_environment(L);
     lua_remove(L, -2);
@@ -162,7 +168,7 @@ void rw_lua_load_file(lua_State *L, const char *path) {
     const char *slash = strrchr(path, '/');
     const size_t n = slash ? (size_t)(slash - path) : 0;
     if (n >= sizeof root) {
-        luaL_error(L, "the path is too long");
+        luaL_error(L, rw_message("the path is too long"));
         return;
     }
     memcpy(root, path, n);
@@ -181,10 +187,10 @@ static void module_path(lua_State *L, const char *name, char *path, size_t size)
             (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' || c == '-';
         const bool dot = c == '.' && n > 0 && name[n - 1] != '.' && name[n + 1] != '\0';
         if (n + 1 >= size || !(word || dot))
-            luaL_error(L, "require '%s': expected a name such as 'rwkv.schedule' or 'lib.words'", name);
+            luaL_error(L, rw_message("require '%s': expected a name such as 'rwkv.schedule' or 'lib.words'"), name);
         path[n] = dot ? '/' : c;
     }
-    if (n == 0) luaL_error(L, "require: the name is empty");
+    if (n == 0) luaL_error(L, rw_message("require: the name is empty"));
     path[n] = '\0';
 }
 
@@ -221,7 +227,7 @@ static bool load_beside(lua_State *L, const char *name) {
     const int n = snprintf(path, sizeof path, "%s%s%s.lua", here ? "" : root, here ? "" : "/", rel);
     if (n < 0 || (size_t)n >= sizeof path || !rw_exists(path)) return false;
     if (!is_inside(path, root))
-        luaL_error(L, "require '%s': %s leads out of the folder of the recipe's scripts", name, path);
+        luaL_error(L, rw_message("require '%s': %s is outside the folder of the recipe's scripts"), name, path);
     load_file(L, path, root);
     return true;
 }
@@ -255,7 +261,8 @@ static bool push_loaded(lua_State *L, const char *name) {
     lua_getfield(L, LUA_REGISTRYINDEX, LOADED);
     lua_getfield(L, -1, name);
     lua_remove(L, -2);
-    if (lua_islightuserdata(L, -1)) luaL_error(L, "require '%s': it requires itself, or failed before", name);
+    if (lua_islightuserdata(L, -1))
+        luaL_error(L, rw_message("require '%s': it requires itself, or failed before"), name);
     if (!lua_isnil(L, -1)) return true;
     lua_pop(L, 1);
     return false;
@@ -264,7 +271,7 @@ static bool push_loaded(lua_State *L, const char *name) {
 void rw_lua_push_module(lua_State *L, const char *name) {
     if (push_loaded(L, name)) return;
     const struct rw_lua_embedded *e = find_module(name);
-    if (!e) luaL_error(L, "there is no module '%s' in this program", name);
+    if (!e) luaL_error(L, rw_message("there is no module '%s' in this program"), name);
     load_module(L, e);
     run_module(L, name);
 }
@@ -278,7 +285,8 @@ static int l_require(lua_State *L) {
         load_module(L, e);
     else if (!load_beside(L, name)) {
         if (lua_isnil(L, lua_upvalueindex(1)))
-            return luaL_error(L, "require '%s': neither a module of this program nor a file beside this script", name);
+            return luaL_error(
+                L, rw_message("require '%s': neither a module of this program nor a file beside this script"), name);
         lua_pushvalue(L, lua_upvalueindex(1));
         lua_pushvalue(L, 1);
         lua_call(L, 1, 1);
@@ -293,7 +301,7 @@ static int l_require(lua_State *L) {
 static int undeclared_global(lua_State *L) {
     char name[64] = "?";
     if (lua_type(L, 2) == LUA_TSTRING) snprintf(name, sizeof name, "%.60s", lua_tostring(L, 2));
-    return luaL_error(L, "assignment to undeclared global '%s'; write 'local %s'", name, name);
+    return luaL_error(L, rw_message("assignment to undeclared global '%s'; write 'local %s'"), name, name);
 }
 
 /* Copies the named fields of the global `library` (NULL: of the globals). [env] -> [env]; `into` a field of it */
@@ -392,7 +400,7 @@ static void forbid_new_globals(lua_State *L) {
     lua_setmetatable(L, -2);
 }
 
-/* rwkv.version, rwkv.log(...), print(...), require(name). [env] -> [env] */
+/* rwkv.version, rwkv.log(...), rwkv.message(text), print(...), require(name). [env] -> [env] */
 static void add_rwkv(lua_State *L) {
     lua_getglobal(L, "require"); /* nil without package */
     lua_pushcclosure(L, l_require, 1);
@@ -402,6 +410,8 @@ static void add_rwkv(lua_State *L) {
     lua_newtable(L);
     lua_pushvalue(L, -2);
     lua_setfield(L, -2, "log");
+    lua_pushcfunction(L, l_message);
+    lua_setfield(L, -2, "message");
     lua_pushliteral(L, RW_VERSION);
     lua_setfield(L, -2, "version");
     lua_setfield(L, -3, "rwkv");

@@ -73,7 +73,7 @@ static void note_place(lua_State *L, rw_lua_fault *fault);
 static void raise_time(lua_State *L) {
     rw_lua *lua = rw_lua_of(L);
     if (!lua->fault.set) note_place(L, &lua->fault);
-    luaL_error(L, "still running after %d ms", (int)lua->watchdog.budget_ms);
+    luaL_error(L, rw_message("still running after %d ms"), (int)lua->watchdog.budget_ms);
 }
 
 void rw_lua_check_time(lua_State *L) {
@@ -133,7 +133,7 @@ static const char *nil_hint(const char *msg, bool trust) {
     for (int i = 0; absent[i]; i++) {
         const size_t n = strlen(absent[i]);
         if ((size_t)(end - msg) > n && end[-(ptrdiff_t)n - 1] == '\'' && memcmp(end - n, absent[i], n) == 0)
-            return "; scripts of a recipe do not have it, --trust gives it to your own";
+            return rw_message("; scripts of a recipe may not use it, --trust allows it to your own");
     }
     return "";
 }
@@ -150,7 +150,7 @@ static const char *error_text(lua_State *L, int index, char *buf, size_t size) {
     if (lua_type(L, index) == LUA_TNUMBER)
         snprintf(buf, size, "%.14g", lua_tonumber(L, index));
     else
-        snprintf(buf, size, "(the error is a %s, not a text)", luaL_typename(L, index));
+        snprintf(buf, size, rw_message("(the error is a %s, not a string)"), luaL_typename(L, index));
     return buf;
 }
 
@@ -190,7 +190,7 @@ static rw_status fail_with(const rw_lua *lua, const rw_lua_job *job, rw_status c
     const rw_where at = {.file = plan_path(lua->plan, file), .line = line};
     char place[560] = "", hook[96] = "";
     if (!at.file && file[0]) snprintf(place, sizeof place, line > 0 ? "%.500s:%d: " : "%.500s: ", file, line);
-    if (job->hook) snprintf(hook, sizeof hook, "%.48s at step %lld: ", job->hook, (long long)job->step);
+    if (job->hook) snprintf(hook, sizeof hook, rw_message("%.48s at step %lld: "), job->hook, (long long)job->step);
     rw_fail(err, code, at.file ? at : RW_AT_NONE, "%s%s%s", place, hook, msg);
     set_detail(fault->trace, err);
     return code;
@@ -199,7 +199,7 @@ static rw_status fail_with(const rw_lua *lua, const rw_lua_job *job, rw_status c
 static rw_status fail_time(const rw_lua *lua, const rw_lua_job *job, rw_error *err) {
     char msg[200];
     snprintf(msg, sizeof msg,
-             rw_message("still running after %lld ms, stopped; a script that needs longer: raise lua.budget_ms"),
+             rw_message("stopped after running for %lld ms; if the script needs longer, raise lua.budget_ms"),
              (long long)lua->watchdog.budget_ms);
     return fail_with(lua, job, RW_E_LUA, msg, err);
 }
@@ -207,7 +207,7 @@ static rw_status fail_time(const rw_lua *lua, const rw_lua_job *job, rw_error *e
 static rw_status fail_lua_memory(const rw_lua *lua, const rw_lua_job *job, rw_error *err) {
     char msg[200], bytes[32];
     if (lua->plan->memory_bytes <= 0) return fail_with(lua, job, RW_E_MEMORY, rw_message("not enough memory"), err);
-    snprintf(msg, sizeof msg, rw_message("the scripts need more memory than lua.memory_bytes allows (%s)"),
+    snprintf(msg, sizeof msg, rw_message("the scripts need more memory than lua.memory_mb allows (%s)"),
              rw_format_bytes(bytes, sizeof bytes, lua->plan->memory_bytes));
     return fail_with(lua, job, RW_E_LUA, msg, err);
 }
@@ -239,7 +239,7 @@ static int enter(lua_State *L) {
     lua_pushcfunction(L, on_error);
     const int n_args = e->job->push(L, e->job);
     e->status = lua_pcall(L, n_args, 1, 2);
-    if (e->status == LUA_ERRMEM) return luaL_error(L, "not enough memory");
+    if (e->status == LUA_ERRMEM) return luaL_error(L, rw_message("not enough memory"));
     if (e->status != 0) return lua_error(L);
     if (e->job->take) e->job->take(L, e->job);
     return 0;
@@ -259,7 +259,7 @@ rw_status rw_lua_call(rw_lua *lua, rw_lua_job *job, rw_error *err) {
     lua->fault.file[0] = lua->fault.trace[0] = '\0';
     lua->fault.line = 0;
     lua->call++;
-    rw_lua_watchdog_begin(&lua->watchdog, job->hook ? job->hook : job->file ? job->file : "a script");
+    rw_lua_watchdog_begin(&lua->watchdog, job->hook ? job->hook : job->file ? job->file : rw_message("a script"));
     lua_sethook(L, on_count, LUA_MASKCOUNT, COUNT_INSTRUCTIONS);
     const int status = lua_cpcall(L, enter, &e);
     lua_sethook(L, NULL, 0, 0);

@@ -9,7 +9,7 @@
 #include <lauxlib.h>
 #include <lua.h>
 
-/* What went wrong in a script, noted where it was raised, while the stack still stands. */
+/* What went wrong in a script, noted where it was raised, while the stack is still there. */
 typedef struct {
     bool set;
     int line;       /* 0: unknown                                      */
@@ -27,7 +27,7 @@ struct rw_lua {
     rw_lua_watchdog watchdog;
     rw_lua_fault fault;
     /* the call that runs */
-    uint64_t call; /* counts up at the begin and the end of each; odd: one runs */
+    uint64_t call; /* counts up at the beginning and the end of each; odd: one runs */
     int *refs;     /* owned by hooks.c: registry references, [n_files + 1][RW_HOOK_COUNT] */
 };
 

@@ -21,12 +21,12 @@ static void wait_until(rw_lua_watchdog *w, int64_t ns) {
     pthread_cond_timedwait(&w->wake, &w->lock, &at);
 }
 
-/* The state cannot be left from outside, and the loop cannot go on: the one place below core/cli that ends
+/* The state cannot be left from outside, and the loop cannot continue: the one place below core/cli that ends
  * the process. */
 static void end_process(const rw_lua_watchdog *w) {
     rw_log(RW_LOG_ERROR,
-           "%s does not come back: it ran %lld ms past lua.budget_ms (%lld) and cannot be interrupted "
-           "(lua.jit is on?). Saved checkpoints are whole; the work since the last one is lost.",
+           "%s does not return: it is %lld ms past lua.budget_ms (%lld) and cannot be interrupted (is lua.jit on?). "
+           "Saved checkpoints are intact; the work since the last one is lost.",
            w->what, (long long)w->grace_ms, (long long)w->budget_ms);
     _exit(rw_status_exit_code(RW_E_LUA));
 }
@@ -82,7 +82,7 @@ rw_status rw_lua_watchdog_start(rw_lua_watchdog *w, int64_t budget_ms, int64_t g
     if (start_thread(w) != 0) {
         pthread_cond_destroy(&w->wake);
         pthread_mutex_destroy(&w->lock);
-        return rw_fail(err, RW_E_MEMORY, RW_AT_NONE, "no thread could be started to watch over the scripts");
+        return rw_fail(err, RW_E_MEMORY, RW_AT_NONE, "cannot start the thread that limits the time of scripts");
     }
     w->started = true;
     return RW_OK;

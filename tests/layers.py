@@ -97,7 +97,7 @@ def check_include(path, quote, target):
         return f'"{target}" is not a path from the root of the tree'
     mine, other = layer_of(path), layer_of(target)
     if not other:
-        return f'"{target}" lies in no layer'
+        return f'"{target}" is in no layer'
     allowed = [mine] + LAYERS[mine]
     if other in allowed or target in allowed:
         return None
@@ -204,39 +204,6 @@ def check_links(files):
     return found
 
 
-# -- messages ----------------------------------------------------------------------------------------------------------
-
-LITERAL = r'"(?:\\.|[^"\\\n])*"'
-TEXT = re.compile(rf"{LITERAL}(?:\s*{LITERAL})*")
-
-
-def texts(source):
-    """All string literals, neighbours joined as the compiler joins them."""
-    source = re.sub(r"\bRW_VOCAB_NAME\b", '"rwkv_vocab_v20230424.txt"', source)
-    return ["".join(part[1:-1] for part in re.findall(LITERAL, m.group())) for m in TEXT.finditer(source)]
-
-
-def check_messages(files):
-    """A translation whose English text nobody says any more is never used: somebody changed the text."""
-    lists = [path for path in files if path.endswith("/messages.def")]
-    said = set()
-    for name in files:
-        if name not in lists:
-            with open(os.path.join(ROOT, name), encoding="utf-8") as f:
-                said.update(texts(f.read()))
-    found = []
-    for path in lists:
-        with open(os.path.join(ROOT, path), encoding="utf-8") as f:
-            rows = f.read()
-        ours = True
-        for m in re.finditer(rf"(/\*.*?\*/)|RW_MESSAGE\(\s*({TEXT.pattern})\s*,", rows, re.S):
-            if m.group(1):  # a section; what libraries say stands in sections that name them
-                ours = not re.match(r"/\* (errno|libyaml)", m.group(1))
-            elif ours and texts(m.group(2))[0] not in said:
-                found.append(f"{path}: no source says: {texts(m.group(2))[0]}")
-    return found
-
-
 def flags():
     try:
         extra = subprocess.run(["pkg-config", "--cflags", "luajit", "jansson", "yaml-0.1"], capture_output=True,
@@ -270,14 +237,14 @@ def uses_atomics(path):
 
 
 def needs_real(path):
-    """kernels/cpu headers stand on the number type that the build gives (RW_REAL_F32 or RW_REAL_F64)."""
+    """kernels/cpu headers need the number type that the build gives (RW_REAL_F32 or RW_REAL_F64)."""
     return ["-DRW_REAL_F32"] if path.startswith("kernels/cpu/") else []
 
 
 def main():
     files = list(sources())
     found = [problem for path in files for problem in check_file(path)]
-    found += check_circles(files) + check_links(files) + check_messages(files)
+    found += check_circles(files) + check_links(files)
     headers = [] if "--quick" in sys.argv[1:] else [p for p in files if p.endswith(".h")]
     base = flags()
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:

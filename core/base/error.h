@@ -21,7 +21,7 @@ typedef enum {
 #undef RW_STATUS
 } rw_status;
 
-/* Where a mistake stands. Strings are borrowed and must outlive the error (interned in the run arena,
+/* Where a mistake is. Strings are borrowed and must outlive the error (interned in the run arena,
  * or literals). line and col count from 1; 0 means unknown. */
 typedef struct {
     const char *file;

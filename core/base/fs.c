@@ -68,7 +68,7 @@ rw_status rw_file_read_at(const rw_file *f, int64_t offset, void *buf, int64_t n
         if (got < 0 && errno == EINTR) continue;
         if (got < 0) return rw_fail_errno(err, RW_AT_FILE(f->path), "cannot read");
         if (got == 0)
-            return rw_fail(err, RW_E_IO, RW_AT_FILE(f->path), "the file ends too early: %lld of %lld bytes are there",
+            return rw_fail(err, RW_E_IO, RW_AT_FILE(f->path), "the file is cut short: it has %lld of %lld bytes",
                            (long long)(offset + done), (long long)(offset + n));
         done += got;
     }
@@ -83,7 +83,7 @@ void rw_file_close(rw_file *f) {
 static rw_status slurp(const rw_file *f, int64_t limit, char **data, rw_error *err) {
     char found[32], most[32];
     if (f->n_bytes > limit)
-        return rw_fail(err, RW_E_IO, RW_AT_FILE(f->path), "too large: %s, at most %s are read here",
+        return rw_fail(err, RW_E_IO, RW_AT_FILE(f->path), "too large: %s; the limit here is %s",
                        rw_format_bytes(found, sizeof found, f->n_bytes), rw_format_bytes(most, sizeof most, limit));
     *data = rw_alloc((size_t)f->n_bytes + 1);
     if (!*data) return rw_fail_memory(err, (size_t)f->n_bytes);
@@ -117,7 +117,7 @@ static void write_failed(rw_writer *w) {
     rw_fail_errno(&w->error, RW_AT_NONE, "cannot write %s", w->path);
 }
 
-/* All n bytes at `offset`; a write that returns short goes on, so that the reason comes back as errno. */
+/* All n bytes at `offset`; a short write is continued, so that the reason comes back as errno. */
 static void write_all(rw_writer *w, int64_t offset, const char *p, int64_t n) {
     while (n > 0 && !writer_fails(w)) {
         ssize_t done = refused() ? -1 : pwrite(w->fd, p, (size_t)(n < LARGEST_CALL ? n : LARGEST_CALL), offset);
@@ -209,7 +209,7 @@ static rw_status sync_folder(const char *path, rw_error *err) {
     if (!dir) return rw_fail_memory(err, strlen(path));
     rw_status status = RW_OK;
     int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    /* A folder we may not read, or a file system that knows no fsync of folders: the rename stands anyway. */
+    /* A folder we may not read, or a file system that knows no fsync of folders: the rename holds anyway. */
     if (fd >= 0 && (refused() || fsync(fd) != 0) && errno != EINVAL && errno != ENOTSUP)
         status = rw_fail_errno(err, RW_AT_NONE, "cannot write %s", path);
     if (fd >= 0) close(fd);
@@ -273,8 +273,7 @@ static rw_status make_folder(const char *path, rw_error *err) {
     int reason = errno;
     if (rw_is_dir(path)) return RW_OK;
     if (reason == EEXIST)
-        return rw_fail(err, RW_E_IO, RW_AT_NONE, "cannot create the folder %s: a file of that name stands in the way",
-                       path);
+        return rw_fail(err, RW_E_IO, RW_AT_NONE, "cannot create the folder %s: there is a file of that name", path);
     errno = reason;
     return rw_fail_errno(err, RW_AT_NONE, "cannot create the folder %s", path);
 }

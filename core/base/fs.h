@@ -57,7 +57,7 @@ rw_status rw_write_file(const char *path, const void *bytes, int64_t n, rw_error
 rw_status rw_mkdir_all(const char *path, rw_error *err);
 bool rw_exists(const char *path);
 bool rw_is_dir(const char *path);
-int64_t rw_disk_free(const char *path); /* bytes a user may write where `path` (or its parent) lies; -1 */
+int64_t rw_disk_free(const char *path); /* bytes a user may write where `path` (or its parent) is; -1 */
 /* Joins with '/', unless `name` is absolute. Returns a string for rw_free(), NULL without memory. */
 char *rw_path_join(const char *dir, const char *name);
 char *rw_path_dir(const char *path);        /* "." when there is no '/'; rw_free() */

@@ -45,7 +45,7 @@ static rw_status fail_json(const json_error_t *e, size_t n, rw_where at, rw_erro
         return rw_fail_memory(err, n);
     case json_error_premature_end_of_input:
         return rw_fail(err, RW_E_FORMAT, place_of(e, at),
-                       "the text ends before the JSON value does; is a quote or a bracket missing?");
+                       "the JSON value is not complete; is a quote or a bracket missing?");
     case json_error_invalid_utf8:
         return rw_fail(err, RW_E_FORMAT, place_of(e, at), "not valid JSON: the bytes are not UTF-8");
     default:

@@ -30,7 +30,7 @@ const char *rw_language(void) {
 
 /* -- translation ------------------------------------------------------------------------------------- */
 
-/* Finds the next conversion at or after *s ("%-5d"), steps *s behind it and returns its length, 0 at the end. */
+/* Finds the next conversion at or after *s ("%-5d"), steps *s past it and returns its length, 0 at the end. */
 static size_t next_conversion(const char **s, const char **start) {
     for (const char *p = strchr(*s, '%'); p; p = strchr(p + 2, '%')) {
         if (p[1] == '%') continue;

@@ -17,7 +17,7 @@ extern "C" {
 
 #define RW_CHECKPOINT_MAX_DIM 8
 
-/* One tensor of a file: logical shape, and where its bytes lie. */
+/* One tensor of a file: logical shape, and where its bytes are. */
 typedef struct {
     const char *name; /* without a `_forward_module.` prefix */
     rw_dtype dtype;

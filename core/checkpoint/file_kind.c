@@ -33,12 +33,11 @@ static bool is_short_text(const char *head, int64_t n, int64_t n_bytes) {
 }
 
 static rw_status fail_html(const rw_file *f, rw_error *err) {
-    return rw_fail(
-        err, RW_E_FORMAT, RW_AT_FILE(f->path),
-        "this is a web page (HTML, %lld bytes), not a model: the link led to the page about the file. On Hugging "
-        "Face and ModelScope take the link with /resolve/ where this one had /blob/, for example `wget -c "
-        "https://huggingface.co/OWNER/REPOSITORY/resolve/main/NAME.pth`",
-        (long long)f->n_bytes);
+    return rw_fail(err, RW_E_FORMAT, RW_AT_FILE(f->path),
+                   "this is a web page (HTML, %lld bytes), not a model: the link led to the page about the file. On "
+                   "Hugging Face and ModelScope, replace /blob/ in the link with /resolve/, for example `wget -c "
+                   "https://huggingface.co/OWNER/REPOSITORY/resolve/main/NAME.pth`",
+                   (long long)f->n_bytes);
 }
 
 /* "version https://git-lfs.github.com/spec/v1\noid sha256:...\nsize 3200000000\n" */
@@ -50,9 +49,8 @@ static rw_status fail_lfs(const rw_file *f, const char *head, int64_t n, rw_erro
     const char *size = strstr(text, "\nsize ");
     return rw_fail(
         err, RW_E_FORMAT, RW_AT_FILE(f->path),
-        "this is a git-lfs pointer of %lld bytes, not the model of %lld bytes that it stands for: run `git lfs "
-        "install && git lfs pull` in the cloned repository, or fetch the file by its /resolve/ link with `wget "
-        "-c URL`",
+        "this is a git-lfs pointer of %lld bytes, not the model of %lld bytes itself: run `git lfs install && git lfs "
+        "pull` in the cloned repository, or download the file from its /resolve/ link with `wget -c URL`",
         (long long)f->n_bytes, size ? strtoll(size + 6, NULL, 10) : 0LL);
 }
 
@@ -70,27 +68,26 @@ static const struct {
      "this is an xz archive; unpack it first"},
     {"\x28\xb5\x2f\xfd", "this is a zstd archive; unpack it first"},
     {"MMIDIDX", "this is the .idx of a data set, not a model"},
-    {"{", "this is JSON text, perhaps the error message of a server; look into it, and fetch the model again"},
+    {"{", "this is JSON, perhaps an error message from a server; read it, then download the model again"},
     {"\x80",
-     "this is a Python pickle, but not as torch.save writes it; load it in Python and save the state_dict again"},
+     "this is a Python pickle, but not one written by torch.save; load it in Python and save the state_dict again"},
 };
 
 rw_status rw_file_kind_fail(const rw_file *f, const char *head, int64_t n, rw_error *err) {
     rw_where at = RW_AT_FILE(f->path);
-    if (f->n_bytes == 0) return rw_fail(err, RW_E_FORMAT, at, "the file is empty (0 bytes); fetch it again");
+    if (f->n_bytes == 0) return rw_fail(err, RW_E_FORMAT, at, "the file is empty (0 bytes); download it again");
     if (is_html(head, n)) return fail_html(f, err);
     if (begins(head, n, "version https://git-lfs")) return fail_lfs(f, head, n, err);
     if (all_zero(head, n))
         return rw_fail(
             err, RW_E_FORMAT, at,
-            "the file begins with zeros: a download that reserved the space and did not finish; fetch it again");
+            "the file begins with zeros: the download reserved the space but did not finish; download it again");
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)
         if (begins(head, n, known[i].begins)) return rw_fail(err, RW_E_FORMAT, at, "%s", rw_message(known[i].what));
     if (is_short_text(head, n, f->n_bytes))
-        return rw_fail(
-            err, RW_E_FORMAT, at,
-            "this is a text of %lld bytes, not a model: '%.*s'; if a server sent it, look at the link and fetch "
-            "the model again",
-            (long long)f->n_bytes, (int)n, head);
+        return rw_fail(err, RW_E_FORMAT, at,
+                       "this is %lld bytes of text, not a model: '%.*s'; if a server sent it, check the link and "
+                       "download the model again",
+                       (long long)f->n_bytes, (int)n, head);
     return rw_fail(err, RW_E_FORMAT, at, "neither a .pth (torch.save) nor a .safetensors; is this the right file?");
 }

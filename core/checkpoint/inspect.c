@@ -18,7 +18,7 @@ static void print_size(const rw_tensor_file *f, rw_str *out) {
     char size[32], count[32];
     int64_t n = 0;
     for (int64_t i = 0; i < f->n; i++) n += numel(&f->tensors[i]);
-    rw_str_appendf(out, "%s: %s, %s (%lld bytes), %lld tensors, %s elements\n", f->file.path, f->kind,
+    rw_str_appendf(out, rw_message("%s: %s, %s (%lld bytes), %lld tensors, %s elements\n"), f->file.path, f->kind,
                    rw_format_bytes(size, sizeof size, f->file.n_bytes), (long long)f->file.n_bytes, (long long)f->n,
                    rw_format_count(count, sizeof count, n));
 }
@@ -33,7 +33,7 @@ static rw_status print_model(const rw_tensor_file *f, rw_str *out, rw_error *err
         rw_dims_print(&m, out);
         rw_str_append(out, "\n");
     } else if (status != RW_E_MEMORY) {
-        rw_str_appendf(out, "not a model to be loaded here: %s\n", why.msg);
+        rw_str_appendf(out, rw_message("not a model that this program can load: %s\n"), why.msg);
     }
     rw_arena_done(&arena);
     rw_error_clear(&why);
@@ -46,7 +46,7 @@ static void print_metadata(const rw_tensor_file *f, rw_str *out) {
         size_t n = strlen(value), shown = n;
         if (n > MAX_VALUE) shown = rw_utf8_valid_prefix(value, MAX_VALUE);
         rw_str_appendf(out, "  %s: %.*s", f->metadata[i][0], (int)shown, value);
-        rw_str_appendf(out, shown < n ? "... (%lld bytes)\n" : "\n", (long long)n);
+        rw_str_appendf(out, shown < n ? rw_message("... (%lld bytes)\n") : "\n", (long long)n);
     }
 }
 
@@ -61,7 +61,7 @@ rw_status rw_inspect_print(const rw_tensor_file *f, rw_str *out, rw_error *err) 
     int width = 0;
     print_size(f, out);
     if (rw_tensor_file_metadata(f, "progress")) /* core/train/state.c */
-        rw_str_append(out, "a training state:\n");
+        rw_str_append(out, rw_message("a training state\n"));
     else
         RW_TRY(print_model(f, out, err));
     print_metadata(f, out);

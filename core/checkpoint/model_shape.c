@@ -40,12 +40,12 @@ typedef struct {
 
 /* Files that are no model of any architecture here, told by a part of a name; the first that fits is named. */
 static const named others[] = {
-    {"embeddings.weight", "this is a model under the names of Hugging Face; fetch the official .pth of the same model"},
+    {"embeddings.weight", "this model uses Hugging Face's tensor names; download the official .pth of the same model"},
     {"lora_A", "this is a LoRA adapter, not a whole model; merge it into its base model first"},
-    {"time_mix_w1", "this was converted for web-rwkv; fetch the official .pth of the same model"},
-    {"time_first", "this is RWKV-4, 5.0 or 5.1; fetch a newer model of that size, such as RWKV-5-World v2 or "
+    {"time_mix_w1", "this was converted for web-rwkv; download the official .pth of the same model"},
+    {"time_first", "this is RWKV-4, 5.0 or 5.1; download a newer model of that size, such as RWKV-5-World v2 or "
                    "RWKV-x060-World (recipes/README.md has a list)"},
-    {".att.x_", "this is RWKV-7 (x070), which this program cannot run yet; fetch an x052 or x060 model, such as "
+    {".att.x_", "this is RWKV-7 (x070), which this program cannot run yet; download an x052 or x060 model, such as "
                 "RWKV-x060-World (recipes/README.md has a list)"},
 };
 
@@ -78,11 +78,11 @@ static rw_status find_arch(survey *s, rw_error *err) {
     if (s->arch) return refuse_additions(s, err);
     if (any_name_has(s->f, "att.time_state"))
         return rw_fail(err, RW_E_UNSUPPORTED, RW_AT_FILE(path(s)),
-                       "this holds only initial states (time_state), no model; load them together with their base "
-                       "model");
-    return rw_fail(err, RW_E_FORMAT, RW_AT_FILE(path(s)),
-                   "no RWKV model: expected tensors like blocks.0.att.key.weight; the first of %lld here is '%.200s'",
-                   (long long)s->f->n, s->f->n ? s->f->tensors[0].name : "");
+                       "this file holds only initial states (time_state), not a model");
+    return rw_fail(
+        err, RW_E_FORMAT, RW_AT_FILE(path(s)),
+        "not an RWKV model: expected tensors such as blocks.0.att.key.weight; the first of %lld here is '%.200s'",
+        (long long)s->f->n, s->f->n ? s->f->tensors[0].name : "");
 }
 
 /* -- sizes -------------------------------------------------------------------------------------------- */
@@ -162,8 +162,8 @@ static rw_status check_tensor(survey *s, const rw_role_walk *w, rw_error *err) {
         return fail_shape(s, t, expected, ndim, err);
     if (t->dtype != RW_F32 && t->dtype != RW_BF16 && t->dtype != RW_F16 && t->dtype != RW_F64)
         return rw_fail(err, RW_E_UNSUPPORTED, RW_AT_FILE(path(s)),
-                       "tensor '%.200s' is %s: a quantised file; fetch the bf16 or fp16 file of the model", w->name,
-                       rw_dtype_name(t->dtype));
+                       "tensor '%.200s' is %s: this file is quantized; download the bf16 or fp16 file of the model",
+                       w->name, rw_dtype_name(t->dtype));
     s->known[t - s->f->tensors] = true;
     s->n_found++;
     return RW_OK;
@@ -183,7 +183,7 @@ static rw_status refuse_unknown(const survey *s, rw_error *err) {
     for (int64_t i = 0; i < s->f->n; i++)
         if (!s->known[i])
             return rw_fail(err, RW_E_FORMAT, RW_AT_FILE(path(s)),
-                           "tensor '%.200s' is unknown (%lld such); a %s model has no place for it",
+                           "tensor '%.200s' is unknown (one of %lld); a %s model has no such tensor",
                            s->f->tensors[i].name, (long long)(s->f->n - s->n_found), s->arch->name);
     return RW_OK;
 }
@@ -192,7 +192,7 @@ static rw_status check_heads(const survey *s, rw_error *err) {
     int64_t C = s->shape.n_embd, H = s->shape.n_head, N = s->shape.head_size;
     if (C > 0 && s->shape.vocab_size > 0 && N > 0 && H == C / N && C % N == 0) return RW_OK;
     return rw_fail(err, RW_E_SHAPE, RW_AT_FILE(path(s)),
-                   "%lld heads of size %lld do not make n_embd %lld (dim_att other than n_embd is not supported)",
+                   "%lld heads of size %lld do not add up to n_embd %lld (dim_att other than n_embd is not supported)",
                    (long long)H, (long long)N, (long long)C);
 }
 

@@ -16,6 +16,10 @@ static const char *const kind_names[] = {"a mark",    "None",    "a boolean", "a
                                          "a string",  "a tuple", "a list",    "a dictionary", "a class or function",
                                          "a storage", "a tensor"};
 
+static const char *name_of(value_kind kind) {
+    return rw_message(kind_names[kind]);
+}
+
 typedef enum { ORDERED_DICT, REBUILD_TENSOR, REBUILD_PARAMETER, STORAGE_TYPE } known_global;
 
 struct rw_pickle_value {
@@ -47,7 +51,7 @@ typedef rw_pickle_value value;
 typedef struct {
     const uint8_t *bytes;
     int64_t n, at; /* length; next byte */
-    int64_t op;    /* where the present opcode stands */
+    int64_t op;    /* where the present opcode is */
     rw_where where;
     rw_arena *arena; /* borrowed */
     rw_error *err;
@@ -61,23 +65,24 @@ typedef struct {
 
 /* -- errors ------------------------------------------------------------------------------------------ */
 
-static rw_status fail_at(rw_where where, int64_t byte, rw_error *err, const char *fmt, ...) RW_PRINTF(4, 5);
-static rw_status fail_at(rw_where where, int64_t byte, rw_error *err, const char *fmt, ...) {
+static rw_status bad(const machine *m, const char *fmt, ...) RW_PRINTF(2, 3);
+static rw_status bad(const machine *m, const char *fmt, ...) {
     char what[600];
     va_list ap;
     va_start(ap, fmt);
-    vsnprintf(what, sizeof what, fmt, ap);
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wformat-nonliteral"
+    vsnprintf(what, sizeof what, rw_message(fmt), ap);
+#pragma GCC diagnostic pop
     va_end(ap);
-    return rw_fail(err, RW_E_FORMAT, where, "pickle, byte %lld: %s", (long long)byte, what);
+    return rw_fail(m->err, RW_E_FORMAT, m->where, "pickle, byte %lld: %s", (long long)m->op, what);
 }
-
-#define BAD(m, ...) fail_at((m)->where, (m)->op, (m)->err, __VA_ARGS__)
 
 /* -- values and the stack ---------------------------------------------------------------------------- */
 
 static value *make(machine *m, value_kind kind) {
     if (m->n_values >= MAX_VALUES) {
-        BAD(m, "more than %lld values; this is no dictionary of tensors", (long long)MAX_VALUES);
+        bad(m, "more than %lld values; this is not a dictionary of tensors", (long long)MAX_VALUES);
         return NULL;
     }
     value *v = rw_arena_alloc(m->arena, sizeof *v);
@@ -109,15 +114,15 @@ static rw_status push_integer(machine *m, value_kind kind, int64_t x) {
 /* The top value, or NULL with an error when there is none above the last mark. */
 static value *pop(machine *m) {
     if (m->n_stack && m->stack[m->n_stack - 1]->kind != MARK) return m->stack[--m->n_stack];
-    BAD(m, "the stack is empty");
+    bad(m, "the stack is empty");
     return NULL;
 }
 
-/* How many values lie above the last mark; -1 with an error when there is no mark. */
+/* How many values are above the last mark; -1 with an error when there is no mark. */
 static int64_t above_mark(machine *m) {
     for (size_t i = m->n_stack; i-- > 0;)
         if (m->stack[i]->kind == MARK) return (int64_t)(m->n_stack - 1 - i);
-    BAD(m, "no mark on the stack");
+    bad(m, "no mark on the stack");
     return -1;
 }
 
@@ -139,7 +144,7 @@ static rw_status add(machine *m, value *to, value *x) {
 /* The next n bytes, or NULL with an error. */
 static const uint8_t *take(machine *m, int64_t n) {
     if (n > m->n - m->at) {
-        BAD(m, "ends in the middle of an opcode");
+        bad(m, "ends in the middle of an opcode");
         return NULL;
     }
     m->at += n;
@@ -149,8 +154,8 @@ static const uint8_t *take(machine *m, int64_t n) {
 static rw_status push_string(machine *m, int64_t n) {
     const uint8_t *p = take(m, n);
     if (!p) return failed(m);
-    if (memchr(p, 0, (size_t)n)) return BAD(m, "a string with a NUL in it");
-    if (rw_utf8_valid_prefix((const char *)p, (size_t)n) != (size_t)n) return BAD(m, "a string that is not UTF-8");
+    if (memchr(p, 0, (size_t)n)) return bad(m, "a string with a NUL in it");
+    if (rw_utf8_valid_prefix((const char *)p, (size_t)n) != (size_t)n) return bad(m, "a string that is not UTF-8");
     value *v = make(m, STRING);
     if (!v) return failed(m);
     v->u.string = rw_arena_strndup(m->arena, (const char *)p, (size_t)n);
@@ -163,10 +168,10 @@ static rw_status take_line(machine *m, char *out) {
     int64_t n = 0;
     while (m->at < m->n && m->bytes[m->at] != '\n' && n < 200) out[n++] = (char)m->bytes[m->at++];
     out[n] = 0;
-    if (m->at >= m->n || m->bytes[m->at] != '\n') return BAD(m, "a name without its end of line");
+    if (m->at >= m->n || m->bytes[m->at] != '\n') return bad(m, "a name without an end of line");
     m->at++;
     if (strlen(out) != (size_t)n || rw_utf8_valid_prefix(out, (size_t)n) != (size_t)n)
-        return BAD(m, "a name that is not text");
+        return bad(m, "a name that is not text");
     return RW_OK;
 }
 
@@ -202,7 +207,7 @@ static rw_status op_stop(machine *m) {
 static rw_status op_proto(machine *m) {
     const uint8_t *p = take(m, 1);
     if (!p) return failed(m);
-    if (*p > 5) return BAD(m, "protocol %d; expected 2", *p);
+    if (*p > 5) return bad(m, "protocol %d; expected 2", *p);
     return RW_OK;
 }
 
@@ -230,7 +235,7 @@ static rw_status op_long1(machine *m) {
     const uint8_t *p = take(m, 1);
     int n = p ? *p : 0;
     if (!p || !(p = take(m, n))) return failed(m);
-    if (n > 8) return BAD(m, "opcode LONG1 with an integer of %d bytes refused", n);
+    if (n > 8) return bad(m, "opcode LONG1 with an integer of %d bytes refused", n);
     uint64_t x = n && p[n - 1] & 0x80 ? UINT64_MAX : 0;
     for (int i = n; i-- > 0;) x = x << 8 | p[i];
     return push_integer(m, INTEGER, (int64_t)x);
@@ -249,12 +254,12 @@ static rw_status op_short_binstring(machine *m) {
 /* -- opcodes: containers ----------------------------------------------------------------------------- */
 
 static rw_status make_tuple(machine *m, int64_t n) {
-    if (n < 0 || (int64_t)m->n_stack < n) return n < 0 ? failed(m) : BAD(m, "the stack is empty");
+    if (n < 0 || (int64_t)m->n_stack < n) return n < 0 ? failed(m) : bad(m, "the stack is empty");
     value *t = make(m, TUPLE);
     if (!t) return failed(m);
     for (int64_t i = 0; i < n; i++) {
         value *x = m->stack[m->n_stack - (size_t)(n - i)];
-        if (x->kind == MARK) return BAD(m, "a mark inside a tuple");
+        if (x->kind == MARK) return bad(m, "a mark inside a tuple");
         RW_TRY(add(m, t, x));
     }
     m->n_stack -= (size_t)n;
@@ -283,13 +288,13 @@ static rw_status op_tuple(machine *m) {
 static rw_status add_items(machine *m, value_kind kind, int64_t n, size_t marks) {
     if (n < 0) return failed(m);
     size_t below = (size_t)n + marks;
-    if (m->n_stack <= below) return BAD(m, "the stack is empty");
+    if (m->n_stack <= below) return bad(m, "the stack is empty");
     value *to = m->stack[m->n_stack - below - 1];
-    if (to->kind != kind) return BAD(m, "items for %s, but the stack has %s", kind_names[kind], kind_names[to->kind]);
-    if (kind == DICT && n % 2) return BAD(m, "a key without a value");
+    if (to->kind != kind) return bad(m, "items for %s, but the stack has %s", name_of(kind), name_of(to->kind));
+    if (kind == DICT && n % 2) return bad(m, "a key without a value");
     for (int64_t i = n; i-- > 0;) {
         value *x = m->stack[m->n_stack - 1 - (size_t)i];
-        if (x->kind == MARK) return BAD(m, "a mark among the items");
+        if (x->kind == MARK) return bad(m, "a mark among the items");
         RW_TRY(add(m, to, x));
     }
     m->n_stack -= below;
@@ -312,8 +317,8 @@ static rw_status op_setitems(machine *m) {
 /* -- opcodes: the memo ------------------------------------------------------------------------------- */
 
 static rw_status memo_put(machine *m, uint32_t i) {
-    if (!m->n_stack || m->stack[m->n_stack - 1]->kind == MARK) return BAD(m, "nothing to remember");
-    if (i >= m->at) return BAD(m, "memo number %u is too large", i); /* they count up from 0: more bytes than numbers */
+    if (!m->n_stack || m->stack[m->n_stack - 1]->kind == MARK) return bad(m, "nothing to remember");
+    if (i >= m->at) return bad(m, "memo number %u is too large", i); /* they count up from 0: more bytes than numbers */
     if (!rw_grow((void **)&m->memo, &m->cap_memo, (size_t)i + 1, sizeof *m->memo))
         return rw_fail_memory(m->err, ((size_t)i + 1) * sizeof *m->memo);
     while (m->n_memo <= i) m->memo[m->n_memo++] = NULL;
@@ -322,7 +327,7 @@ static rw_status memo_put(machine *m, uint32_t i) {
 }
 
 static rw_status memo_get(machine *m, uint32_t i) {
-    if (i >= m->n_memo || !m->memo[i]) return BAD(m, "memo number %u was never set", i);
+    if (i >= m->n_memo || !m->memo[i]) return bad(m, "memo number %u was never set", i);
     return push(m, m->memo[i]);
 }
 
@@ -371,7 +376,7 @@ static rw_status op_global(machine *m) {
     rw_dtype dtype =
         strcmp(module, "torch") && strcmp(module, "torch.cuda") ? RW_DTYPE_NONE : rw_dtype_from_torch_storage(name);
     if (dtype == RW_DTYPE_NONE)
-        return BAD(
+        return bad(
             m,
             "opcode GLOBAL of %s.%s refused: a model file needs only tensors, and this name could run a program; "
             "if you trust the file, load it in Python and save its plain state_dict()",
@@ -394,7 +399,7 @@ static rw_status op_binpersid(machine *m) {
     const value *numel = item(t, 4, INTEGER);
     if (!word || strcmp(word->u.string, "storage") || !type || type->u.global.what != STORAGE_TYPE || !key || !numel ||
         numel->u.integer < 0 || (t->u.seq.n == 6 && !item(t, 5, NONE)) || t->u.seq.n > 6)
-        return BAD(m, "opcode BINPERSID of something that is no storage refused");
+        return bad(m, "opcode BINPERSID refused: its argument is not a storage");
     value *v = make(m, STORAGE);
     if (!v) return failed(m);
     v->u.storage.key = key->u.string;
@@ -426,9 +431,9 @@ static rw_status rebuild_tensor(machine *m, const value *args) {
     const value *storage = item(args, 0, STORAGE), *offset = item(args, 1, INTEGER);
     const value *size = item(args, 2, TUPLE), *stride = item(args, 3, TUPLE);
     if (!storage || !offset || !size || !stride || size->u.seq.n != stride->u.seq.n || offset->u.integer < 0)
-        return BAD(m, "_rebuild_tensor_v2 with arguments other than (storage, offset, size, stride, ...)");
+        return bad(m, "_rebuild_tensor_v2 with arguments other than (storage, offset, size, stride, ...)");
     if (size->u.seq.n > RW_CHECKPOINT_MAX_DIM)
-        return BAD(m, "a tensor with %lld dimensions; at most %d", (long long)size->u.seq.n, RW_CHECKPOINT_MAX_DIM);
+        return bad(m, "a tensor with %lld dimensions; at most %d", (long long)size->u.seq.n, RW_CHECKPOINT_MAX_DIM);
     value *v = make(m, TENSOR);
     rw_pickle_tensor *t = v ? rw_arena_alloc(m->arena, sizeof *t) : NULL;
     if (!v) return failed(m);
@@ -439,7 +444,7 @@ static rw_status rebuild_tensor(machine *m, const value *args) {
                             .offset = offset->u.integer,
                             .ndim = (int)size->u.seq.n};
     if (!read_sizes(size, t->shape, t->ndim) || !read_sizes(stride, t->stride, t->ndim) || numel_overflows(t))
-        return BAD(m, "a tensor with an impossible size or stride");
+        return bad(m, "a tensor with an impossible size or stride");
     v->u.tensor = t;
     return push(m, v);
 }
@@ -448,18 +453,18 @@ static rw_status op_reduce(machine *m) {
     value *args = pop(m);
     value *f = args ? pop(m) : NULL;
     if (!f) return failed(m);
-    if (f->kind != GLOBAL || args->kind != TUPLE) return BAD(m, "opcode REDUCE of %s refused", kind_names[f->kind]);
+    if (f->kind != GLOBAL || args->kind != TUPLE) return bad(m, "opcode REDUCE of %s refused", name_of(f->kind));
     switch (f->u.global.what) {
     case ORDERED_DICT:
-        if (args->u.seq.n) return BAD(m, "opcode REDUCE of collections.OrderedDict with arguments refused");
+        if (args->u.seq.n) return bad(m, "opcode REDUCE of collections.OrderedDict with arguments refused");
         return push(m, make(m, DICT));
     case REBUILD_TENSOR:
         return rebuild_tensor(m, args);
     case REBUILD_PARAMETER:
-        if (!item(args, 0, TENSOR)) return BAD(m, "_rebuild_parameter of something that is no tensor");
+        if (!item(args, 0, TENSOR)) return bad(m, "_rebuild_parameter of something other than a tensor");
         return push(m, args->u.seq.items[0]);
     default:
-        return BAD(m, "opcode REDUCE of a storage type refused");
+        return bad(m, "opcode REDUCE of a storage type refused");
     }
 }
 
@@ -468,8 +473,8 @@ static rw_status op_build(machine *m) {
     const value *state = pop(m);
     if (!state) return failed(m);
     if (!m->n_stack || m->stack[m->n_stack - 1]->kind != DICT || state->kind != DICT)
-        return BAD(m, "opcode BUILD of %s refused",
-                   m->n_stack ? kind_names[m->stack[m->n_stack - 1]->kind] : "an empty stack");
+        return bad(m, "opcode BUILD of %s refused",
+                   m->n_stack ? name_of(m->stack[m->n_stack - 1]->kind) : rw_message("an empty stack"));
     return RW_OK;
 }
 
@@ -492,9 +497,8 @@ static rw_status step(machine *m) {
     if (!p) return failed(m);
     if (opcodes[*p].run) return opcodes[*p].run(m);
     if (opcodes[*p].name)
-        return BAD(m, "opcode %s refused: it does not occur in a dictionary of tensors as torch.save writes it",
-                   opcodes[*p].name);
-    return BAD(m, "byte 0x%02x is no opcode; the file is damaged or is no torch file", *p);
+        return bad(m, "opcode %s refused: torch.save does not use it for a dictionary of tensors", opcodes[*p].name);
+    return bad(m, "byte 0x%02x is not an opcode; the file is damaged or not a torch file", *p);
 }
 
 rw_status rw_pickle_read(const void *bytes, int64_t n, rw_where at, rw_arena *a, const rw_pickle_value **root,
@@ -541,7 +545,7 @@ static const value *unwrap(const value *d) {
 rw_status rw_pickle_tensors(const rw_pickle_value *root, rw_where at, rw_arena *a, rw_pickle_tensor **tensors,
                             int64_t *n, rw_error *err) {
     if (root->kind != DICT)
-        return rw_fail(err, RW_E_FORMAT, at, "expected a dictionary of tensors, found %s", kind_names[root->kind]);
+        return rw_fail(err, RW_E_FORMAT, at, "expected a dictionary of tensors, found %s", name_of(root->kind));
     const value *d = unwrap(root);
     int64_t count = d->u.seq.n / 2;
     *n = 0;
@@ -551,13 +555,12 @@ rw_status rw_pickle_tensors(const rw_pickle_value *root, rw_where at, rw_arena *
         const value *key = d->u.seq.items[2 * i], *x = d->u.seq.items[2 * i + 1];
         if (key->kind != STRING)
             return rw_fail(err, RW_E_FORMAT, at, "expected names as keys of the dictionary, found %s",
-                           kind_names[key->kind]);
+                           name_of(key->kind));
         if (x->kind != TENSOR)
-            return rw_fail(
-                err, RW_E_FORMAT, at,
-                "'%.200s' holds %s, expected a tensor; load the file in Python, keep the weights only and save "
-                "them again",
-                key->u.string, kind_names[x->kind]);
+            return rw_fail(err, RW_E_FORMAT, at,
+                           "'%.200s' holds %s, expected a tensor; load the file in Python, keep only the weights and "
+                           "save them again",
+                           key->u.string, name_of(x->kind));
         (*tensors)[i] = *x->u.tensor;
         (*tensors)[i].name = key->u.string;
     }
@@ -569,13 +572,13 @@ rw_status rw_pickle_strings(const rw_pickle_value *root, rw_where at, rw_arena *
                             rw_error *err) {
     int64_t count = root->kind == LIST ? root->u.seq.n : -1;
     if (count < 0)
-        return rw_fail(err, RW_E_FORMAT, at, "expected the list of storage keys, found %s", kind_names[root->kind]);
+        return rw_fail(err, RW_E_FORMAT, at, "expected the list of storage keys, found %s", name_of(root->kind));
     *strings = rw_arena_alloc(a, (size_t)(count ? count : 1) * sizeof **strings);
     if (!*strings) return rw_fail_memory(err, (size_t)count * sizeof **strings);
     for (int64_t i = 0; i < count; i++) {
         const value *x = root->u.seq.items[i];
         if (x->kind != STRING)
-            return rw_fail(err, RW_E_FORMAT, at, "expected storage keys, found %s", kind_names[x->kind]);
+            return rw_fail(err, RW_E_FORMAT, at, "expected storage keys, found %s", name_of(x->kind));
         (*strings)[i] = x->u.string;
     }
     *n = count;

@@ -65,7 +65,7 @@ static const rw_zip_record *find_in(rw_tensor_file *f, const rw_zip *z, const ch
     return *name ? rw_zip_find(z, *name) : NULL;
 }
 
-/* The part before "data.pkl": "ROOT/", or "" when it stands at the top. */
+/* The part before "data.pkl": "ROOT/", or "" when it is at the top. */
 static rw_status find_root(rw_tensor_file *f, const rw_zip *z, const char **root, rw_error *err) {
     *root = "";
     if (rw_zip_find(z, "data.pkl")) return RW_OK;
@@ -76,8 +76,8 @@ static rw_status find_root(rw_tensor_file *f, const rw_zip *z, const char **root
         return *root ? RW_OK : rw_fail_memory(err, strlen(name));
     }
     return rw_fail(err, RW_E_FORMAT, RW_AT_FILE(f->file.path),
-                   "a zip without data.pkl, so not a file of torch.save (its first record is '%.200s'); if a .pth was "
-                   "packed into it, unpack it first",
+                   "a zip without data.pkl, so torch.save did not write it (its first record is '%.200s'); if it "
+                   "contains a .pth, unpack it first",
                    z->n_records ? z->records[0].name : "");
 }
 
@@ -87,9 +87,10 @@ static rw_status slurp_record(const rw_tensor_file *f, const rw_zip *z, const rw
     int64_t offset = 0;
     *out = NULL;
     if (r->n_bytes > RW_PICKLE_MAX_BYTES)
-        return rw_fail(err, RW_E_FORMAT, RW_AT_FILE(f->file.path),
-                       "record '%.200s' has %lld bytes, at most %lld are read: this is no plain dictionary of tensors",
-                       r->name, (long long)r->n_bytes, (long long)RW_PICKLE_MAX_BYTES);
+        return rw_fail(
+            err, RW_E_FORMAT, RW_AT_FILE(f->file.path),
+            "record '%.200s' has %lld bytes, but the limit is %lld: this is not a plain dictionary of tensors", r->name,
+            (long long)r->n_bytes, (long long)RW_PICKLE_MAX_BYTES);
     RW_TRY(rw_zip_data_offset(z, r, &offset, err));
     *out = rw_alloc((size_t)r->n_bytes + 1);
     if (!*out) return rw_fail_memory(err, (size_t)r->n_bytes);
@@ -97,8 +98,8 @@ static rw_status slurp_record(const rw_tensor_file *f, const rw_zip *z, const rw
     uint32_t crc = (uint32_t)crc32_z(0, (const uint8_t *)*out, (size_t)r->n_bytes);
     if (status == RW_OK && r->crc && crc != r->crc)
         status = rw_fail(err, RW_E_FORMAT, RW_AT_FILE(f->file.path),
-                         "record '%.200s' is damaged: its CRC32 is %08x, expected %08x; fetch the file again", r->name,
-                         (unsigned)crc, (unsigned)r->crc);
+                         "record '%.200s' is damaged: its CRC32 is %08x, expected %08x; download the file again",
+                         r->name, (unsigned)crc, (unsigned)r->crc);
     if (status == RW_OK) return RW_OK;
     rw_free(*out);
     *out = NULL;
@@ -115,7 +116,7 @@ static rw_status check_byte_order(rw_tensor_file *f, const rw_zip *z, const char
     rw_free(text);
     if (little) return RW_OK;
     return rw_fail(err, RW_E_UNSUPPORTED, RW_AT_FILE(f->file.path),
-                   "saved on a big-endian machine; only little-endian files are read");
+                   "saved on a big-endian machine; only little-endian files can be read");
 }
 
 static rw_status set_tensor(rw_tensor_file *f, const rw_zip *z, const char *root, const rw_pickle_tensor *t, int64_t i,
@@ -124,9 +125,10 @@ static rw_status set_tensor(rw_tensor_file *f, const rw_zip *z, const char *root
     const rw_zip_record *r = find_in(f, z, root, "data/", t->storage, &name);
     if (!name) return rw_fail_memory(err, strlen(t->storage));
     if (!r)
-        return rw_fail(err, RW_E_FORMAT, RW_AT_FILE(f->file.path),
-                       "tensor '%.200s' lies in record '%.200s', which is not in the archive; fetch the file again",
-                       t->name, name);
+        return rw_fail(
+            err, RW_E_FORMAT, RW_AT_FILE(f->file.path),
+            "tensor '%.200s' should be in record '%.200s', which is not in the archive; download the file again",
+            t->name, name);
     rw_tensor_record record = {.name = name, .n_bytes = r->n_bytes, .crc = r->crc, .has_crc = true};
     RW_TRY(rw_zip_data_offset(z, r, &record.offset, err));
     return rw_tensor_file_set(f, i, t, &record, err);

@@ -50,8 +50,7 @@ static rw_status dtypes_of_keys(const rw_tensor_file *f, const legacy *l, const 
         int64_t k = rw_name_index_find(keys, l->tensors[i].storage);
         if (k < 0)
             return rw_fail(err, RW_E_FORMAT, RW_AT_FILE(f->file.path),
-                           "tensor '%.200s' lies in storage '%.100s', which is "
-                           "not in the file",
+                           "tensor '%.200s' should be in storage '%.100s', which is not in the file",
                            l->tensors[i].name, l->tensors[i].storage);
         dtypes[k] = l->tensors[i].dtype;
     }

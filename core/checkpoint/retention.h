@@ -1,8 +1,8 @@
-/* Which saves lie in a project folder, and which may go.
+/* Which saves are in a project folder, and which may go.
  *
  *   rwkv-<N>.pth              weights, official format; N counts epochs (or steps) as the trainer names them
  *   rwkv-init.pth rwkv-final.pth     never touched here
- *   state-<step>.safetensors  training state: enough to go on by itself
+ *   state-<step>.safetensors  training state: enough to resume from
  *   <name>.tmp-<pid>          a write that has not ended; of a process that died: rubbish
  *
  * No other file of ours may match rwkv-*.pth: the official trainer reads the number out of each such name.

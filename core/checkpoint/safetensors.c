@@ -20,7 +20,8 @@ typedef struct {
 } span;
 
 static rw_status bad(const rw_tensor_file *f, const char *name, rw_error *err, const char *what) {
-    return rw_fail(err, RW_E_FORMAT, RW_AT_FILE(f->file.path), "safetensors: tensor '%.200s': %s", name, what);
+    return rw_fail(err, RW_E_FORMAT, RW_AT_FILE(f->file.path), "safetensors: tensor '%.200s': %s", name,
+                   rw_message(what));
 }
 
 static char *keep(rw_tensor_file *f, const char *text) {
@@ -41,11 +42,11 @@ static bool read_integers(const json_t *a, int64_t *out, size_t n) {
 
 static rw_status read_dtype(const rw_tensor_file *f, const char *name, const json_t *e, rw_dtype *out, rw_error *err) {
     const char *text = json_string_value(json_object_get(e, "dtype"));
-    if (!text) return bad(f, name, err, "expected a text as dtype");
+    if (!text) return bad(f, name, err, "expected a string as dtype");
     *out = rw_dtype_from_safetensors(text);
     if (*out != RW_DTYPE_NONE) return RW_OK;
     return rw_fail(err, RW_E_UNSUPPORTED, RW_AT_FILE(f->file.path),
-                   "safetensors: tensor '%.200s' has dtype %.20s, which is not read here; convert it to BF16 or F32",
+                   "safetensors: tensor '%.200s' has dtype %.20s, which is not supported; convert it to BF16 or F32",
                    name, text);
 }
 
@@ -60,7 +61,7 @@ static rw_status read_shape(const rw_tensor_file *f, const char *name, const jso
     for (int i = t->ndim; i-- > 0;) {
         t->stride[i] = next;
         if (__builtin_mul_overflow(next, t->shape[i] > 1 ? t->shape[i] : 1, &next))
-            return bad(f, name, err, "shape too large");
+            return bad(f, name, err, "the shape is too large");
     }
     return RW_OK;
 }
@@ -99,7 +100,7 @@ static rw_status read_metadata(rw_tensor_file *f, json_t *m, rw_error *err) {
     json_object_foreach(m, key, value) {
         const char *text = json_string_value(value);
         if (!text || strlen(text) != json_string_length(value))
-            return bad(f, "__metadata__", err, "expected texts (without NUL) as values");
+            return bad(f, "__metadata__", err, "expected strings (without NUL) as values");
         const char **pair = f->metadata[f->n_metadata++];
         pair[0] = keep(f, key);
         pair[1] = keep(f, text);
@@ -123,7 +124,7 @@ static rw_status check_spans(const rw_tensor_file *f, span *s, int64_t data, rw_
     qsort(s, (size_t)f->n, sizeof *s, by_begin);
     for (int64_t i = 0; i < f->n; i++) {
         if (s[i].begin < at) return bad(f, f->tensors[s[i].tensor].name, err, "overlaps the bytes of another tensor");
-        if (s[i].begin > at) return bad(f, f->tensors[s[i].tensor].name, err, "a hole before its bytes");
+        if (s[i].begin > at) return bad(f, f->tensors[s[i].tensor].name, err, "there is a gap before its bytes");
         at = s[i].end;
     }
     if (at > here)
@@ -132,7 +133,7 @@ static rw_status check_spans(const rw_tensor_file *f, span *s, int64_t data, rw_
                        (long long)f->file.n_bytes, (long long)data + (long long)at);
     if (at < here)
         return rw_fail(err, RW_E_FORMAT, RW_AT_FILE(f->file.path),
-                       "safetensors: %lld bytes more than the header accounts for; fetch the file again",
+                       "safetensors: %lld bytes more than the header accounts for; download the file again",
                        (long long)(here - at));
     return RW_OK;
 }
@@ -157,7 +158,7 @@ static rw_status read_entries(rw_tensor_file *f, json_t *header, int64_t data, s
 
 static rw_status read_header(rw_tensor_file *f, json_t *header, int64_t data, rw_error *err) {
     if (!json_is_object(header))
-        return rw_fail(err, RW_E_FORMAT, RW_AT_FILE(f->file.path), "safetensors: the header is no JSON object");
+        return rw_fail(err, RW_E_FORMAT, RW_AT_FILE(f->file.path), "safetensors: the header is not a JSON object");
     int64_t n = (int64_t)json_object_size(header) - (json_object_get(header, "__metadata__") ? 1 : 0);
     RW_TRY(rw_tensor_file_reserve(f, n, err));
     span *spans = rw_alloc_array((size_t)n, sizeof *spans);
@@ -173,7 +174,7 @@ static rw_status header_length(const rw_tensor_file *f, int64_t *n, rw_error *er
     RW_TRY(rw_file_read_at(&f->file, 0, length, 8, err));
     if (rw_le64(length) > (uint64_t)MAX_HEADER)
         return rw_fail(err, RW_E_FORMAT, RW_AT_FILE(f->file.path),
-                       "safetensors: a header of %llu bytes, at most 100,000,000 are read; is this a model?",
+                       "safetensors: a header of %llu bytes, but the limit is 100,000,000; is this a model?",
                        (unsigned long long)rw_le64(length));
     *n = (int64_t)rw_le64(length);
     if (*n <= f->file.n_bytes - 8) return RW_OK;

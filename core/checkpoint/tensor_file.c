@@ -1,4 +1,4 @@
-/* One reader for both kinds of files. The container says where each tensor lies; here the bytes are fetched, put
+/* One reader for both kinds of files. The container says where each tensor is; here the bytes are fetched, put
  * in logical order and converted, in pieces. A whole record is compared with its CRC on the way. */
 #include "core/base/alloc.h"
 #include "core/base/fs.h"
@@ -28,7 +28,7 @@ static rw_status build_index(rw_tensor_file *f, rw_error *err) {
     RW_TRY(rw_name_index_init(&f->index, f->n, err));
     for (int64_t i = 0; i < f->n; i++)
         if (rw_name_index_add(&f->index, f->tensors[i].name, i) >= 0)
-            return rw_fail(err, RW_E_FORMAT, RW_AT_FILE(f->file.path), "tensor '%.200s' is there twice",
+            return rw_fail(err, RW_E_FORMAT, RW_AT_FILE(f->file.path), "tensor '%.200s' occurs twice",
                            f->tensors[i].name);
     return RW_OK;
 }
@@ -163,7 +163,7 @@ static const rw_tensor_record *crc_record(const rw_tensor_file *f, const rw_file
 static rw_status check_crc(const rw_tensor_file *f, const rw_tensor_record *r, uint32_t crc, rw_error *err) {
     if (!r || r->crc == crc) return RW_OK;
     return rw_fail(err, RW_E_FORMAT, RW_AT_FILE(f->file.path),
-                   "record '%.200s' is damaged: its CRC32 is %08x, expected %08x; fetch the file again", r->name,
+                   "record '%.200s' is damaged: its CRC32 is %08x, expected %08x; download the file again", r->name,
                    (unsigned)crc, (unsigned)r->crc);
 }
 

@@ -1,4 +1,4 @@
-/* What the readers of the containers share: a table of tensors, and where the bytes of each lie. */
+/* What the readers of the containers share: a table of tensors, and where the bytes of each are. */
 #ifndef RW_CHECKPOINT_TENSOR_FILE_INTERNAL_H
 #define RW_CHECKPOINT_TENSOR_FILE_INTERNAL_H
 
@@ -42,7 +42,7 @@ extern const char rw_pth_legacy_magic[14];
 
 /* Room for n tensors in f. RW_E_MEMORY. */
 rw_status rw_tensor_file_reserve(rw_tensor_file *f, int64_t n, rw_error *err);
-/* Fills tensor i from what a pickle says, over the record r; checks that the view lies inside of it. */
+/* Fills tensor i from what a pickle says, over the record r; checks that the view is inside it. */
 rw_status rw_tensor_file_set(rw_tensor_file *f, int64_t i, const rw_pickle_tensor *t, const rw_tensor_record *r,
                              rw_error *err);
 /* numel * bytes of an element; -1 on overflow. */

@@ -32,7 +32,8 @@ typedef struct {
 } directory_place;
 
 static rw_status bad(const rw_zip *z, rw_error *err, const char *what) {
-    return rw_fail(err, RW_E_FORMAT, RW_AT_FILE(z->file->path), "zip: %s; the file is damaged, fetch it again", what);
+    return rw_fail(err, RW_E_FORMAT, RW_AT_FILE(z->file->path), "zip: %s; the file is damaged, download it again",
+                   rw_message(what));
 }
 
 /* The last "PK\5\6" whose comment reaches exactly to the end of the file; -1 when there is none. */
@@ -52,7 +53,7 @@ static rw_status read_end64(const rw_zip *z, int64_t end, directory_place *d, rw
     RW_TRY(rw_file_read_at(z->file, (int64_t)at, end64, END64_BYTES, err));
     if (rw_le32(end64) != 0x06064b50) return bad(z, err, "zip64 end record not where its locator says");
     if (rw_le64(end64 + 32) > INT64_MAX || rw_le64(end64 + 40) > INT64_MAX || rw_le64(end64 + 48) > INT64_MAX)
-        return bad(z, err, "absurd numbers in the zip64 end record");
+        return bad(z, err, "impossible numbers in the zip64 end record");
     *d = (directory_place){(int64_t)rw_le64(end64 + 32), (int64_t)rw_le64(end64 + 48), (int64_t)rw_le64(end64 + 40),
                            (int64_t)at};
     return RW_OK;
@@ -71,7 +72,7 @@ static rw_status find_directory(const rw_zip *z, directory_place *d, bool *cut_s
     } else if (status == RW_OK) {
         if (cut_short) *cut_short = true;
         status = rw_fail(err, RW_E_FORMAT, RW_AT_FILE(z->file->path),
-                         "zip: the file has %lld bytes and its end record is missing: it was cut short",
+                         "zip: the file has %lld bytes and its end record is missing: it is cut short",
                          (long long)z->file->n_bytes);
     }
     rw_free(tail);
@@ -109,12 +110,12 @@ static bool apply_zip64(const uint8_t *extra, int64_t n, uint64_t *size, uint64_
 
 static rw_status bad_record(const rw_zip *z, const char *name, rw_error *err, const char *what) {
     rw_where at = {.file = z->file->path};
-    return rw_fail(err, RW_E_FORMAT, at, "zip: record '%.200s': %s", name, what);
+    return rw_fail(err, RW_E_FORMAT, at, "zip: record '%.200s': %s", name, rw_message(what));
 }
 
 /* One central header at p (n bytes are left); *used is its whole length. */
 static rw_status read_record(rw_zip *z, const uint8_t *p, int64_t n, rw_zip_record *r, int64_t *used, rw_error *err) {
-    if (n < CENTRAL_BYTES || rw_le32(p) != 0x02014b50) return bad(z, err, "directory entry without its mark");
+    if (n < CENTRAL_BYTES || rw_le32(p) != 0x02014b50) return bad(z, err, "a directory entry without its signature");
     int64_t name = rw_le16(p + 28), extra = rw_le16(p + 30), comment = rw_le16(p + 32);
     if (name + extra + comment > n - CENTRAL_BYTES) return bad(z, err, "directory entry longer than the directory");
     *used = CENTRAL_BYTES + name + extra + comment;
@@ -133,11 +134,10 @@ static rw_status read_record(rw_zip *z, const uint8_t *p, int64_t n, rw_zip_reco
     uint64_t file = (uint64_t)z->file->n_bytes;
     if (header > file || size > file - header) {
         rw_where at = {.file = z->file->path};
-        return rw_fail(
-            err, RW_E_FORMAT, at,
-            "zip: record '%.200s' has %llu bytes from %llu on, but the file has %lld bytes: it was cut short "
-            "or damaged; fetch it again (continue with `wget -c URL`)",
-            r->name, (unsigned long long)size, (unsigned long long)header, (long long)z->file->n_bytes);
+        return rw_fail(err, RW_E_FORMAT, at,
+                       "zip: record '%.200s' has %llu bytes from byte %llu, but the file has %lld bytes: it is cut "
+                       "short or damaged; download it again (`wget -c URL` continues)",
+                       r->name, (unsigned long long)size, (unsigned long long)header, (long long)z->file->n_bytes);
     }
     r->n_bytes = (int64_t)size;
     r->header_offset = (int64_t)header;
@@ -150,7 +150,7 @@ static rw_status read_records(rw_zip *z, const uint8_t *p, int64_t n, rw_error *
         int64_t used = 0;
         RW_TRY(read_record(z, p, n, &z->records[i], &used, err));
         if (rw_name_index_add(&z->index, z->records[i].name, i) >= 0)
-            return bad_record(z, z->records[i].name, err, "is there twice");
+            return bad_record(z, z->records[i].name, err, "occurs twice");
         p += used;
         n -= used;
     }
@@ -200,11 +200,10 @@ rw_status rw_zip_data_offset(const rw_zip *z, const rw_zip_record *r, int64_t *o
     if (rw_le32(h) != 0x04034b50) return bad_record(z, r->name, err, "no local header where the directory says");
     int64_t at = r->header_offset + LOCAL_BYTES + rw_le16(h + 26) + rw_le16(h + 28);
     if (at > z->file->n_bytes || r->n_bytes > z->file->n_bytes - at)
-        return rw_fail(
-            err, RW_E_FORMAT, RW_AT_FILE(z->file->path),
-            "zip: record '%.200s' ends at byte %llu, but the file has %lld bytes: it was cut short or damaged; "
-            "fetch it again (continue with `wget -c URL`)",
-            r->name, (unsigned long long)at + (unsigned long long)r->n_bytes, (long long)z->file->n_bytes);
+        return rw_fail(err, RW_E_FORMAT, RW_AT_FILE(z->file->path),
+                       "zip: record '%.200s' ends at byte %llu, but the file has %lld bytes: it is cut short or "
+                       "damaged; download it again (`wget -c URL` continues)",
+                       r->name, (unsigned long long)at + (unsigned long long)r->n_bytes, (long long)z->file->n_bytes);
     *offset = at;
     return RW_OK;
 }

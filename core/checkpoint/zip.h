@@ -51,7 +51,7 @@ typedef struct {
 rw_status rw_zip_open(rw_zip *z, const rw_file *file, bool *cut_short, rw_error *err);
 void rw_zip_close(rw_zip *z);
 const rw_zip_record *rw_zip_find(const rw_zip *z, const char *name); /* NULL: not there */
-/* Where the bytes of a record begin: reads its local header and checks that the data lies inside the file. */
+/* Where the bytes of a record begin: reads its local header and checks that the data is inside the file. */
 rw_status rw_zip_data_offset(const rw_zip *z, const rw_zip_record *r, int64_t *offset, rw_error *err);
 
 /* -- writing -------------------------------------------------------------------------------------- */

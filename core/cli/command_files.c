@@ -26,7 +26,7 @@ static rw_status inspect_binidx(const char *path, rw_error *err) {
     char a[32], b[32];
     RW_TRY(rw_binidx_open(&fd, &info, path, err));
     close(fd);
-    printf("%s: binidx, %s tokens in %s documents, %s\n", path, rw_format_count(a, sizeof a, info.n_tokens),
+    printf(rw_message("%s: binidx, %s tokens in %s documents, %s\n"), path, rw_format_count(a, sizeof a, info.n_tokens),
            rw_format_count(b, sizeof b, info.n_items), info.dtype_code == RW_BINIDX_U16 ? "uint16" : "int32");
     return RW_OK;
 }
@@ -58,7 +58,7 @@ static rw_status show_progress(void *ctx, const rw_tokenize_progress *p, rw_erro
     double seconds = (double)(rw_now_ns() - bar->began_ns) * 1e-9 + 1e-9, rate = (double)p->n_bytes / seconds;
     char left[32];
     rw_format_seconds(left, sizeof left, (double)(p->n_bytes_total - p->n_bytes) / (rate + 1e-9));
-    fprintf(stderr, "\r\033[K%3.0f %%  %.0f MB/s  left %s",
+    fprintf(stderr, rw_message("\r\033[K%3.0f %%  %.0f MB/s  left %s"),
             p->n_bytes_total ? 100.0 * (double)p->n_bytes / (double)p->n_bytes_total : 100.0, rate / 1e6, left);
     return RW_OK;
 }
@@ -80,9 +80,10 @@ rw_status rw_command_tokenize(const rw_options *o, rw_error *err) {
     rw_free(vocab);
     RW_TRY(status);
     char a[32], b[32];
-    printf("%s%s.bin and .idx: %s tokens in %s documents\n", o->tokenize.output, tutorial ? "_text_document" : "",
-           rw_format_count(a, sizeof a, done.n_tokens), rw_format_count(b, sizeof b, done.n_documents));
-    if (done.n_dropped > 0) printf("%lld empty documents left out\n", (long long)done.n_dropped);
+    printf(rw_message("%s%s.bin and .idx: %s tokens in %s documents\n"), o->tokenize.output,
+           tutorial ? "_text_document" : "", rw_format_count(a, sizeof a, done.n_tokens),
+           rw_format_count(b, sizeof b, done.n_documents));
+    if (done.n_dropped > 0) printf(rw_message("%lld empty documents left out\n"), (long long)done.n_dropped);
     return RW_OK;
 }
 

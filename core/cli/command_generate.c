@@ -1,4 +1,4 @@
-/* rwkv-run generate MODEL.pth --prompt TEXT: continues a text, as the tokens come. */
+/* rwkv-run generate MODEL.pth --prompt TEXT: continues a text and prints it token by token. */
 #include "core/base/alloc.h"
 #include "core/base/thread.h"
 #include "core/cli/commands.h"

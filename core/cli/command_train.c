@@ -15,7 +15,7 @@ static rw_status print_plan(const rw_plan *plan, FILE *to, rw_error *err) {
     return status;
 }
 
-/* In the order in which they come; each lends strings to the later ones. */
+/* In the order in which they come; the later ones borrow strings of the earlier. */
 typedef struct {
     rw_recipe recipe;
     rw_plan_lua scripts;
@@ -48,7 +48,7 @@ static void close_job(job *j) {
     rw_recipe_done(&j->recipe);
 }
 
-/* Errors lend strings of the job, so the error is printed before it goes. */
+/* Errors borrow strings of the job, so the error is printed before it goes. */
 rw_status rw_command_train(const rw_options *o, rw_error *err) {
     job j = {0};
     rw_status status = run(&j, o, err);

@@ -31,7 +31,7 @@ static const option options[] = {
     {"--resume", TRAIN, TEXT, FIELD(train.resume), 0, 0, "auto, never or a path"},
     {"--trust", TRAIN, SWITCH, FIELD(train.recipe.trust), 0, 0, ""},
     {"--env", TRAIN, NAMES, 0, 0, 0, "the name of a variable"},
-    {"--prompt", GENERATE, TEXT, FIELD(generate.prompt), 0, 0, "a text"},
+    {"--prompt", GENERATE, TEXT, FIELD(generate.prompt), 0, 0, "a string"},
     {"--temperature", GENERATE, NUMBER, FIELD(generate.temperature), 0, 100, "a number from 0 to 100"},
     {"--top-p", GENERATE, NUMBER, FIELD(generate.top_p), 0, 1, "a number from 0 to 1"},
     {"--tokens", GENERATE, COUNT, FIELD(generate.tokens), 1, 1e9, "an integer >= 1"},
@@ -89,15 +89,12 @@ static rw_status unknown_option(const reader *r, const char *word) {
 }
 
 static rw_status wrong_value(const reader *r, const option *opt, const char *text) {
+    const char *bar = strchr(opt->expect, '|');
     char words[64];
-    snprintf(words, sizeof words, "%s", opt->expect);
-    char *bar = strchr(words, '|');
-    if (bar) {
-        snprintf(words, sizeof words, "%.*s%s%s", (int)(bar - words), opt->expect, rw_message(" or "),
-                 opt->expect + (bar - words) + 1);
-        return rw_fail(r->err, RW_E_USAGE, on_line(opt->name), "expected %s, got '%s'", words, text);
-    }
-    return rw_fail(r->err, RW_E_USAGE, on_line(opt->name), "expected %s, got '%s'", rw_message(words), text);
+    if (bar)
+        snprintf(words, sizeof words, "%.*s%s%s", (int)(bar - opt->expect), opt->expect, rw_message(" or "), bar + 1);
+    return rw_fail(r->err, RW_E_USAGE, on_line(opt->name), "expected %s, got '%s'",
+                   bar ? words : rw_message(opt->expect), text);
 }
 
 static bool parse_number(const char *text, double *x) {
@@ -157,11 +154,11 @@ static rw_status read_option(reader *r, const char *word) {
         return rw_fail(r->err, RW_E_USAGE, on_line(opt->name), "takes no value, got '%s'", word + n + 1);
     if (opt->type == SWITCH) return set_option(r, opt, NULL);
     if (word[n]) return set_option(r, opt, word + n + 1);
-    if (r->next >= r->argc) return rw_fail(r->err, RW_E_USAGE, on_line(opt->name), "a value is missing behind it");
+    if (r->next >= r->argc) return rw_fail(r->err, RW_E_USAGE, on_line(opt->name), "needs a value");
     return set_option(r, opt, r->argv[r->next++]);
 }
 
-/* The options that end the reading, wherever they stand. */
+/* The options that end the reading, wherever they come. */
 static bool general_option(rw_options *o, const char *word) {
     if (strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0)
         o->command = RW_COMMAND_HELP;
@@ -190,12 +187,12 @@ static rw_status read_name(reader *r, const char *word) {
     }
     if (r->o->command == RW_COMMAND_TRAIN)
         return rw_fail(r->err, RW_E_USAGE, on_line(word),
-                       "expected KEY=VALUE behind the recipe, such as train.lr_init=2e-5");
-    return rw_fail(r->err, RW_E_USAGE, on_line(word), "one name too many; see rwkv-run --help");
+                       "expected KEY=VALUE after the recipe, such as train.lr_init=2e-5");
+    return rw_fail(r->err, RW_E_USAGE, on_line(word), "one argument too many; see rwkv-run --help");
 }
 
 static rw_status read_words(reader *r) {
-    bool names_only = false; /* behind "--" */
+    bool names_only = false; /* after "--" */
     while (r->next < r->argc) {
         const char *word = r->argv[r->next++];
         if (!names_only && strcmp(word, "--") == 0)
@@ -305,30 +302,30 @@ const char *rw_options_help(void) {
     static const char english[] = "rwkv-run trains RWKV language models.\n"
                                   "\n"
                                   "  rwkv-run RECIPE.yaml [KEY=VALUE ...]    train; train.lr_init=2e-5 sets a key\n"
-                                  "      --dry-run                 print the plan (steps, memory, disk) and end\n"
-                                  "      --resume auto|never|PATH  go on with a saved run; auto: if there is one\n"
-                                  "      --trust                   no sandbox for scripts, write to any folder\n"
+                                  "      --dry-run                 print the plan (steps, memory, disk) and stop\n"
+                                  "      --resume auto|never|PATH  resume a saved run; auto: if there is one\n"
+                                  "      --trust                   scripts run without sandbox; any output folder\n"
                                   "      --env NAME                let the recipe read this variable (or RWKV_*)\n"
                                   "  rwkv-run generate MODEL.pth --prompt TEXT\n"
                                   "      --temperature 1  --top-p 1  --tokens 256  --seed 0\n"
                                   "      --tokenizer world|byte    --vocab FILE  (also $RWKV_VOCAB)\n"
-                                  "  rwkv-run inspect FILE         what is in a .pth, .bin/.idx or training state\n"
+                                  "  rwkv-run inspect FILE         what a .pth, .bin/.idx or saved state holds\n"
                                   "  rwkv-run tokenize IN.jsonl OUT_PREFIX   text to .bin and .idx\n"
                                   "      --tokenizer world|byte    --vocab FILE    --dtype int32|uint16\n"
-                                  "  rwkv-run lua SCRIPT [ARG ...] run a script outside of training\n"
+                                  "  rwkv-run lua SCRIPT [ARG ...] run a script by itself\n"
                                   "\n"
                                   "  --keys     every key of a recipe        --schema   the same for editors\n"
                                   "  --version  --help                       RWKV_LANG=zh  Chinese messages\n"
                                   "\n"
                                   "A first run:  sh recipes/quickstart/run.sh\n"
-                                  "Exit status:  0 done  1 failed  2 wrong recipe or command line\n"
+                                  "Exit status:  0 done  1 failed  2 mistake in the recipe or command line\n"
                                   "              3 stopped early, saved, can be resumed\n";
     static const char chinese[] = "rwkv-run 训练 RWKV 语言模型。\n"
                                   "\n"
                                   "  rwkv-run 配方.yaml [键=值 ...]          训练；例如 train.lr_init=2e-5\n"
-                                  "      --dry-run                 打印计划（形状、步数、内存、磁盘）后结束\n"
+                                  "      --dry-run                 打印计划（步数、内存、磁盘）后结束\n"
                                   "      --resume auto|never|PATH  继续已保存的训练；auto：有则继续\n"
-                                  "      --trust                   脚本不受沙箱限制，可写任何文件夹\n"
+                                  "      --trust                   脚本不受沙箱限制，输出可写到任何文件夹\n"
                                   "      --env NAME                允许配方读取该环境变量（RWKV_* 总是允许）\n"
                                   "  rwkv-run generate MODEL.pth --prompt 文本\n"
                                   "      --temperature 1  --top-p 1  --tokens 256  --seed 0\n"

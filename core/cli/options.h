@@ -23,11 +23,11 @@ typedef enum {
     RW_COMMAND_LUA
 } rw_command;
 
-/* Strings are lent by argv. Only the section of the command is filled; the rest keeps its defaults. */
+/* Strings belong to argv. Only the section of the command is filled; the rest keeps its defaults. */
 typedef struct {
     rw_command command;
     struct {
-        rw_recipe_options recipe; /* overrides and env_names lie in the arena; check_files is set */
+        rw_recipe_options recipe; /* overrides and env_names are in the arena; check_files is set */
         const char *resume;       /* "auto", "never" or a path                                    */
         bool dry_run;
     } train;
@@ -43,11 +43,11 @@ typedef struct {
     } inspect;
     struct {
         const char *input, *output; /* IN.jsonl, prefix of the pair                */
-        const char *dtype;          /* "int32" (the tutorial's tool) or "uint16"    */
+        const char *dtype;          /* "int32" (the official tool) or "uint16"    */
     } tokenize;
     struct {
         const char *file;
-        char **args; /* argv behind the file */
+        char **args; /* argv after the file */
         int n_args;
     } lua;
     /* of generate and tokenize */

@@ -57,7 +57,7 @@ static rw_status open_one(rw_file *f, const char *name, const char *suffix, rw_e
     if (!path) return rw_fail_memory(err, strlen(name) + 5);
     rw_status s = rw_file_open(f, path, &why);
     if (s != RW_OK)
-        s = rw_fail(err, s, RW_AT_FILE(name), "binidx: %s: %s (a pair of .bin and .idx is wanted)", rw_path_base(path),
+        s = rw_fail(err, s, RW_AT_FILE(name), "binidx: %s: %s (expected a pair, .bin and .idx)", rw_path_base(path),
                     why.msg);
     f->path = name;
     rw_error_clear(&why);
@@ -84,12 +84,12 @@ static rw_status read_type(reader *r, int code, rw_error *err) {
 static rw_status read_counts(reader *r, const unsigned char *h, rw_error *err) {
     uint64_t n_items = get_u64(h + 18), n_doc = get_u64(h + 26), n = (uint64_t)r->idx.n_bytes;
     if (n_items > n / 12 || n_doc > n / 8 || HEADER + 12 * n_items + 8 * n_doc != n)
-        return fail_at(r->name, err,
-                       "binidx: the .idx has %llu bytes, which does not fit the %llu documents that it counts; "
-                       "is it cut short?",
-                       (unsigned long long)n, (unsigned long long)n_items);
+        return fail_at(
+            r->name, err,
+            "binidx: the .idx has %llu bytes, which does not fit the %llu documents that it lists; is it cut short?",
+            (unsigned long long)n, (unsigned long long)n_items);
     if (n_doc != n_items + 1)
-        return fail_at(r->name, err, "binidx: %llu borders for %llu documents, expected one more than documents",
+        return fail_at(r->name, err, "binidx: %llu borders for %llu documents, expected one more border than documents",
                        (unsigned long long)n_doc, (unsigned long long)n_items);
     r->info.n_items = (int64_t)n_items;
     return RW_OK;
@@ -112,7 +112,7 @@ static rw_status check_item(reader *r, int64_t i, int32_t size, int64_t pointer,
     int64_t n = r->bin.n_bytes;
     if (size < 0 || pointer < 0 || pointer > n || size > (n - pointer) / r->info.id_bytes)
         return fail_at(r->name, err,
-                       "binidx: document %lld (%d tokens from byte %lld) lies outside of the .bin (%lld bytes)",
+                       "binidx: document %lld (%d tokens from byte %lld) is outside the .bin (%lld bytes)",
                        (long long)i, size, (long long)pointer, (long long)n);
     r->info.n_tokens += size;
     return RW_OK;
@@ -135,7 +135,7 @@ static rw_status check_bin(reader *r, rw_error *err) {
     r->info.n_bytes = r->bin.n_bytes;
     if (r->bin.n_bytes % r->info.id_bytes == 0 && r->info.n_tokens == r->bin.n_bytes / r->info.id_bytes) return RW_OK;
     return fail_at(r->name, err,
-                   "binidx: the .idx counts %lld tokens (%s), but the .bin has %lld bytes; do the two belong together?",
+                   "binidx: the .idx lists %lld tokens (%s), but the .bin has %lld bytes; do the two belong together?",
                    (long long)r->info.n_tokens, type_name(r->info.dtype_code), (long long)r->bin.n_bytes);
 }
 

@@ -33,7 +33,7 @@ typedef struct {
 } rw_binidx_info;
 
 /* Opens PREFIX.bin and checks PREFIX.idx against it; `name` may be the prefix or either file. *fd is the .bin,
- * for close(). Errors stand at `name`: E_IO, E_FORMAT. */
+ * for close(). Errors are placed at `name`: E_IO, E_FORMAT. */
 rw_status rw_binidx_open(int *fd, rw_binidx_info *info, const char *name, rw_error *err);
 
 /* -- writing -------------------------------------------------------------------------------------- */

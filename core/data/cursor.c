@@ -66,7 +66,7 @@ static rw_status read_fields(rw_cursor *c, json_t *object, rw_where at, rw_error
         const char *text = json_string_value(json_object_get(object, fields[i].name));
         uint64_t x;
         if (!text || !parse_u64(text, &x))
-            return rw_fail(err, RW_E_FORMAT, at, "cursor: '%s' is missing or no number", fields[i].name);
+            return rw_fail(err, RW_E_FORMAT, at, "cursor: '%s' is missing or not a number", fields[i].name);
         *field(c, i) = x;
     }
     return RW_OK;

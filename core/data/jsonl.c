@@ -63,7 +63,7 @@ static char *put_utf8(char *o, uint32_t u) {
     return o;
 }
 
-/* \uXXXX, p behind the u; a pair of surrogates is one character, a single one is refused. */
+/* \uXXXX, p after the u; a pair of surrogates is one character, a single one is refused. */
 static const char *quick_unicode(const char *p, const char *end, char **o) {
     uint32_t u, low;
     if (!hex4(p, end, &u)) return NULL;
@@ -183,10 +183,10 @@ static rw_status fail_no_text(json_t *object, rw_where at, rw_error *err) {
     list_keys(object, keys, sizeof keys);
     json_object_foreach(object, key, value) {
         if (json_is_string(value) && rw_did_you_mean(key, names))
-            return rw_fail(err, RW_E_DATA, at, "no key 'text' (found: %s); did you mean '%s' to be 'text'?", keys, key);
+            return rw_fail(err, RW_E_DATA, at, "no key 'text' (found: %s); should '%s' be 'text'?", keys, key);
     }
     return rw_fail(err, RW_E_DATA, at, "no key 'text' (found: %s); each line must hold the whole document under 'text'",
-                   *keys ? keys : "none");
+                   *keys ? keys : rw_message("none"));
 }
 
 static rw_status read_any(rw_jsonl *r, const char *line, const char *end, rw_error *err) {
@@ -217,7 +217,7 @@ static rw_status reserve(rw_jsonl *r, size_t n, rw_error *err) {
     return ok ? RW_OK : rw_fail_memory(err, n);
 }
 
-/* Reads another piece behind what is in the buffer; what was used is dropped first. */
+/* Reads another piece after what is in the buffer; what was used is dropped first. */
 static rw_status read_piece(rw_jsonl *r, rw_error *err) {
     if (r->pos > 0) memmove(r->buf, r->buf + r->pos, r->len - r->pos);
     r->len -= r->pos;

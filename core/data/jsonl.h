@@ -1,7 +1,7 @@
 /* Documents of a .jsonl file, one after another: each line is an object with a string under "text".
  *
  * Read in pieces: the memory is that of the longest line. A byte order mark at the beginning, CRLF and blank lines
- * are accepted; other keys are passed over. Errors say file, line, column and what stands there. */
+ * are accepted; other keys are passed over. Errors say file, line, column and what is there. */
 #ifndef RW_DATA_JSONL_H
 #define RW_DATA_JSONL_H
 
@@ -26,9 +26,9 @@ typedef struct {
 } rw_jsonl;
 
 rw_status rw_jsonl_open(rw_jsonl *r, const char *path, rw_error *err);
-/* The same over a copy of text[n]; `name` stands in errors. */
+/* The same over a copy of text[n]; `name` is for errors. */
 rw_status rw_jsonl_open_memory(rw_jsonl *r, const char *name, const char *text, size_t n, rw_error *err);
-/* The next document, lent until the next call; *text = NULL after the last one. Bytes are valid UTF-8.
+/* The next document, valid until the next call; *text = NULL after the last one. Bytes are valid UTF-8.
  * Errors: E_IO, E_MEMORY, E_DATA. */
 rw_status rw_jsonl_next(rw_jsonl *r, const char **text, size_t *n, rw_error *err);
 /* Bytes of the file used so far. */

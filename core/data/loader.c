@@ -82,10 +82,10 @@ static rw_status check_plan(const rw_plan_data *p, rw_error *err) {
     if (p->ctx_len < 1 || p->rows_per_batch < 1 || p->accumulate < 1 || p->ctx_len >= most ||
         p->rows_per_batch >= most / p->ctx_len || p->accumulate >= 1 << 20)
         return rw_fail(err, RW_E_RECIPE, (rw_where){.key = "data.ctx_len"},
-                       "ctx_len %lld x micro_bsz %lld x accumulate %lld is no usable size", (long long)p->ctx_len,
+                       "ctx_len %lld x micro_bsz %lld x accumulate %lld is not a usable size", (long long)p->ctx_len,
                        (long long)p->rows_per_batch, (long long)p->accumulate);
     if (p->vocab_size < 1 || p->vocab_size >= most)
-        return rw_fail(err, RW_E_RECIPE, (rw_where){.key = "model.vocab_size"}, "%lld is no usable size",
+        return rw_fail(err, RW_E_RECIPE, (rw_where){.key = "model.vocab_size"}, "%lld is not a usable size",
                        (long long)p->vocab_size);
     return RW_OK;
 }
@@ -237,8 +237,8 @@ static rw_status set_cursor(rw_loader *l, const rw_cursor *cursor, rw_error *err
     if (!cursor) return RW_OK;
     if (cursor->data_hash != l->first.data_hash || cursor->n_tokens != l->first.n_tokens)
         return rw_fail(err, RW_E_DATA, RW_AT_FILE(l->source.file),
-                       "not the data that the saved run used (%lld tokens now, %llu then): put the old file back, "
-                       "or start anew with --resume never",
+                       "not the data that the saved run used (%lld tokens now, %llu then): put the old file back, or "
+                       "start over with --resume never",
                        (long long)l->source.n_tokens, (unsigned long long)cursor->n_tokens);
     l->first = *cursor;
     return RW_OK;

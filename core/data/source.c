@@ -15,7 +15,7 @@ rw_status rw_source_open(rw_source *s, const rw_plan_data *plan, const char *fil
     *s = (rw_source){.file = file, .vocab_size = plan->vocab_size};
     rw_status status = formats[plan->data_type]->open(s, plan, file, err);
     if (status == RW_OK && s->n_tokens == 0)
-        status = rw_fail(err, RW_E_DATA, RW_AT_FILE(file), "there is nothing in it to train on: no tokens");
+        status = rw_fail(err, RW_E_DATA, RW_AT_FILE(file), "it has no tokens to train on");
     if (status != RW_OK) rw_source_close(s);
     return status;
 }
@@ -25,11 +25,10 @@ static rw_status read_bytes(const rw_source *s, int64_t offset, char *buf, int64
     for (int64_t done = 0; done < n;) {
         ssize_t got = pread(s->fd, buf + done, (size_t)(n - done), offset + done);
         if (got < 0 && errno == EINTR) continue;
-        if (got < 0) return rw_fail_errno(err, RW_AT_FILE(s->file), "cannot read its tokens");
+        if (got < 0) return rw_fail_errno(err, RW_AT_FILE(s->file), "cannot read the tokens");
         if (got == 0)
             return rw_fail(err, RW_E_IO, RW_AT_FILE(s->file),
-                           "became shorter while it was in use: its tokens end at byte %lld",
-                           (long long)(offset + done));
+                           "became shorter while in use: the tokens now end at byte %lld", (long long)(offset + done));
         done += got;
     }
     return RW_OK;

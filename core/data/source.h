@@ -4,7 +4,7 @@
  * without a name; each document is followed by id 0. From then on all sources are the same: ids of 2 or 4 bytes
  * in a file, read with pread() where they are wanted. Memory does not grow with the data.
  *
- * The temporary file lies in $TMPDIR, else /var/tmp, else /tmp. */
+ * The temporary file is in $TMPDIR, else /var/tmp, else /tmp. */
 #ifndef RW_DATA_SOURCE_H
 #define RW_DATA_SOURCE_H
 

@@ -1,4 +1,4 @@
-/* binidx: ids that the official tools (or `rwkv-run tokenize`) have made; read where they lie. */
+/* binidx: ids that the official tools (or `rwkv-run tokenize`) have made; read in place. */
 #include "core/data/binidx.h"
 #include "core/data/source.h"
 

@@ -15,7 +15,7 @@ typedef struct {
     char *buf;      /* owned, [ROOM] */
     size_t len;     /* bytes in buf */
     size_t valid;   /* of them known to be UTF-8 */
-    int64_t offset; /* in the file, behind buf */
+    int64_t offset; /* in the file, of what follows buf */
     int64_t line;   /* of buf[valid] */
 } reader;
 

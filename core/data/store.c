@@ -38,8 +38,8 @@ static rw_status open_file(rw_store *st, rw_error *err) {
         st->is_open = st->fd >= 0;
     }
     if (st->is_open) return RW_OK;
-    return rw_fail_errno(err, RW_AT_FILE(st->file), "no place for its tokens in %s (set TMPDIR to a folder)",
-                         st->folder);
+    return rw_fail_errno(err, RW_AT_FILE(st->file),
+                         "cannot keep the tokens in a temporary file in %s (set TMPDIR to another folder)", st->folder);
 }
 
 static rw_status check_vocab(const rw_store *st, const rw_plan_data *plan, rw_error *err) {
@@ -73,7 +73,7 @@ static rw_status flush(rw_store *st, rw_error *err) {
         if (n < 0 && errno == EINTR) continue;
         if (n <= 0)
             return rw_fail_errno(err, RW_AT_FILE(st->file),
-                                 "cannot write its tokens to a temporary file in %s (set TMPDIR to another folder)",
+                                 "cannot write the tokens to a temporary file in %s (set TMPDIR to another folder)",
                                  st->folder);
         p += n;
         left -= (size_t)n;

@@ -1,5 +1,5 @@
 /* Where tokens go that were made from text: a temporary file without a name, 2 bytes an id.
- * It lies in $TMPDIR, else /var/tmp, else /tmp, and is gone when it is closed or the process ends. */
+ * It is in $TMPDIR, else /var/tmp, else /tmp, and is gone when it is closed or the process ends. */
 #ifndef RW_DATA_STORE_H
 #define RW_DATA_STORE_H
 
@@ -13,7 +13,7 @@ extern "C" {
 /* All-zero is closed. */
 typedef struct {
     const char *file;   /* whose tokens these are; borrowed           */
-    const char *folder; /* where it lies, for errors; never freed     */
+    const char *folder; /* where it is, for errors; never freed       */
     rw_tokenizer *tokenizer;
     int fd;
     bool is_open;
@@ -24,7 +24,7 @@ typedef struct {
 
 /* Opens the file and the plan's tokenizer, whose ids must fit plan->vocab_size. */
 rw_status rw_store_open(rw_store *st, const rw_plan_data *plan, const char *file, rw_error *err);
-/* Room for n more ids behind st->ids[st->used]; the caller fills some of it and then calls rw_store_add(). */
+/* Room for n more ids after st->ids[st->used]; the caller fills some of it and then calls rw_store_add(). */
 rw_status rw_store_reserve(rw_store *st, size_t n, rw_error *err);
 rw_status rw_store_add(rw_store *st, size_t n, rw_error *err);
 /* The document is complete: id 0. */

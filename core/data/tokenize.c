@@ -67,7 +67,7 @@ static rw_status copy(job *j, rw_error *err) {
         RW_TRY(report(j, false, err));
     }
     if (j->done.n_documents == 0)
-        return rw_fail(err, RW_E_DATA, RW_AT_FILE(j->in.file.path), "there are no documents in it");
+        return rw_fail(err, RW_E_DATA, RW_AT_FILE(j->in.file.path), "it contains no documents");
     return report(j, true, err);
 }
 

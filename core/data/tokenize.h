@@ -14,7 +14,7 @@ extern "C" {
 /* The two layouts of the official tools, each bit-equal to its tool's output:
  *
  *                       RW_LAYOUT_MAKE_DATA       RW_LAYOUT_PREPROCESS
- *     tool              make_data.py (newest)     tools/preprocess_data.py (the tutorial's)
+ *     tool              make_data.py (newest)     tools/preprocess_data.py (official)
  *     type of an id     uint16                    int32
  *     names             PREFIX.bin, .idx          PREFIX_text_document.bin, .idx
  *     empty documents   kept, as a lone id 0      dropped
@@ -39,7 +39,7 @@ typedef struct {
 
 /* `progress` (NULL: none) is called after about each MB and at the end; another status than RW_OK stops the work and is
  * returned. *result (may be NULL) is filled also on failure. Memory: the longest document and 4 bytes for each
- * document. Errors: E_IO, E_DATA with file:line:col, E_FORMAT of the vocabulary; then nothing is left behind. */
+ * document. Errors: E_IO, E_DATA with file:line:col, E_FORMAT of the vocabulary; then no file is left. */
 rw_status rw_tokenize_file(const char *in, const char *out_prefix, const rw_tokenize_options *options,
                            rw_status (*progress)(void *ctx, const rw_tokenize_progress *p, rw_error *err), void *ctx,
                            rw_tokenize_progress *result, rw_error *err);

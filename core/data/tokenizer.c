@@ -1,6 +1,6 @@
 /* World tokenizer: a vocabulary file turned into a double-array trie, and the greedy walk over it.
  *
- * The trie is one array of 8-byte cells. The child of a cell by byte c lies at `base ^ c` and carries c as
+ * The trie is one array of 8-byte cells. The child of a cell by byte c is at `base ^ c` and carries c as
  * its label, so that a step is one xor, one load and one compare. Bases are unique, therefore the label alone
  * tells whose child a cell is. The nodes with several children are placed first, breadth first: the beginnings of
  * tokens, which every walk visits, share few cache lines; chains fill the holes.
@@ -22,7 +22,7 @@
 #define MAX_TRIES 512 /* free cells looked at for one node */
 #define NO_LABEL  0xffffu
 
-/* base: where the children lie; label: the byte that leads here, or NO_LABEL; id: token that ends here, or 0. */
+/* base: where the children are; label: the byte that leads here, or NO_LABEL; id: token that ends here, or 0. */
 typedef struct {
     uint32_t base;
     uint16_t label;
@@ -56,7 +56,8 @@ typedef struct {
 } cursor;
 
 static rw_status bad_line(const cursor *c, rw_error *err, const char *what) {
-    return rw_fail(err, RW_E_FORMAT, c->at, "not a line of a World vocabulary (id 'text' length): %s", what);
+    return rw_fail(err, RW_E_FORMAT, c->at, "not a line of a World vocabulary (id 'text' length): %s",
+                   rw_message(what));
 }
 
 static bool read_number(cursor *c, int64_t *x) {
@@ -136,7 +137,7 @@ static bool read_escape(cursor *c, literal *l, bool is_bytes) {
     return put_byte(l, '\\');
 }
 
-/* A literal with its quotes; c->p stands behind it afterwards. */
+/* A literal with its quotes; c->p is after it then. */
 static bool read_literal(cursor *c, literal *l) {
     l->n = 0;
     bool is_bytes = c->p < c->end && (*c->p == 'b' || *c->p == 'B');
@@ -166,7 +167,7 @@ static rw_status add_entry(rw_tokenizer *t, const cursor *c, int64_t id, const l
         !rw_grow((void **)&t->bytes, &t->bytes_cap, t->bytes_len + l->n, 1))
         return rw_fail_memory(err, t->bytes_len + l->n);
     for (; t->vocab_size <= id; t->vocab_size++) t->entries[t->vocab_size] = (entry){0};
-    if (t->entries[id].n) return rw_fail(err, RW_E_FORMAT, c->at, "id %lld stands twice", (long long)id);
+    if (t->entries[id].n) return rw_fail(err, RW_E_FORMAT, c->at, "id %lld occurs twice", (long long)id);
     t->entries[id] = (entry){(uint32_t)t->bytes_len, (uint32_t)l->n};
     memcpy(t->bytes + t->bytes_len, l->bytes, l->n);
     if (l->n > t->longest) t->longest = l->n;
@@ -185,7 +186,7 @@ static rw_status read_line(rw_tokenizer *t, cursor *c, rw_error *err) {
     skip_space(c);
     if (c->p != c->end) return bad_line(c, err, "there is more after the length");
     if (n_bytes != (int64_t)l.n || l.n == 0)
-        return rw_fail(err, RW_E_FORMAT, c->at, "id %lld has %zu bytes, the line says %lld", (long long)id, l.n,
+        return rw_fail(err, RW_E_FORMAT, c->at, "id %lld has %zu bytes, but the line says %lld", (long long)id, l.n,
                        (long long)n_bytes);
     return add_entry(t, c, id, &l, err);
 }
@@ -207,7 +208,7 @@ static rw_status read_lines(rw_tokenizer *t, const char *name, const char *text,
 
 /* -- the trie ------------------------------------------------------------------------------------- */
 
-/* An entry under sorting; equal beginnings stand together, so a node of the trie is a range of these. */
+/* An entry under sorting; equal beginnings are neighbours, so a node of the trie is a range of these. */
 typedef struct {
     const char *p;
     uint32_t n;
@@ -228,7 +229,7 @@ typedef struct {
 /* What only the building knows of a cell. */
 typedef struct {
     uint32_t prev, next; /* in the list of free cells */
-    bool base_used;      /* some node's children lie at this base */
+    bool base_used;      /* some node has its children at this base */
 } slot;
 
 typedef struct {
@@ -357,7 +358,7 @@ static rw_status sort_items(rw_tokenizer *t, item *items, uint32_t *n_items, con
     qsort(items, n, sizeof *items, compare_items);
     for (uint32_t i = 1; i < n; i++)
         if (items[i].n == items[i - 1].n && !memcmp(items[i].p, items[i - 1].p, items[i].n))
-            return rw_fail(err, RW_E_FORMAT, RW_AT_FILE(name), "ids %u and %u are the same text", items[i - 1].id,
+            return rw_fail(err, RW_E_FORMAT, RW_AT_FILE(name), "ids %u and %u have the same text", items[i - 1].id,
                            items[i].id);
     *n_items = n;
     return RW_OK;
@@ -367,7 +368,7 @@ static rw_status check_bytes(const rw_tokenizer *t, const char *name, rw_error *
     for (int b = 0; b < 256; b++)
         if (t->cells[b].id == 0)
             return rw_fail(err, RW_E_FORMAT, RW_AT_FILE(name),
-                           "no entry for the single byte 0x%02x: not every text could be encoded", b);
+                           "no entry for the single byte 0x%02x: some texts could not be encoded", b);
     return RW_OK;
 }
 
@@ -534,7 +535,7 @@ size_t rw_tokenizer_encode_part(const rw_tokenizer *t, const void *bytes, size_t
 
 /* -- decoding ------------------------------------------------------------------------------------- */
 
-/* All bytes in order, for the byte tokenizer to lend. */
+/* All bytes in order, for the byte tokenizer to hand out. */
 #define BYTES4(b)  (char)(b), (char)((b) + 1), (char)((b) + 2), (char)((b) + 3)
 #define BYTES16(b) BYTES4(b), BYTES4((b) + 4), BYTES4((b) + 8), BYTES4((b) + 12)
 #define BYTES64(b) BYTES16(b), BYTES16((b) + 16), BYTES16((b) + 32), BYTES16((b) + 48)

@@ -28,7 +28,7 @@ typedef struct rw_tokenizer rw_tokenizer;
 /* vocab_file is read for RW_TOKENIZER_WORLD only. Free with rw_tokenizer_close().
  * Errors: E_IO; E_FORMAT with file and line; E_UNSUPPORTED for RW_TOKENIZER_NONE. */
 rw_status rw_tokenizer_open(rw_tokenizer **out, rw_tokenizer_choice kind, const char *vocab_file, rw_error *err);
-/* A World vocabulary from memory; `name` stands in errors and must outlive them. */
+/* A World vocabulary from memory; `name` is for errors and must outlive them. */
 rw_status rw_tokenizer_parse(rw_tokenizer **out, const char *name, const char *text, size_t n, rw_error *err);
 void rw_tokenizer_close(rw_tokenizer *t);
 
@@ -45,12 +45,12 @@ size_t rw_tokenizer_encode_u16(const rw_tokenizer *t, const void *bytes, size_t 
  * bytes could not change it, and returns how many bytes that was; *n_ids ids. The rest belongs to the next piece. */
 size_t rw_tokenizer_encode_part(const rw_tokenizer *t, const void *bytes, size_t n, uint16_t *ids, size_t *n_ids);
 
-/* The bytes of one id, lent; NULL when it has none (0, gaps, beyond the vocabulary). */
+/* The bytes of one id, not to be freed; NULL when it has none (0, gaps, beyond the vocabulary). */
 const char *rw_tokenizer_token_at(const rw_tokenizer *t, int64_t id, size_t *n);
 /* Appends the bytes of the ids; those without bytes add nothing. A token may end inside a character. */
 void rw_tokenizer_decode(const rw_tokenizer *t, const int32_t *ids, size_t n, rw_str *out);
 
-/* -- where the vocabulary lies -------------------------------------------------------------------- */
+/* -- where the vocabulary is --------------------------------------------------------------------- */
 
 #define RW_VOCAB_NAME "rwkv_vocab_v20230424.txt"
 

@@ -1,4 +1,4 @@
-/* Where the World vocabulary lies: the recipe's key, the environment, the folder of the recipe. */
+/* Where the World vocabulary is: the recipe's key, the environment, the folder of the recipe. */
 #include "core/base/alloc.h"
 #include "core/base/fs.h"
 #include "core/data/tokenizer.h"
@@ -10,7 +10,7 @@ static rw_status found(char *path, char **out, rw_error *err) {
     return path ? RW_OK : rw_fail_memory(err, 0);
 }
 
-/* The key relative to the recipe; as it stands when that is no file (a caller may have joined it already). */
+/* The key relative to the recipe; as it is when there is no such file (a caller may have joined it already). */
 static rw_status find_key(const char *key, const char *recipe_dir, char **path, rw_error *err) {
     char *joined = rw_path_join(recipe_dir ? recipe_dir : ".", key);
     if (!joined) return rw_fail_memory(err, 0);
@@ -34,7 +34,7 @@ rw_status rw_vocab_find(const char *key, const char *recipe_dir, char **path, rw
     rw_free(beside);
     return rw_fail(err, RW_E_RECIPE, (rw_where){.key = "data.tokenizer"},
                    "the world tokenizer needs the file " RW_VOCAB_NAME ": put it beside the recipe (%s), or name it "
-                   "with data.vocab_file or $RWKV_VOCAB. The Python package rwkv carries it (pip download --no-deps "
-                   "rwkv; unzip it), and so does the RWKV-LM repository (RWKV-v5/tokenizer)",
+                   "with data.vocab_file or $RWKV_VOCAB. It is in the Python package rwkv (pip download --no-deps "
+                   "rwkv; unzip it) and in the RWKV-LM repository (RWKV-v5/tokenizer)",
                    recipe_dir ? recipe_dir : ".");
 }

@@ -1,5 +1,5 @@
 /* The progress of a run on standard error: on a terminal one line that redraws itself, a bar and what the log hook
- * says; elsewhere (a file, a pipe) plain lines. Validation, saves and the end are always lines of their own. */
+ * says; elsewhere (a file, a pipe) plain lines. Validation and saves are always lines of their own. */
 #include "core/base/alloc.h"
 #include "core/base/log.h"
 #include "core/base/str.h"
@@ -61,7 +61,7 @@ static void fit(char *line, int width) {
     line[rw_utf8_valid_prefix(line, n)] = 0;
 }
 
-/* The text comes first: the time left stands at its end. The bar takes the columns that are over, up to BAR. */
+/* The text comes first, because it ends with the time left. The bar takes the columns that remain, up to BAR. */
 static void draw(console *c, const rw_metrics *m, const char *text) {
     int64_t done = m->step + 1;
     int width = columns(), room = width - rw_utf8_columns(text, strlen(text)) - 4;
@@ -105,20 +105,18 @@ static rw_status event(rw_sink *sink, rw_event e, const rw_metrics *m, const cha
         step(c, m, text);
         break;
     case RW_EVENT_VALID:
-        snprintf(line, sizeof line, "step %lld  val_loss %.4f", (long long)(m->step + 1), m->val_loss);
+        snprintf(line, sizeof line, rw_message("step %lld  val_loss %.4f"), (long long)(m->step + 1), m->val_loss);
         note(c, "", line);
         break;
     case RW_EVENT_SAVE:
-        note(c, "saved ", text);
+        note(c, rw_message("saved "), text);
         break;
     case RW_EVENT_RESUME:
-        note(c, "goes on from ", text);
-        break;
-    case RW_EVENT_END:
-        note(c, "", text);
+        note(c, rw_message("resuming from "), text);
         break;
     case RW_EVENT_RUN:
     case RW_EVENT_EPOCH:
+    case RW_EVENT_END: /* the loop says it to people itself */
         break;
     }
     return RW_OK;

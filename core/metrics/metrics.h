@@ -25,12 +25,12 @@ typedef struct {
 
 typedef enum {
     RW_EVENT_RUN,    /* a new run begins; text: its name        */
-    RW_EVENT_RESUME, /* goes on; text: the state's path         */
+    RW_EVENT_RESUME, /* of a saved run; text: the state's path  */
     RW_EVENT_STEP,   /* text: the line of the log hook, or NULL */
     RW_EVENT_VALID,
     RW_EVENT_EPOCH, /* an epoch ended                          */
     RW_EVENT_SAVE,  /* text: the path                          */
-    RW_EVENT_END    /* text: why                               */
+    RW_EVENT_END    /* text: why, in English                   */
 } rw_event;
 
 typedef struct rw_sink rw_sink;

@@ -43,24 +43,25 @@ static rw_status check_tables(const rw_arch *a, rw_error *err) {
     rw_shape_word words[RW_MAX_DIM];
     for (int i = 0; i < a->n_roles; i++)
         if (rw_shape_words(a->roles[i].shape, words) < 0)
-            return rw_fail(err, RW_E_USAGE, RW_AT_NONE, "architecture '%s': '%s' is no shape of parameter %s", a->name,
-                           a->roles[i].shape, a->roles[i].name);
+            return rw_fail(err, RW_E_USAGE, RW_AT_NONE, "architecture '%s': '%s' is not a valid shape of parameter %s",
+                           a->name, a->roles[i].shape, a->roles[i].name);
     if (a->n_fields > RW_MAX_FIELDS)
-        return rw_fail(err, RW_E_USAGE, RW_AT_NONE, "architecture '%s': %d fields of state, at most %d", a->name,
+        return rw_fail(err, RW_E_USAGE, RW_AT_NONE, "architecture '%s': %d state fields; the limit is %d", a->name,
                        a->n_fields, RW_MAX_FIELDS);
     for (int i = 0; i < a->n_fields; i++) {
         int n = rw_shape_words(a->fields[i].shape, words);
         if (n < 1 || n > RW_MAX_DIM - 1) /* a state has one dimension more: sequences */
-            return rw_fail(err, RW_E_USAGE, RW_AT_NONE, "architecture '%s': '%s' is no shape of state %s", a->name,
-                           a->fields[i].shape, a->fields[i].name);
+            return rw_fail(err, RW_E_USAGE, RW_AT_NONE, "architecture '%s': '%s' is not a valid shape of state %s",
+                           a->name, a->fields[i].shape, a->fields[i].name);
     }
     return RW_OK;
 }
 
 rw_status rw_arch_register(const rw_arch *arch, rw_error *err) {
-    if (find(arch->name)) return rw_fail(err, RW_E_USAGE, RW_AT_NONE, "architecture '%s' is there already", arch->name);
+    if (find(arch->name))
+        return rw_fail(err, RW_E_USAGE, RW_AT_NONE, "there is an architecture '%s' already", arch->name);
     if (n_registered == RW_MAX_REGISTERED)
-        return rw_fail(err, RW_E_USAGE, RW_AT_NONE, "more than %d architectures of scripts", RW_MAX_REGISTERED);
+        return rw_fail(err, RW_E_USAGE, RW_AT_NONE, "scripts define more than %d architectures", RW_MAX_REGISTERED);
     RW_TRY(check_tables(arch, err));
     registered[n_registered++] = arch;
     return RW_OK;

@@ -25,7 +25,7 @@ static int decide_threads(const rw_saved_run *saved) {
     int64_t before = rw_saved_run_number(saved, "threads");
     int now = rw_cpu_count();
     if (before < 1 || before > MAX_THREADS || before == now) return now;
-    rw_info("uses %lld threads, as the saved run did, for the same bits", (long long)before);
+    rw_info("using %lld threads, as the saved run did, so that the results stay bit-identical", (long long)before);
     return (int)before;
 }
 

@@ -21,17 +21,17 @@ static void add(rw_plan_needs *n, rw_plan_part part) {
 }
 
 static void on_device(rw_plan_needs *n, const char *name, int64_t n_bytes) {
-    add(n, (rw_plan_part){name, RW_MEMORY_DEVICE, true, n_bytes});
+    add(n, (rw_plan_part){rw_message(name), RW_MEMORY_DEVICE, true, n_bytes});
 }
 
 static void on_host(rw_plan_needs *n, const char *name, int64_t n_bytes) {
-    add(n, (rw_plan_part){name, RW_MEMORY_HOST, true, n_bytes});
+    add(n, (rw_plan_part){rw_message(name), RW_MEMORY_HOST, true, n_bytes});
 }
 
 static void of_libraries(rw_plan_needs *n, const rw_plan *plan, const rw_device *device) {
     int64_t host = PROCESS_BYTES + PROCESS_BYTES_PER_THREAD * plan->threads;
-    add(n, (rw_plan_part){"libraries of the device", RW_MEMORY_DEVICE, false, device->own_bytes});
-    add(n, (rw_plan_part){"libraries and threads", RW_MEMORY_HOST, false, host});
+    add(n, (rw_plan_part){rw_message("device libraries"), RW_MEMORY_DEVICE, false, device->own_bytes});
+    add(n, (rw_plan_part){rw_message("libraries and threads"), RW_MEMORY_HOST, false, host});
 }
 
 /* -- the engine ------------------------------------------------------------------------------------------------ */
@@ -44,7 +44,7 @@ static void of_engine(rw_plan_needs *n, const rw_plan *plan, const rw_engine *e)
     on_device(n, "parameters", each + p->layout.n_frozen * rw_dtype_bytes(e->device->compute));
     on_device(n, "gradients", each);
     on_device(n, "Adam moments", 2 * each);
-    on_device(n, "table of parameters", p->n_segments * (int64_t)sizeof(rw_adamw_segment));
+    on_device(n, "parameter table", p->n_segments * (int64_t)sizeof(rw_adamw_segment));
     on_device(n, "batch", rw_engine_batch_bytes(plan));
     on_device(n, "activations (step arena)", e->arena.high_water);
 }

@@ -7,63 +7,72 @@
 #include <stdio.h>
 #include <string.h>
 
+static void label(rw_str *out, const char *name) {
+    int width = rw_utf8_columns(name, strlen(name));
+    rw_str_appendf(out, "  %s%*s ", name, width < 26 ? 26 - width : 0, "");
+}
+
 static void row(rw_str *out, const char *name, const char *text) {
-    rw_str_appendf(out, "  %-26s %s\n", name, text);
+    label(out, name);
+    rw_str_appendf(out, "%s\n", text);
 }
 
 static void bytes_row(rw_str *out, const char *name, int64_t n, bool on_gpu) {
     char buf[32];
-    rw_str_appendf(out, "  %-26s %10s%s\n", name, rw_format_bytes(buf, sizeof buf, n), on_gpu ? "  GPU" : "");
+    label(out, name);
+    rw_str_appendf(out, "%10s%s\n", rw_format_bytes(buf, sizeof buf, n), on_gpu ? "  GPU" : "");
 }
 
 static void print_shape(const rw_plan *p, rw_str *out) {
     char count[32];
     rw_str sizes = {0};
     rw_format_count(count, sizeof count, p->needs.n_params);
-    rw_str_appendf(&sizes, "%s, %s parameters: ", p->model.arch, count);
+    rw_str_appendf(&sizes, rw_message("%s, %s parameters: "), p->model.arch, count);
     rw_dims_print(&p->model, &sizes);
-    row(out, "model", sizes.data ? sizes.data : "");
-    row(out, "weights from", p->model.load_model ? p->model.load_model : "initial values");
+    row(out, rw_message("model"), sizes.data ? sizes.data : "");
+    row(out, rw_message("weights from"), p->model.load_model ? p->model.load_model : rw_message("initial values"));
     rw_str_done(&sizes);
 }
 
 static void print_data(const rw_plan *p, rw_str *out) {
-    char line[512], count[32] = "counted when read";
-    if (p->data.n_tokens >= 0) {
-        rw_format_count(count, sizeof count, p->data.n_tokens);
-        snprintf(count + strlen(count), sizeof count - strlen(count), " tokens");
-    }
-    snprintf(line, sizeof line, "%s (%s, tokenizer %s): %s", p->data.data_file,
+    char line[512], count[32], tokens[64];
+    snprintf(tokens, sizeof tokens, "%s", rw_message("counted when it is read"));
+    if (p->data.n_tokens >= 0)
+        snprintf(tokens, sizeof tokens, rw_message("%s tokens"),
+                 rw_format_count(count, sizeof count, p->data.n_tokens));
+    snprintf(line, sizeof line, rw_message("%s (%s, tokenizer %s): %s"), p->data.data_file,
              rw_choice_word(RW_KEY_data_data_type, p->data.data_type),
-             rw_choice_word(RW_KEY_data_tokenizer, p->data.tokenizer), count);
-    row(out, "data", line);
-    if (p->data.valid_file) row(out, "held out", p->data.valid_file);
+             rw_choice_word(RW_KEY_data_tokenizer, p->data.tokenizer), tokens);
+    row(out, rw_message("data"), line);
+    if (p->data.valid_file) row(out, rw_message("held-out data"), p->data.valid_file);
 }
 
 static void print_steps(const rw_plan *p, rw_str *out) {
     char line[256], a[32], b[32];
     const rw_plan_train *t = &p->train;
-    snprintf(line, sizeof line, "%lld = %lld epochs of %lld; %s tokens each, %s in all", (long long)t->n_steps,
-             (long long)t->epoch_count, (long long)t->epoch_steps,
+    snprintf(line, sizeof line, rw_message("%lld (epochs: %lld of %lld steps); %s tokens a step, %s in total"),
+             (long long)t->n_steps, (long long)t->epoch_count, (long long)t->epoch_steps,
              rw_format_count(a, sizeof a, p->needs.tokens_per_step),
              rw_format_count(b, sizeof b, p->needs.tokens_total));
-    row(out, "steps", line);
-    snprintf(line, sizeof line, "micro_bsz %lld x ctx_len %lld x accumulate %lld; lr %g to %g; %s",
+    row(out, rw_message("steps"), line);
+    snprintf(line, sizeof line, rw_message("micro_bsz %lld x ctx_len %lld x accumulate %lld; lr %g to %g; %s"),
              (long long)t->micro_bsz, (long long)t->ctx_len, (long long)t->accumulate, t->lr_init, t->lr_final,
              t->weight_decay > 0 ? "AdamW" : "Adam");
-    row(out, "batch", line);
+    row(out, rw_message("batch"), line);
 }
 
 static void print_files(const rw_plan *p, rw_str *out) {
-    char a[32], b[32], c[32], line[256];
-    snprintf(line, sizeof line, "%s (%s .pth + %s training state); free disk %s",
-             rw_format_bytes(a, sizeof a, p->needs.pth_bytes + p->needs.state_bytes), rw_dtype_name(p->save.dtype),
-             "fp32", p->needs.disk_free >= 0 ? rw_format_bytes(b, sizeof b, p->needs.disk_free) : "unknown");
-    row(out, "each save", line);
-    rw_str_appendf(out, "  %-26s %s\n", "saved to", p->save.proj_dir);
-    if (p->needs.disk_free >= 0 && p->needs.disk_free < p->needs.pth_bytes + p->needs.state_bytes)
-        rw_str_appendf(out, "  WARNING: the disk has no room for one save of %s\n",
-                       rw_format_bytes(c, sizeof c, p->needs.pth_bytes + p->needs.state_bytes));
+    char a[32], b[32], line[256];
+    int64_t bytes = p->needs.pth_bytes + p->needs.state_bytes;
+    const char *free =
+        p->needs.disk_free >= 0 ? rw_format_bytes(b, sizeof b, p->needs.disk_free) : rw_message("unknown");
+    rw_format_bytes(a, sizeof a, bytes);
+    snprintf(line, sizeof line, rw_message("%s (%s .pth + %s training state); free disk %s"), a,
+             rw_dtype_name(p->save.dtype), "fp32", free);
+    row(out, rw_message("each save"), line);
+    row(out, rw_message("saved to"), p->save.proj_dir);
+    if (p->needs.disk_free >= 0 && p->needs.disk_free < bytes)
+        rw_str_appendf(out, rw_message("  WARNING: the disk has no room for one save of %s\n"), a);
 }
 
 static void print_parts(const rw_plan *p, bool ours, rw_str *out) {
@@ -81,27 +90,29 @@ static void print_memory(const rw_plan *p, rw_str *out) {
     const bool gpu = p->device == RW_ON_CUDA;
     int64_t process = n->bytes[RW_MEMORY_HOST] + (gpu ? 0 : n->bytes[RW_MEMORY_DEVICE]), limit = rw_memory_limit();
     char have[32];
-    rw_str_append(out, "memory\n");
+    rw_str_append(out, rw_message("memory\n"));
     print_parts(p, true, out);
-    bytes_row(out, "engine, in all", n->engine_bytes, false);
+    bytes_row(out, rw_message("engine, total"), n->engine_bytes, false);
     print_parts(p, false, out);
-    if (gpu) bytes_row(out, "GPU, in all", n->bytes[RW_MEMORY_DEVICE], true);
-    bytes_row(out, "process, about", process, false);
+    if (gpu) bytes_row(out, rw_message("GPU, total"), n->bytes[RW_MEMORY_DEVICE], true);
+    bytes_row(out, rw_message("process, roughly"), process, false);
     if (limit > 0 && process > limit)
         rw_str_appendf(
-            out, "  WARNING: this machine has %s; lower train.micro_bsz or data.ctx_len, or set train.grad_cp: 1\n",
+            out,
+            rw_message(
+                "  WARNING: this machine has %s; lower train.micro_bsz or data.ctx_len, or set train.grad_cp: 1\n"),
             rw_format_bytes(have, sizeof have, limit));
 }
 
 void rw_plan_print(const rw_plan *p, rw_str *out) {
     char line[256];
-    rw_str_appendf(out, "plan of %s\n", p->name);
+    rw_str_appendf(out, rw_message("plan of %s\n"), p->name);
     print_shape(p, out);
     print_data(p, out);
     print_steps(p, out);
-    snprintf(line, sizeof line, "%s: %s, %d thread%s; computes in %s", rw_choice_word(RW_KEY_top_device, p->device),
-             p->cpu_kernels ? p->cpu_kernels : "", p->threads, p->threads == 1 ? "" : "s", "fp32");
-    row(out, "device", line);
+    snprintf(line, sizeof line, rw_message("%s: %s, threads: %d; computes in %s"),
+             rw_choice_word(RW_KEY_top_device, p->device), p->cpu_kernels ? p->cpu_kernels : "", p->threads, "fp32");
+    row(out, rw_message("device"), line);
     print_files(p, out);
     print_memory(p, out);
 }

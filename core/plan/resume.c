@@ -51,8 +51,8 @@ static int compare_choices(const rw_plan *p, const rw_saved_run *saved, rw_str *
 static rw_status refuse(const rw_saved_run *saved, const rw_str *differences, rw_error *err) {
     if (differences->failed) return rw_fail_memory(err, differences->len);
     return rw_fail(err, RW_E_RECIPE, RW_AT_FILE(saved->path),
-                   "this saved run differs from the recipe:\n%sundo that, give another save.proj_dir, or start "
-                   "anew with --resume never",
+                   "the saved run differs from the recipe:\n%schange the recipe back, choose another save.proj_dir, or "
+                   "start over with --resume never",
                    differences->data);
 }
 
@@ -66,7 +66,7 @@ rw_status rw_plan_agrees(const rw_plan *p, const rw_saved_run *saved, rw_error *
     if (keys > 0 || (chosen > 0 && !saved->named))
         status = refuse(saved, &differences, err);
     else if (chosen > 0)
-        rw_warn("goes on with other bits than before:\n%s", differences.data ? differences.data : "");
+        rw_warn("resuming; results will not be bit-identical:\n%s", differences.data ? differences.data : "");
     rw_str_done(&differences);
     return status;
 }

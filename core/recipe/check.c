@@ -51,7 +51,7 @@ static void check_from_scratch(checker *c) {
     for (int i = 0; i < 3; i++)
         if (!given(c, needed[i]))
             rw_problems_add(c->p, at(c, needed[i]),
-                            "missing; give it to train from scratch, or name a checkpoint in model.load_model");
+                            "missing; training from scratch needs it, or else name a checkpoint in model.load_model");
     if (given(c, RW_KEY_model_n_layer) && value(c, RW_KEY_model_n_layer)->i == 1)
         rw_problems_add(c->p, at(c, RW_KEY_model_n_layer),
                         "expected 2 or more from scratch, got 1: the official initial values divide by n_layer - 1");
@@ -70,7 +70,7 @@ static void check_data(checker *c) {
     bool tokenizer = given(c, RW_KEY_data_tokenizer), none = chosen(c, RW_KEY_data_tokenizer, RW_TOKENIZER_NONE);
     if (ids && tokenizer && !none)
         rw_problems_add(c->p, at(c, RW_KEY_data_tokenizer),
-                        "expected none, got '%s': %s holds token ids already; leave this key out",
+                        "expected none, got '%s': %s already holds token ids; leave this key out",
                         value(c, RW_KEY_data_tokenizer)->text, value(c, RW_KEY_data_data_type)->text);
     else if (!ids && none)
         rw_problems_add(c->p, at(c, RW_KEY_data_tokenizer), "expected world or byte, got 'none': %s is text",
@@ -78,7 +78,7 @@ static void check_data(checker *c) {
     bool world = tokenizer ? chosen(c, RW_KEY_data_tokenizer, RW_TOKENIZER_WORLD) : !ids;
     if (given(c, RW_KEY_data_vocab_file) && !world)
         rw_problems_add(c->p, at(c, RW_KEY_data_vocab_file),
-                        "used with data.tokenizer: world only, and that is '%s'; leave this key out",
+                        "only for data.tokenizer: world, but the tokenizer is '%s'; leave this key out",
                         tokenizer ? value(c, RW_KEY_data_tokenizer)->text : "none");
 }
 
@@ -108,11 +108,11 @@ static void check_train(checker *c) {
                         "exponential needs lr_init and lr_final above 0, got %s and %s; write linear",
                         value(c, RW_KEY_train_lr_init)->text, value(c, RW_KEY_train_lr_final)->text);
     if (chosen(c, RW_KEY_train_schedule, RW_SCHEDULE_CONSTANT) && first != last && given(c, RW_KEY_train_lr_final))
-        rw_problems_add(c->p, schedule->at, "constant, but lr_init is %s and lr_final %s; leave lr_final out",
+        rw_problems_add(c->p, schedule->at, "constant, but lr_init is %s and lr_final is %s; leave lr_final out",
                         value(c, RW_KEY_train_lr_init)->text, value(c, RW_KEY_train_lr_final)->text);
     if (value(c, RW_KEY_train_weight_decay_final)->x > 0 && value(c, RW_KEY_train_weight_decay)->x == 0)
         rw_problems_add(c->p, at(c, RW_KEY_train_weight_decay_final),
-                        "needs train.weight_decay above 0, from which it goes to this value");
+                        "needs train.weight_decay above 0, the value that the decay starts from");
     if (!given(c, RW_KEY_data_valid_file)) {
         static const rw_key_id evals[] = {RW_KEY_train_eval_every, RW_KEY_train_eval_batches};
         for (int i = 0; i < 2; i++)
@@ -159,7 +159,7 @@ static bool is_below(const char *path, const char *folder) {
     return strcmp(real, "/") == 0 || (strncmp(path, real, n) == 0 && (path[n] == '/' || path[n] == '\0'));
 }
 
-/* A recipe may come from a stranger: what it names itself may not lie anywhere on the disk. */
+/* A recipe may come from a stranger: what it names may not be just anywhere on the disk. */
 static void check_proj_dir(checker *c) {
     const rw_value *v = value(c, RW_KEY_save_proj_dir);
     char real[PATH_MAX];
@@ -167,8 +167,8 @@ static void check_proj_dir(checker *c) {
     if (!by_file || c->r->trust) return;
     if (real_path(v->s, real) && (is_below(real, c->r->dir) || is_below(real, "."))) return;
     rw_problems_add(c->p, v->at,
-                    "'%s' lies neither below the recipe's folder nor below the working directory; to write there, say "
-                    "so yourself: save.proj_dir=%s on the command line",
+                    "'%s' is outside the recipe's folder and the working directory; to write there, put "
+                    "save.proj_dir=%s on the command line",
                     v->text, v->text);
 }
 
@@ -186,7 +186,7 @@ static void need_file(checker *c, rw_where where, const char *path) {
         rw_problems_add(c->p, where, "expected a file, but '%s' is a folder", path);
 }
 
-/* "data/pile" stands for data/pile.bin and data/pile.idx. */
+/* "data/pile" means data/pile.bin and data/pile.idx. */
 static void need_binidx(checker *c, rw_where where, const char *path) {
     static const char *const ends[] = {".bin", ".idx"};
     for (int i = 0; i < 2; i++) {
@@ -199,7 +199,8 @@ static void need_binidx(checker *c, rw_where where, const char *path) {
         strcat(strcpy(name, path), ends[i]);
         if (rw_exists(name)) continue;
         if (rw_exists(path))
-            rw_problems_add(c->p, where, "'%s' is one file; binidx is a pair, %s.bin and %s.idx", path, path, path);
+            rw_problems_add(c->p, where, "'%s' is a single file; binidx is a pair, %s.bin and %s.idx", path, path,
+                            path);
         else
             rw_problems_add(c->p, where, "no such file: '%s'", name);
         return;

@@ -41,7 +41,7 @@ static void print_origin(rw_str *out, const rw_value *v, size_t begin) {
     size_t width = out->len - begin;
     rw_str_appendf(out, "%*s# ", width < 46 ? (int)(46 - width) : 1, "");
     if (!v->text)
-        rw_str_append(out, rw_message("decided by the plan"));
+        rw_str_append(out, rw_message("chosen by the plan"));
     else if (!v->at.file)
         rw_str_append(out, rw_message("default"));
     else if (v->at.line > 0)

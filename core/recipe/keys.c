@@ -20,7 +20,7 @@
 #define BELOW(a, b)                                                                                                    \
     { (a), (b), false, true }
 
-/* The column `choices` for a set of choices.def; the row's macro puts it behind `.choices =`. */
+/* The column `choices` for a set of choices.def; the row's macro puts it after `.choices =`. */
 #define OF(set) set##_bars + 1, .words = set##_words
 
 #define RW_CHOICES(set)     static const char set##_bars[] = ""
@@ -65,7 +65,7 @@ static const char arch_help_zh[] = "模型架构"
 #define ARCH_HELP    arch_help
 #define ARCH_HELP_ZH arch_help_zh
 
-/* `top` is no section: its keys stand at the top of a recipe. */
+/* `top` is no section: its keys are at the top level of a recipe. */
 #define SECTION(name)   (sizeof name == 4 && name[0] == 't' && name[1] == 'o' && name[2] == 'p' ? "" : name)
 #define PATH_IN(s, key) (sizeof s == 4 && s[0] == 't' && s[1] == 'o' && s[2] == 'p' ? key : s "." key)
 
@@ -225,7 +225,7 @@ const char *rw_key_expects(const rw_key *key, char *buf, size_t size) {
     buf[0] = '\0';
     switch (key->type) {
     case RW_TYPE_STRING:
-        snprintf(buf, size, "%s", rw_message("a text"));
+        snprintf(buf, size, "%s", rw_message("a string"));
         break;
     case RW_TYPE_PATH:
         snprintf(buf, size, "%s", rw_message("a path"));

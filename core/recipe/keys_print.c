@@ -17,13 +17,13 @@ static void print_default(rw_str *out, const rw_key *k) {
     else if (k->value)
         rw_str_appendf(out, "`%s`", k->value);
     else
-        rw_str_append(out, k->when ? k->when : "");
+        rw_str_append(out, k->when ? rw_message(k->when) : "");
 }
 
 static void print_row(rw_str *out, const rw_key *k) {
     char expects[256];
     rw_str_appendf(out, "| `%s` | %s%s%s | ", k->path, rw_key_expects(k, expects, sizeof expects),
-                   k->unit[0] ? ", " : "", k->unit);
+                   k->unit[0] ? ", " : "", rw_message(k->unit));
     print_default(out, k);
     rw_str_appendf(out, " | %s | %s |\n", rw_message(k->resume_same ? "same" : "free"), help_of(k));
 }
@@ -110,7 +110,7 @@ static void print_property(rw_str *out, const rw_key *k, const char *indent, boo
     rw_str_append(out, last ? "}\n" : "},\n");
 }
 
-/* Rows of one section stand together in keys.def. Nothing is "required" here: an included file may hold it. */
+/* The rows of a section are together in keys.def. Nothing is "required" here: an included file may hold it. */
 void rw_keys_print_schema(rw_str *out) {
     rw_str_append(out, "{\n  \"$schema\": \"https://json-schema.org/draft/2020-12/schema\",\n"
                        "  \"title\": \"rwkv-run recipe\",\n  \"type\": \"object\",\n"

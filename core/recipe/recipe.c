@@ -146,7 +146,7 @@ static rw_status load_file(loader *l, const char *path, rw_error *err) {
 
 /* -- the command line -------------------------------------------------------------------------------------- */
 
-/* A list is written as in a file, [a.lua, b.lua]; all else is taken as it stands. */
+/* A list is written as in a file, [a.lua, b.lua]; all else is taken as it is. */
 static rw_status override_list(loader *l, rw_schema *s, const rw_key *key, rw_where at, const char *text,
                                rw_error *err) {
     rw_node *node = NULL;
@@ -246,7 +246,7 @@ static rw_status find_recipe(const rw_recipe_options *o, rw_error *err) {
     if (o->text) return RW_OK;
     rw_where at = RW_AT_FILE(o->path);
     if (rw_is_dir(o->path))
-        return rw_fail(err, RW_E_USAGE, at, "a folder; name the recipe in it: %s/recipe.yaml", o->path);
+        return rw_fail(err, RW_E_USAGE, at, "this is a folder; name the recipe in it: %s/recipe.yaml", o->path);
     if (!rw_exists(o->path)) return rw_fail(err, RW_E_USAGE, at, "no such recipe");
     return RW_OK;
 }

@@ -40,19 +40,19 @@ typedef struct {
 
 /* Reads and checks a recipe. Every mistake is found: the first is the error, the others are lines in
  * err->detail. Errors: E_RECIPE (a mistake in the recipe), E_USAGE (no such recipe), E_IO, E_MEMORY.
- * Errors lend strings of `r`: print them before rw_recipe_done(), which is also needed after a failure. */
+ * Errors borrow strings of `r`: print them before rw_recipe_done(), which is also needed after a failure. */
 rw_status rw_recipe_load(rw_recipe *r, const rw_recipe_options *options, rw_error *err);
 void rw_recipe_done(rw_recipe *r); /* fine on zero */
 
 /* Writes the choices into the sections of a plan and leaves all else as it is. What the recipe leaves open
  * is empty there: NULL, 0, RW_DTYPE_NONE (sizes of the model, data.tokenizer, train.head_chunk, save.dtype, ...): the
- * plan decides. Strings are lent by `r`. */
+ * plan decides. Strings belong to `r`. */
 void rw_recipe_to_plan(const rw_recipe *r, rw_plan *plan);
 
 /* The section of the scripts alone, which are opened before there is a plan. */
 rw_plan_lua rw_recipe_lua(const rw_recipe *r);
 
-/* Where the value of a key stands, for errors that are found later; only .key is set when it is a default. */
+/* Where the value of a key was given, for errors that are found later; only .key is set when it is a default. */
 rw_where rw_recipe_where(const rw_recipe *r, rw_key_id id);
 bool rw_recipe_given(const rw_recipe *r, rw_key_id id);
 
@@ -62,8 +62,8 @@ void rw_recipe_print(const rw_recipe *r, const rw_plan *plan, rw_str *out);
 
 /* -- resume -------------------------------------------------------------------------------------------- */
 
-/* The value that a key took effect with: given, its default, or what the plan decided; canonical, "" for none. Lent by
- * `r` and `plan`, or written into buf. `plan` may be NULL. */
+/* The value that a key took effect with: given, its default, or what the plan decided; canonical, "" for none. Belongs
+ * to `r` and `plan`, or written into buf. `plan` may be NULL. */
 const char *rw_recipe_value(const rw_recipe *r, const rw_plan *plan, rw_key_id id, char buf[32]);
 
 /* The keys that must stay the same for a run to continue (column `resume` of keys.def), with these values. */

@@ -1,5 +1,5 @@
 /* Nodes x keys.def -> values, with one message for each mistake. What a value means comes from its key alone:
- * `6e-4` under a number is a number, `no` under a text is a text, and a bool is `true` or `false` only. */
+ * `6e-4` under a number is a number, `no` under a string is a string, and a bool is `true` or `false` only. */
 #include "core/recipe/schema.h"
 
 #include "core/base/alloc.h"
@@ -88,7 +88,8 @@ static void wrong_value(rw_schema *s, const rw_key *key, const rw_node *node) {
         rw_problems_add(s->problems, node->at, "expected %s, got %s", expects,
                         rw_message(node->kind == RW_NODE_MAP ? "a map" : "a list"));
     else if (is_empty(node))
-        rw_problems_add(s->problems, node->at, "expected %s, got nothing; leave the key out for its default", expects);
+        rw_problems_add(s->problems, node->at, "expected %s, got nothing; leave the key out to get its default",
+                        expects);
     else
         rw_problems_add(s->problems, node->at, "expected %s, got '%s'", expects, show(node->text, got, sizeof got));
 }
@@ -142,7 +143,7 @@ static const char *expand_one(rw_schema *s, const rw_node *node, const char *p, 
     }
     if (!env_allowed(s, name))
         rw_problems_add(s->problems, node->at,
-                        "${env:%s}: a recipe may read RWKV_* variables only; allow this one with --env %s", name, name);
+                        "${env:%s}: a recipe may read only RWKV_* variables; allow this one with --env %s", name, name);
     else
         rw_problems_add(s->problems, node->at, "${env:%s}: this variable is not set", name);
     return NULL;
@@ -219,12 +220,13 @@ static rw_status read_path(rw_schema *s, const rw_key *key, const rw_node *node,
     RW_TRY(rw_schema_expand(s, node, text, err));
     if (!*text) return RW_OK;
     if (!**text) {
-        rw_problems_add(s->problems, node->at, "expected a path, got an empty text; leave the key out for none");
+        rw_problems_add(s->problems, node->at,
+                        "expected a path, got an empty string; leave the key out if there is none");
         return RW_OK;
     }
     if (strcmp(*text, "~") == 0 || strncmp(*text, "~/", 2) == 0) {
         rw_problems_add(s->problems, node->at,
-                        "'~' is not replaced in a recipe; write the whole path, or ${env:HOME} with --env HOME");
+                        "'~' is not expanded in a recipe; write the whole path, or ${env:HOME} with --env HOME");
         return RW_OK;
     }
     *path = rw_schema_path(s->arena, s->dir, *text);
@@ -337,7 +339,7 @@ static rw_status read_scalar(rw_schema *s, const rw_key *key, const rw_node *nod
     if (!rw_value_refused(key, text) && parse_scalar(s, key, text, v)) return v->text ? RW_OK : rw_fail_memory(err, 0);
     rw_node shown = *node;
     shown.text = text;
-    shown.quoted = true; /* it is a text, if an empty one */
+    shown.quoted = true; /* it is a string, if an empty one */
     if (has_choices(key) || rw_value_refused(key, text))
         wrong_choice(s, key, &shown, text);
     else
@@ -354,7 +356,7 @@ rw_status rw_schema_read_value(rw_schema *s, const rw_key *key, const rw_node *n
     else
         RW_TRY(read_scalar(s, key, node, &v, err));
     bool good = key->type == RW_TYPE_PATH ? v.s != NULL : v.text != NULL;
-    /* A wrong value is given all the same: a message about it stands already, "missing" would be a second. */
+    /* A wrong value is given all the same: there is a message about it already, "missing" would be a second. */
     if (!good) v = (rw_value){.given = true, .at = node->at};
     s->values[key - rw_keys] = v;
     return RW_OK;
@@ -362,7 +364,7 @@ rw_status rw_schema_read_value(rw_schema *s, const rw_key *key, const rw_node *n
 
 /* -- names ------------------------------------------------------------------------------------------------ */
 
-/* The section in which a key of this name stands, or NULL. */
+/* The section that has a key of this name, or NULL. */
 static const rw_key *find_anywhere(const char *name) {
     for (int i = 0; i < RW_KEY_COUNT; i++)
         if (strcmp(rw_keys[i].key, name) == 0) return &rw_keys[i];
@@ -390,7 +392,7 @@ static void unknown_key(rw_schema *s, rw_where at, const char *section, const ch
     const rw_key *other = find_anywhere(name);
     const char *gone = rw_key_gone(name);
     if (other && !other->section[0])
-        rw_problems_add(s->problems, at, "unknown key; '%s' stands at the top, in no section", name);
+        rw_problems_add(s->problems, at, "unknown key; '%s' belongs at the top level, in no section", name);
     else if (other)
         rw_problems_add(s->problems, at, "unknown key; '%s' belongs in the section '%s'", name, other->section);
     else if (gone)
@@ -410,7 +412,7 @@ const rw_key *rw_schema_find(rw_schema *s, rw_where at, const char *path) {
     if (dot) snprintf(section, sizeof section, "%.*s", (int)(dot - path), path);
     const rw_key *key = rw_key_find(section, name);
     if (!key && !dot && rw_section_known(path))
-        rw_problems_add(s->problems, at, "a section; write a key of it: %s.KEY=VALUE", path);
+        rw_problems_add(s->problems, at, "this is a section; set one of its keys: %s.KEY=VALUE", path);
     else if (!key && dot && !rw_section_known(section))
         unknown_key(s, at, "", name);
     else if (!key)
@@ -423,7 +425,7 @@ const rw_key *rw_schema_find(rw_schema *s, rw_where at, const char *path) {
 static rw_status read_section(rw_schema *s, const rw_node *section, rw_error *err) {
     if (is_empty(section)) return RW_OK; /* a heading whose keys are all commented out */
     if (section->kind != RW_NODE_MAP) {
-        rw_problems_add(s->problems, section->at, "expected a section with keys in it, got %s",
+        rw_problems_add(s->problems, section->at, "expected a section with keys, got %s",
                         rw_message(section->kind == RW_NODE_LIST ? "a list" : "one value"));
         return RW_OK;
     }

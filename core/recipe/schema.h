@@ -33,7 +33,7 @@ rw_status rw_problems_end(rw_problems *p, rw_error *err);
 /* The value of one key. */
 typedef struct {
     bool given;       /* false: the default, or nothing                          */
-    rw_where at;      /* where it stands; at.key is always set                   */
+    rw_where at;      /* where it was given; at.key is always set                */
     const char *text; /* canonical: "1e-5", "true", "[a, b]"; NULL: no value    */
     union {
         const char *s; /* string, choice as text; a path with the folder of its file before it */
@@ -41,7 +41,7 @@ typedef struct {
         double x;
         struct {
             const char *const *items;
-            const rw_where *at; /* where each stands */
+            const rw_where *at; /* of each */
             int n;
         } list;
     };

@@ -1,7 +1,7 @@
 /* YAML text -> nodes, over the events of libyaml (the only file that includes yaml.h).
  *
  * Events rather than libyaml's documents: they keep the place of every key, and what recipes do not use can be
- * refused where it stands. Depth, number of nodes and lengths are bounded, so recursion and memory are too.
+ * refused at its place. Depth, number of nodes and lengths are bounded, so recursion and memory are too.
  * Limit: libyaml allocates with malloc, outside of core/base/alloc.h. */
 #include "core/recipe/yaml.h"
 
@@ -66,7 +66,7 @@ static const char *hint_for(const char *problem) {
     static const struct {
         const char *part, *hint;
     } hints[] = {
-        {"mapping values are not allowed", "look at the indentation, and put quotes around a value that holds ': '"},
+        {"mapping values are not allowed", "check the indentation, and put quotes around a value that contains ': '"},
         {"could not find expected ':'", "a key needs ': ' after it"},
         {"',' or '}'", "a ',' or a '}' is missing"},
         {"',' or ']'", "a ',' or a ']' is missing"},
@@ -74,13 +74,13 @@ static const char *hint_for(const char *problem) {
         {"unexpected document indicator", "a closing quote is missing"},
         {"did not find expected key", "keys of one section need the same indentation"},
         {"did not find expected '-'", "items of one list need the same indentation"},
-        {"block sequence entries", "a list begins on its own line, or is written [a, b]"},
+        {"block sequence entries", "start the list on a line of its own, or write [a, b]"},
         {"cannot start any token", "put quotes around a value that begins with @ or `"},
-        {"unknown escape", "in double quotes a backslash is written twice; single quotes keep it as it is"},
+        {"unknown escape", "in double quotes, write a backslash twice; single quotes keep it as it is"},
     };
     for (size_t i = 0; i < sizeof hints / sizeof hints[0]; i++)
         if (strstr(problem, hints[i].part)) return rw_message(hints[i].hint);
-    return rw_message("look at the indentation and at quotes");
+    return rw_message("check the indentation and the quotes");
 }
 
 static rw_status fail_in_libyaml(reader *r) {
@@ -96,7 +96,7 @@ static rw_status fail_in_libyaml(reader *r) {
     const char *problem = p->problem ? p->problem : "?", *hint = hint_for(problem);
     problem = rw_message(problem);
     if (p->context && p->context_mark.line != p->problem_mark.line)
-        return rw_fail(r->err, RW_E_RECIPE, at, "not valid YAML: %s, begun on line %d; %s", problem,
+        return rw_fail(r->err, RW_E_RECIPE, at, "not valid YAML: %s (it starts on line %d); %s", problem,
                        (int)p->context_mark.line + 1, hint);
     return rw_fail(r->err, RW_E_RECIPE, at, "not valid YAML: %s; %s", problem, hint);
 }
@@ -121,7 +121,7 @@ static rw_status take_scalar(reader *r, const yaml_event_t *e, event *out) {
     size_t n = e->data.scalar.length;
     RW_TRY(refuse_extras(r, out->at, e->data.scalar.anchor, e->data.scalar.tag));
     if (n > RW_YAML_MAX_SCALAR)
-        return rw_fail(r->err, RW_E_RECIPE, out->at, "a value of %d bytes; at most %d are read", (int)n,
+        return rw_fail(r->err, RW_E_RECIPE, out->at, "a value of %d bytes; the limit is %d", (int)n,
                        RW_YAML_MAX_SCALAR);
     if (memchr(value, '\0', n)) return rw_fail(r->err, RW_E_RECIPE, out->at, "a NUL byte inside a value");
     out->quoted = e->data.scalar.style != YAML_PLAIN_SCALAR_STYLE;
@@ -187,7 +187,7 @@ static rw_status check_new(reader *r, const rw_node *map, const event *e, const 
     at.key = path;
     for (const rw_node *c = map->child; c; c = c->next)
         if (strcmp(c->name, e->text) == 0)
-            return rw_fail(r->err, RW_E_RECIPE, at, "duplicate key; it stands on line %d already", c->name_at.line);
+            return rw_fail(r->err, RW_E_RECIPE, at, "duplicate key; already on line %d", c->name_at.line);
     return RW_OK;
 }
 
@@ -244,7 +244,7 @@ static rw_status read_stream(reader *r, rw_node **root) {
     RW_TRY(next_event(r, &e));
     RW_TRY(next_event(r, &e));
     if (e.type == YAML_STREAM_END_EVENT) return RW_OK;
-    return rw_fail(r->err, RW_E_RECIPE, e.at, "a second document begins here; a recipe is one document");
+    return rw_fail(r->err, RW_E_RECIPE, e.at, "a second document starts here; a recipe is a single document");
 }
 
 /* -- the text itself -------------------------------------------------------------------------------------- */
@@ -255,7 +255,7 @@ static bool begins_with(const reader *r, const char *bytes, size_t n) {
 
 static rw_status check_bytes(reader *r) {
     if (r->n > RW_YAML_MAX_BYTES)
-        return rw_fail(r->err, RW_E_RECIPE, RW_AT_FILE(r->file), "%lld bytes; at most %d are read, is this a recipe?",
+        return rw_fail(r->err, RW_E_RECIPE, RW_AT_FILE(r->file), "%lld bytes, but the limit is %d; is this a recipe?",
                        (long long)r->n, RW_YAML_MAX_BYTES);
     if (begins_with(r, "\xff\xfe", 2) || begins_with(r, "\xfe\xff", 2))
         return rw_fail(r->err, RW_E_RECIPE, RW_AT_FILE(r->file), "the text is UTF-16; save it as UTF-8");

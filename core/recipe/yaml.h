@@ -1,4 +1,4 @@
-/* YAML text -> nodes that know where they stand.
+/* YAML text -> nodes that know their place.
  *
  * Recipes use a small part of YAML: maps, lists and scalars. Refused with a message of their own: duplicate
  * keys, anchors and aliases, `<<`, tags, several documents, keys that are not plain text. Scalars stay text:

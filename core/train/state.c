@@ -88,7 +88,7 @@ static rw_status read_progress(const rw_tensor_file *f, const char *path, rw_pro
     bool fine = json_is_integer(json_object_get(j, "step")) && p->step >= 0 && p->tokens >= 0 && p->epoch_loss_n >= 0 &&
                 p->updates >= 0 && p->skipped >= 0 && p->skipped_in_row >= 0;
     json_decref(j);
-    if (!fine) return rw_fail(err, RW_E_FORMAT, RW_AT_FILE(path), "metadata 'progress' does not say the step");
+    if (!fine) return rw_fail(err, RW_E_FORMAT, RW_AT_FILE(path), "metadata 'progress' has no valid step");
     const char *cursor = rw_tensor_file_metadata(f, "cursor");
     if (!cursor) return rw_fail(err, RW_E_FORMAT, RW_AT_FILE(path), "metadata 'cursor' is missing");
     return rw_cursor_parse_json(&p->cursor, cursor, strlen(cursor), RW_AT_FILE(path), err);

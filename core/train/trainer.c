@@ -14,6 +14,7 @@
 #include "core/train/state.h"
 
 #include <math.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -95,7 +96,8 @@ static const char *ask_line(trainer *t, rw_status *status, rw_error *err) {
         *status =
             t->hooks->text(t->hooks->ctx, RW_HOOK_log, &t->trainer, &t->metrics, t->line, sizeof t->line, &given, err);
     if (!given)
-        snprintf(t->line, sizeof t->line, "step %lld  loss %.4f", (long long)(t->metrics.step + 1), t->metrics.loss);
+        snprintf(t->line, sizeof t->line, rw_message("step %lld  loss %.4f"), (long long)(t->metrics.step + 1),
+                 t->metrics.loss);
     return t->line;
 }
 
@@ -122,7 +124,7 @@ static rw_status compute(trainer *t, int64_t step, double mask_sum, rw_device_sc
 static void count_loss(trainer *t, double loss) {
     rw_progress *p = &t->progress;
     if (p->skipped_in_row > 0) {
-        rw_warn("step %lld: loss %g, gradient norm %g: not finite, so this step changes nothing (%lld in a row)",
+        rw_warn("step %lld: loss %g, gradient norm %g: not finite, so this step changed nothing (%lld in a row)",
                 (long long)p->step, loss, t->metrics.grad_norm, (long long)p->skipped_in_row);
         return;
     }
@@ -257,8 +259,19 @@ static rw_status after_step(trainer *t, int64_t step, rw_error *err) {
     return RW_OK;
 }
 
-static rw_status say_end(trainer *t, const char *text, rw_error *err) {
-    return rw_report(&t->reporter, RW_EVENT_END, &t->metrics, text, err);
+/* How the run ended: in the user's language for people, in English for the files. */
+static rw_status say_end(trainer *t, rw_error *err, const char *fmt, ...) RW_PRINTF(3, 4);
+static rw_status say_end(trainer *t, rw_error *err, const char *fmt, ...) {
+    const char *formats[] = {rw_message(fmt), fmt};
+    char text[2][400];
+    for (int i = 0; i < 2; i++) {
+        va_list ap;
+        va_start(ap, fmt);
+        vsnprintf(text[i], sizeof text[i], formats[i], ap);
+        va_end(ap);
+    }
+    rw_info("%s", text[0]);
+    return rw_report(&t->reporter, RW_EVENT_END, &t->metrics, text[1], err);
 }
 
 static bool time_is_up(const trainer *t) {
@@ -268,11 +281,11 @@ static bool time_is_up(const trainer *t) {
 /* Nothing moves any more. What was learned before is saved; what to change is the user's to say. */
 static rw_status give_up(trainer *t, rw_error *err) {
     RW_TRY(save(t, err));
-    RW_TRY(say_end(t, "stopped: loss or gradient not finite", err));
+    RW_TRY(say_end(t, err, "stopped: loss or gradient not finite"));
     return rw_fail(err, RW_E_NUMERIC, RW_AT_NONE,
-                   "step %lld: loss %g, gradient norm %g: not finite for %lld steps in a row, of which "
-                   "train.skip_nonfinite allows %lld. Look at the data, or go on with a lower learning rate: by a hook "
-                   "'lr', or in a new run from the last .pth. The weights are those before these steps, saved in %s",
+                   "step %lld: loss %g, gradient norm %g: not finite for %lld steps in a row; train.skip_nonfinite "
+                   "allows %lld. Check the data, or continue with a lower learning rate: through an 'lr' hook, or in a "
+                   "new run from the last .pth. The weights from before these steps are saved in %s",
                    (long long)t->progress.step, t->metrics.loss, t->metrics.grad_norm,
                    (long long)t->progress.skipped_in_row, (long long)t->plan->train.skip_nonfinite,
                    t->plan->save.proj_dir);
@@ -358,26 +371,23 @@ static rw_status begin(trainer *t, rw_device *device, const char *resume, rw_err
 }
 
 static rw_status end(trainer *t, rw_error *err) {
-    char text[400];
     int64_t done = t->progress.step, all = t->plan->train.n_steps;
     if (rw_signals_received() && done < all) {
         RW_TRY(save(t, err));
-        RW_TRY(say_end(t, "stopped by a signal", err));
+        RW_TRY(say_end(t, err, "stopped by a signal"));
         return rw_fail(err, RW_E_STOPPED, RW_AT_NONE,
-                       "stopped after step %lld of %lld and saved in %s; the same command goes on from there",
+                       "stopped after step %lld of %lld and saved in %s; run the same command to resume",
                        (long long)done, (long long)all, t->plan->save.proj_dir);
     }
     RW_TRY(validate(t, err));
     RW_TRY(fire(t, RW_HOOK_on_train_end, &t->metrics, err));
     RW_TRY(save_final(t, err));
     if (t->trainer.ask_stop)
-        snprintf(text, sizeof text, "stopped by a hook after step %lld: %s", (long long)done, t->trainer.stop_reason);
-    else if (done < all)
-        snprintf(text, sizeof text, "stopped after %g seconds (train.max_seconds) at step %lld of %lld",
-                 t->plan->train.max_seconds, (long long)done, (long long)all);
-    else
-        snprintf(text, sizeof text, "done: %lld steps", (long long)done);
-    return say_end(t, text, err);
+        return say_end(t, err, "stopped by a hook after step %lld: %s", (long long)done, t->trainer.stop_reason);
+    if (done < all)
+        return say_end(t, err, "stopped after %g seconds (train.max_seconds) at step %lld of %lld",
+                       t->plan->train.max_seconds, (long long)done, (long long)all);
+    return say_end(t, err, "done: %lld steps", (long long)done);
 }
 
 static void close_all(trainer *t) {

@@ -26,7 +26,7 @@ const size_t workspace_bytes = 64u << 20;
 
 rw_status fail(rw_error *err, rw_status code, const char *what, const char *why) {
     rw_where nowhere = {};
-    return rw_fail(err, code, nowhere, "cuda: %s: %s", what, why);
+    return rw_fail(err, code, nowhere, "cuda: %s: %s", rw_message(what), why);
 }
 
 cuda_device *self(rw_device *d) {
@@ -149,10 +149,11 @@ int rw_cuda_missing_kernels(void) {
 rw_status rw_cuda_open(rw_device **out, rw_dtype compute, int index, rw_error *err) {
     int count = 0;
     *out = nullptr;
-    if (compute != RW_F32) return fail(err, RW_E_UNSUPPORTED, "dtype", "only f32 so far");
+    if (compute != RW_F32) return fail(err, RW_E_UNSUPPORTED, "dtype", rw_message("only f32 so far"));
     cudaError_t e = cudaGetDeviceCount(&count);
     if (e != cudaSuccess) return fail(err, RW_E_DEVICE, "no GPU can be used", cudaGetErrorString(e));
-    if (index < 0 || index >= count) return fail(err, RW_E_DEVICE, "no GPU of that number", "see nvidia-smi -L");
+    if (index < 0 || index >= count)
+        return fail(err, RW_E_DEVICE, "no GPU with that number", rw_message("see nvidia-smi -L"));
     cuda_device *c = static_cast<cuda_device *>(rw_alloc(sizeof *c));
     if (!c) return rw_fail_memory(err, sizeof *c);
     rw_device *d = &c->base;

@@ -7,6 +7,7 @@
 --     min_delta  how much lower a loss must be to count as better; default 0
 
 local M = {}
+local message = rwkv.message
 
 local defaults = { patience = 3, min_delta = 0 }
 
@@ -15,7 +16,7 @@ function M.new(options)
   for key, value in pairs(defaults) do set[key] = value end
   for key, value in pairs(options or {}) do
     if defaults[key] == nil then
-      error(("early_stop: unknown option '%s' (known: min_delta, patience)"):format(tostring(key)), 2)
+      error(message("early_stop: unknown option '%s' (known: min_delta, patience)"):format(tostring(key)), 2)
     end
     set[key] = value
   end
@@ -32,7 +33,7 @@ function M.new(options)
       end
       worse = worse + 1
       if worse >= set.patience then
-        trainer:stop(("val_loss did not fall below %.4f in %d validations"):format(best, worse))
+        trainer:stop(message("val_loss did not fall below %.4f in %d validations"):format(best, worse))
       end
     end,
   }

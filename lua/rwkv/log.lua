@@ -3,6 +3,7 @@
 --     step 120/2000  epoch 1/2  loss 3.2108  lr 1.00e-05  12.3 kt/s  left 2h 03m
 
 local M = {}
+local message = rwkv.message
 
 -- 8.1s, 4m 12s, 2h 03m
 function M.duration(seconds)
@@ -23,15 +24,15 @@ end
 
 function M.line(trainer, metrics)
   local parts = {
-    ("step %d/%d"):format(trainer.step + 1, trainer.n_steps),
+    message("step %d/%d"):format(trainer.step + 1, trainer.n_steps),
   }
   local function add(text) parts[#parts + 1] = text end
-  if trainer.epoch_count > 1 then add(("epoch %d/%d"):format(trainer.epoch + 1, trainer.epoch_count)) end
-  add(("loss %.4f"):format(metrics.loss))
+  if trainer.epoch_count > 1 then add(message("epoch %d/%d"):format(trainer.epoch + 1, trainer.epoch_count)) end
+  add(message("loss %.4f"):format(metrics.loss))
   if metrics.val_loss == metrics.val_loss then add(("val_loss %.4f"):format(metrics.val_loss)) end
   add(("lr %.2e"):format(metrics.lr))
   add(M.rate(metrics.tokens_per_second))
-  if metrics.seconds_left == metrics.seconds_left then add("left " .. M.duration(metrics.seconds_left)) end
+  if metrics.seconds_left == metrics.seconds_left then add(message("left %s"):format(M.duration(metrics.seconds_left))) end
   return table.concat(parts, "  ")
 end
 

@@ -1,38 +1,40 @@
 -- rwkv.schedule: how a number moves over a run (learning rate, weight decay).
 --
--- A schedule is a function (trainer, skip) -> number, so that it can stand as a hook by itself:
+-- A schedule is a function (trainer, skip) -> number, so that it can be a hook by itself:
 --
 --     local schedule = require "rwkv.schedule"
 --     return { lr = schedule.warmup(200, schedule.cosine{ from = 3e-5, to = 1e-6 }) }
 --
 -- `skip` is how many steps at the front belong to a warmup; warmup() and delay() pass it on, so that what
--- they wrap begins where they end. All arithmetic is that of the tutorial's trainer, to the last bits.
+-- they wrap begins where they end. All arithmetic is that of the official
+-- tutorial's trainer, to the last bit; "official" below is that trainer.
 --
 -- Options of linear, exponential, cosine and progress, as one table:
 --     from, to     the two ends (not for progress)
 --     steps        where `to` is reached; default: epoch_count * epoch_steps
---     begin        steps that stay at `from` (the tutorial's my_pile_edecay, in steps); default 0
+--     begin        steps that stay at `from` (the official my_pile_edecay, in steps); default 0
 --     tokens       where `to` is reached, counted in tokens (the official my_exit_tokens); replaces steps
---     ahead        1: the first step has already moved by one (linear, exponential: the tutorial's rule);
+--     ahead        1: the first step has already moved by one (linear, exponential: the official rule);
 --                  0: it has not (cosine, and whatever counts tokens)
 -- Steps are counted from the start of the official run: step + epoch_begin * epoch_steps.
 
 local M = {}
+local message = rwkv.message
 
 local known = { from = true, to = true, steps = true, begin = true, tokens = true, ahead = true }
 
 -- Errors point at the line of the user: `level` counts the calls between here and there.
 local function check_options(name, options, level)
   if type(options) ~= "table" then
-    error(("schedule.%s: expected a table of options, got %s"):format(name, type(options)), level + 1)
+    error(message("schedule.%s: expected a table of options, got %s"):format(name, type(options)), level + 1)
   end
   for key, value in pairs(options) do
     if not known[key] then
-      error(("schedule.%s: unknown option '%s' (known: from, to, steps, begin, tokens, ahead)"):format(name, tostring(key)),
+      error(message("schedule.%s: unknown option '%s' (known: from, to, steps, begin, tokens, ahead)"):format(name, tostring(key)),
             level + 1)
     end
     if type(value) ~= "number" or value ~= value then
-      error(("schedule.%s: option '%s' must be a number, got %s"):format(name, key, tostring(value)), level + 1)
+      error(message("schedule.%s: option '%s' must be a number, got %s"):format(name, key, tostring(value)), level + 1)
     end
   end
 end
@@ -40,7 +42,7 @@ end
 local function check_ends(name, options, level)
   for _, key in ipairs { "from", "to" } do
     if options[key] == nil then
-      error(("schedule.%s: option '%s' is missing"):format(name, key), level + 1)
+      error(message("schedule.%s: option '%s' is missing"):format(name, key), level + 1)
     end
   end
 end
@@ -79,7 +81,7 @@ end
 
 function M.constant(value)
   if type(value) ~= "number" then
-    error(("schedule.constant: expected a number, got %s"):format(type(value)), 2)
+    error(message("schedule.constant: expected a number, got %s"):format(type(value)), 2)
   end
   return function() return value end
 end
@@ -98,7 +100,7 @@ function M.exponential(options)
   check_options("exponential", options, 2)
   check_ends("exponential", options, 2)
   if options.from * options.to <= 0 then
-    error("schedule.exponential: 'from' and 'to' must both be above 0; use schedule.linear", 2)
+    error(message("schedule.exponential: 'from' and 'to' must both be above 0; use schedule.linear"), 2)
   end
   local progress = make_progress(options, 1)
   local log_ratio = math.log(options.to / options.from)
@@ -121,28 +123,28 @@ end
 -- delay(steps, inner): `inner` begins after this many steps and stays at its `from` until then.
 function M.delay(steps, inner)
   if type(steps) ~= "number" then
-    error(("schedule.delay: expected a number of steps, got %s"):format(type(steps)), 2)
+    error(message("schedule.delay: expected a number of steps, got %s"):format(type(steps)), 2)
   end
   if type(inner) ~= "function" then
-    error(("schedule.delay: expected a schedule after the steps, got %s"):format(type(inner)), 2)
+    error(message("schedule.delay: expected a schedule after the steps, got %s"):format(type(inner)), 2)
   end
   return function(trainer, skip) return inner(trainer, (skip or 0) + steps) end
 end
 
 -- warmup(steps, inner [, { start = 0.2 }]): `inner` times a factor that climbs in a straight line from `start`
--- to 1. 0.2 is the tutorial's trainer, 0.01 the newest official ones. The steps of this run count, not those
--- of epoch_begin. steps = -1 (the tutorial's "no warmup") moves `inner` one step forward, as it does there.
+-- to 1. 0.2 is the official value, 0.01 that of newer trainers. The steps of this run count, not those
+-- of epoch_begin. steps = -1 (officially "no warmup") moves `inner` one step forward, as it does there.
 function M.warmup(steps, inner, options)
   if type(steps) ~= "number" then
-    error(("schedule.warmup: expected a number of steps, got %s"):format(type(steps)), 2)
+    error(message("schedule.warmup: expected a number of steps, got %s"):format(type(steps)), 2)
   end
   if type(inner) ~= "function" then
-    error(("schedule.warmup: expected a schedule after the steps, got %s"):format(type(inner)), 2)
+    error(message("schedule.warmup: expected a schedule after the steps, got %s"):format(type(inner)), 2)
   end
   local start = 0.2
   for key, value in pairs(options or {}) do
     if key ~= "start" then
-      error(("schedule.warmup: unknown option '%s' (known: start)"):format(tostring(key)), 2)
+      error(message("schedule.warmup: unknown option '%s' (known: start)"):format(tostring(key)), 2)
     end
     start = value
   end
@@ -156,12 +158,12 @@ end
 -- mean(a, b): halfway between two schedules (the official rule for a negative my_exit_tokens).
 function M.mean(a, b)
   if type(a) ~= "function" or type(b) ~= "function" then
-    error("schedule.mean: expected two schedules", 2)
+    error(message("schedule.mean: expected two schedules"), 2)
   end
   return function(trainer, skip) return (a(trainer, skip) + b(trainer, skip)) / 2 end
 end
 
--- auto(from, to [, options]): the tutorial's rule. Equal ends stay, an end at 0 is reached in a straight line,
+-- auto(from, to [, options]): the official rule. Equal ends stay, an end at 0 is reached in a straight line,
 -- all else by powers.
 function M.auto(from, to, options)
   local all = { from = from, to = to }
@@ -178,7 +180,7 @@ function M.by_name(name, from, to)
   if name == "linear" then return M.linear { from = from, to = to } end
   if name == "exponential" then return M.exponential { from = from, to = to } end
   if name == "cosine" then return M.cosine { from = from, to = to } end
-  error(("train.schedule: '%s' is unknown (known: auto, constant, linear, exponential, cosine)"):format(tostring(name)), 0)
+  error(message("train.schedule: '%s' is unknown (known: auto, constant, linear, exponential, cosine)"):format(tostring(name)), 0)
 end
 
 -- The hooks of a run without scripts, from the keys lr_init, lr_final, warmup_steps, schedule, weight_decay and

@@ -30,5 +30,5 @@ while kill -0 "$pid" 2>/dev/null; do
     sleep 0.05
 done
 wait "$pid" || { cat "$work/log"; exit 1; }
-planned=$(awk '/process, about/ { v = $3; u = $4; print v * (u == "GiB" ? 1048576 : u == "MiB" ? 1024 : 1) }' "$work/plan")
+planned=$(awk '/process, roughly/ { v = $3; u = $4; print v * (u == "GiB" ? 1048576 : u == "MiB" ? 1024 : 1) }' "$work/plan")
 awk -v p="$planned" -v m="$peak" 'BEGIN { printf "planned %.0f MiB, anonymous memory of the process at its peak %.0f MiB, %+.1f %%\n", p / 1024, m / 1024, 100 * (m / p - 1) }'

@@ -1,6 +1,6 @@
 #!/bin/sh
 # label: slow
-# 50 times kill -9 at a random moment of a run that saves after every step. Each time a whole state lies there as soon as
+# 50 times kill -9 at a random moment of a run that saves after every step. Each time a whole state is there as soon as
 # one was announced, and in the end the run ends with the weights of one that nobody disturbed, byte for byte.
 set -eu
 

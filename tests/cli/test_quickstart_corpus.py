@@ -2,8 +2,8 @@
 """The quickstart corpus: made by its script byte for byte, large enough, and honestly held out.
 
 No program is run. What is checked: regenerating gives the committed files; at least 100 kB, 200 facts, three
-templates a language; no held-out question stands anywhere in the training text; each fact that is asked for
-does stand there, in other words; ten prompts a language, all of them held out.
+templates a language; no held-out question is anywhere in the training text; each fact that is asked for
+is there, in other words; ten prompts a language, all of them held out.
 """
 import json
 import os
@@ -78,7 +78,7 @@ def check_prompts(valid):
     rows = [line.split("\t") for line in read(DATA, "prompts.tsv").splitlines()]
     for language in ("en", "zh"):
         check(sum(row[0] == language for row in rows) == 10, language + ": ten prompts wanted")
-    check(len({row[1] for row in rows}) == len(rows), "a prompt stands twice")
+    check(len({row[1] for row in rows}) == len(rows), "a prompt occurs twice")
     for _, question, words in rows:
         check(words in held_out.get(question, ""), "prompt is not of valid.jsonl: " + question)
         check(words not in question, "the question gives the answer away: " + question)

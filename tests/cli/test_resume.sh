@@ -1,6 +1,6 @@
 #!/bin/sh
 # Stop and resume give the same bits: 40 steps in one go, against 20 steps, kill -9 during step 21, and a resume; SIGINT
-# leaves with status 3 and a run that goes on; a changed recipe is refused by name.
+# leaves with status 3 and a run that can be resumed; a changed recipe is refused by name.
 set -eu
 
 root=$(cd "$(dirname "$0")/../.." && pwd)
@@ -62,7 +62,7 @@ grep -q '"event":"resume","step":20' "$work/parts/metrics.jsonl" || fail "metric
 run save.proj_dir="$work/again"
 same whole/rwkv-final.pth again/rwkv-final.pth "two equal runs differ"
 
-# a signal: status 3, a word on how to go on, and the same end
+# a signal: status 3, a word on how to resume, and the same end
 "$program" "$work/recipe.yaml" save.proj_dir="$work/signal" "hooks=[$work/stall.lua]" 2>"$work/signalled" &
 pid=$!
 until [ -f "$work/signal/rwkv-0.pth" ]; do sleep 0.1; done
@@ -70,7 +70,7 @@ kill -INT "$pid"
 status=0
 wait "$pid" || status=$?
 [ "$status" = 3 ] || fail "status $status after SIGINT, expected 3: $(cat "$work/signalled")"
-grep -q 'the same command goes on from there' "$work/signalled" || fail "no word on how to resume"
+grep -q 'run the same command to resume' "$work/signalled" || fail "no word on how to resume"
 run save.proj_dir="$work/signal"
 same whole/rwkv-final.pth signal/rwkv-final.pth "the run that was stopped ends with other weights"
 

@@ -1,5 +1,5 @@
 #!/bin/sh
-# How runs end: signals, a hook that fails, the clock, a finished run again; and what lies in proj_dir then.
+# How runs end: signals, a hook that fails, the clock, a finished run again; and what is in proj_dir then.
 set -eu
 
 root=$(cd "$(dirname "$0")/../.." && pwd)
@@ -75,10 +75,10 @@ done
 # -- once more: nothing is left to do, and nothing changes; also with another number of threads ----
 cp "$work/whole/rwkv-final.pth" "$work/final.pth"
 run whole 0
-says "goes on from $work/whole/state-12.safetensors"
+says "resuming from $work/whole/state-12.safetensors"
 cmp "$work/final.pth" "$work/whole/rwkv-final.pth" || fail "a finished run changed its weights"
 RWKV_THREADS=2 run whole 0
-says "uses 1 threads, as the saved run did"
+says "using 1 threads, as the saved run did"
 
 # -- keep ------------------------------------------------------------------------------------------
 run keep 0 save.keep=1 save.every=2
@@ -102,7 +102,7 @@ leaves() {
 start term
 kill -TERM "$pid"
 leaves 3
-says "the same command goes on from there"
+says "run the same command to resume"
 newest=$(find "$work/term" -name 'state-*')
 whole "$newest"
 [ ! -f "$work/term/rwkv-final.pth" ] || fail "a stopped run is not final"
@@ -124,7 +124,7 @@ run hook 1 "hooks=[$work/wrong.lua]"
 says "wrong.lua:5: on_train_batch_end at step 2: "
 says "nothing"
 whole "$work/hook/state-3.safetensors"
-run hook 0 # repaired: goes on
+run hook 0 # repaired: resumes
 says "state-3.safetensors"
 cmp "$work/final.pth" "$work/hook/rwkv-final.pth" || fail "the run with the repaired hook ends with other weights"
 

@@ -1,6 +1,6 @@
 #!/bin/sh
 # A disk that is really full: a tmpfs with room for one save and a half. The error names the file, the older save can be
-# read, and with room again the run goes on to the same bits.
+# read, and with room again the run resumes to the same bits.
 set -eu
 
 root=$(cd "$(dirname "$0")/../.." && pwd)
@@ -57,7 +57,7 @@ newest=$(find "$work/disk/out" -name 'state-*' | sort -V | tail -n 1)
 mount -o remount,size=64m "$work/disk"
 run "$work/disk/out"
 [ "$status" = 0 ] || fail "status $status with room again"
-grep -qF "goes on from $newest" "$work/log" || fail "does not go on from $newest"
+grep -qF "resuming from $newest" "$work/log" || fail "does not resume from $newest"
 cmp "$work/whole/rwkv-final.pth" "$work/disk/out/rwkv-final.pth" || fail "ends with other weights"
 
 # no room at all: said at once, for the folder or the first file
@@ -67,4 +67,4 @@ run "$work/none/out"
 umount "$work/none"
 [ "$status" = 1 ] || fail "status $status without any room"
 grep -q "No space left on device" "$work/log" || fail "the error does not say why"
-echo "tmpfs: a full disk is named, older saves stay, the run goes on"
+echo "tmpfs: a full disk is named, older saves stay, the run resumes"

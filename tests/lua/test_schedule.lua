@@ -42,7 +42,7 @@ near(schedule.delay(10, schedule.cosine { from = 1, to = 0 })(at(55)), 0.5, "del
 near(schedule.mean(schedule.constant(1), schedule.constant(3))(at(0)), 2, "mean")
 near(schedule.progress { steps = 20 }(at(5)), 0.25, "progress")
 
--- the tutorial's rule
+-- the official rule
 near(schedule.auto(2, 2)(at(50)), 2, "auto: equal ends")
 near(schedule.auto(1, 0)(at(49)), 0.5, "auto: an end at 0")
 near(schedule.auto(1, 0.25)(at(49)), 0.5, "auto: powers")

@@ -38,10 +38,10 @@ static void places_mistakes(void **state) {
         int line, col;
         const char *msg;
     } cases[] = {
-        {"{\"a\": 1", 3, 0, "the text ends before the JSON value does; is a quote or a bracket missing?"},
-        {"{\"text\": \"abc}", 3, 0, "the text ends before the JSON value does; is a quote or a bracket missing?"},
+        {"{\"a\": 1", 3, 0, "the JSON value is not complete; is a quote or a bracket missing?"},
+        {"{\"text\": \"abc}", 3, 0, "the JSON value is not complete; is a quote or a bracket missing?"},
         {"{\n\"a\": 1,\n  x}", 5, 3, "not valid JSON: string or '}' expected near 'x'"},
-        {"", 3, 0, "the text ends before the JSON value does; is a quote or a bracket missing?"},
+        {"", 3, 0, "the JSON value is not complete; is a quote or a bracket missing?"},
         {"{} {}", 3, 0, "not valid JSON: end of file expected near '{'"},
         {"{\"a\": 1, \"a\": 2}", 3, 0, "not valid JSON: duplicate object key near '\"a\"'"},
         {"[\"\xff\"]", 3, 0, "not valid JSON: the bytes are not UTF-8"},

@@ -125,7 +125,7 @@ static void mistakes_are_named(void **state) {
     expect(m, RW_E_FORMAT, "tensor 'blocks.1.att.gate.weight' is missing");
     m = make_model();
     put(m, "blocks.1.att.extra", 1, C, 0, 0);
-    expect(m, RW_E_FORMAT, "tensor 'blocks.1.att.extra' is unknown (1 such); a x060 model");
+    expect(m, RW_E_FORMAT, "tensor 'blocks.1.att.extra' is unknown (one of 1); a x060 model");
     m = make_model();
     find(m, "blocks.1.ffn.key.weight")->shape[0] = F - 1;
     expect(m, RW_E_SHAPE, "tensor 'blocks.1.ffn.key.weight': expected shape [24, 8], found [23, 8]");
@@ -139,10 +139,10 @@ static void mistakes_are_named(void **state) {
         snprintf(name, sizeof name, "blocks.%d.att.time_faaaa", i);
         find(m, name)->shape[0] = 3;
     }
-    expect(m, RW_E_SHAPE, "3 heads of size 4 do not make n_embd 8");
+    expect(m, RW_E_SHAPE, "3 heads of size 4 do not add up to n_embd 8");
     m = make_model();
     find(m, "blocks.0.att.key.weight")->src_dtype = find(m, "blocks.0.att.key.weight")->dtype = RW_I8;
-    expect(m, RW_E_UNSUPPORTED, "is i8: a quantised file");
+    expect(m, RW_E_UNSUPPORTED, "is i8: this file is quantized");
     m = make_model();
     snprintf((char *)(uintptr_t)find(m, "blocks.1.ln1.weight")->name, 64, "blocks.7.ln1.weight");
     expect(m, RW_E_FORMAT, "tensor 'blocks.1.ln1.weight' is missing");
@@ -154,11 +154,11 @@ static void mistakes_are_named(void **state) {
     expect(m, RW_E_UNSUPPORTED, "head_qk");
     m->n = 0;
     put(m, "blocks.0.att.time_first", 1, C, 0, 0);
-    expect(m, RW_E_UNSUPPORTED, "this is RWKV-4, 5.0 or 5.1; fetch a newer model");
+    expect(m, RW_E_UNSUPPORTED, "this is RWKV-4, 5.0 or 5.1; download a newer model");
     m->n = 0;
     put(m, "blocks.0.att.time_first", 1, C, 0, 0);
     put(m, "blocks.0.att.time_mix_w1", 2, C, 5 * R, 0);
-    expect(m, RW_E_UNSUPPORTED, "converted for web-rwkv; fetch the official .pth");
+    expect(m, RW_E_UNSUPPORTED, "converted for web-rwkv; download the official .pth");
     m->n = 0;
     put(m, "blocks.0.att.key.lora_A", 2, R, C, 0);
     expect(m, RW_E_UNSUPPORTED, "LoRA adapter");
@@ -167,15 +167,16 @@ static void mistakes_are_named(void **state) {
     expect(m, RW_E_UNSUPPORTED, "this is RWKV-7 (x070)");
     m->n = 0;
     put(m, "blocks.0.att.time_state", 3, H, N, N);
-    expect(m, RW_E_UNSUPPORTED, "this holds only initial states");
+    expect(m, RW_E_UNSUPPORTED, "this file holds only initial states");
     m->n = 0;
     put(m, "model.embeddings.weight", 1, C, 0, 0);
-    expect(m, RW_E_UNSUPPORTED, "names of Hugging Face");
+    expect(m, RW_E_UNSUPPORTED, "Hugging Face's tensor names");
     m->n = 0;
     put(m, "w", 1, C, 0, 0);
-    expect(m, RW_E_FORMAT, "no RWKV model: expected tensors like blocks.0.att.key.weight; the first of 1 here is 'w'");
+    expect(m, RW_E_FORMAT,
+           "not an RWKV model: expected tensors such as blocks.0.att.key.weight; the first of 1 here is 'w'");
     m->n = 0;
-    expect(m, RW_E_FORMAT, "no RWKV model");
+    expect(m, RW_E_FORMAT, "not an RWKV model");
 }
 
 static void inspect_tells_the_model(void **state) {
@@ -217,7 +218,7 @@ static void inspect_tells_a_training_state(void **state) {
     assert_int_equal(rw_safetensors_write(path, m.t, m.n, metadata, 3, &err), RW_OK);
     rw_tensor_file *f = open_good(path);
     assert_int_equal(rw_inspect_print(f, &s, &err), RW_OK);
-    assert_non_null(strstr(s.data, "a training state:\n  progress: {\"step\":7}\n  loss: 2.5\n"));
+    assert_non_null(strstr(s.data, "a training state\n  progress: {\"step\":7}\n  loss: 2.5\n"));
     assert_non_null(strstr(s.data, "xxx... (999 bytes)\n"));
     rw_str_done(&s);
     rw_tensor_file_close(f);

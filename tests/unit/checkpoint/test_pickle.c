@@ -70,7 +70,7 @@ static const struct {
     {P("\x80\x02K\x01}b."), "opcode BUILD of an integer refused"},
     {P("\x80\x02}b."), "opcode BUILD of an empty stack refused"},
     {P("\x80\x02}0."), "opcode POP refused"},
-    {P("\x80\x02\xff."), "byte 0xff is no opcode"},
+    {P("\x80\x02\xff."), "byte 0xff is not an opcode"},
     {P("\x80\x02h\x05."), "memo number 5 was never set"},
     {P("\x80\x02}r\xff\xff\xff\xff."), "memo number 4294967295 is too large"},
     {P("\x80\x02q\0."), "nothing to remember"},
@@ -95,9 +95,9 @@ static const struct {
     {P("\x80\x02\x8a\x09\x01\x02\x03\x04\x05\x06\x07\x08\x09."), "opcode LONG1 with an integer of 9 bytes refused"},
     {P("\x80\x02"
        "cos"),
-     "a name without its end"},
-    {P("\x80\x02K\x01Q."), "no storage refused"},
-    {P("\x80\x02(X\x07\0\0\0storageK\x01K\x01K\x01K\x01tQ."), "no storage refused"},
+     "a name without an end"},
+    {P("\x80\x02K\x01Q."), "its argument is not a storage"},
+    {P("\x80\x02(X\x07\0\0\0storageK\x01K\x01K\x01K\x01tQ."), "its argument is not a storage"},
     {P("\x80\x02}(" NAME "K\x07u."), "'w' holds an integer, expected a tensor"},
     {P("\x80\x02}(K\x01K\x07u."), "expected names as keys of the dictionary, found an integer"},
     {P("\x80\x02}" NAME REBUILD ")Rs."), "_rebuild_tensor_v2 with arguments other than"},
@@ -114,7 +114,7 @@ static const struct {
      "9 dimensions"},
     {P("\x80\x02"
        "ctorch._utils\n_rebuild_parameter\n(K\x01\x88K\x01tR."),
-     "_rebuild_parameter of something that is no"},
+     "_rebuild_parameter of something other than"},
 };
 
 static void hostile_programs_are_refused_by_name(void **state) {

@@ -144,19 +144,19 @@ static const struct {
     const char *says;
 } others[] = {
     {P(""), "the file is empty"},
-    {P("<!doctype html><html>"), "/resolve/ where this one had /blob/"},
+    {P("<!doctype html><html>"), "replace /blob/ in the link with /resolve/"},
     {P("\n\n  <!DOCTYPE HTML>\n<html>"), "web page (HTML"},
     {P("<html><head></head></html>"), "web page"},
     {P("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 3200000000\n"),
      "not the model of 3200000000 bytes"},
-    {P("{\"error\":\"Repository not found\"}"), "JSON text"},
+    {P("{\"error\":\"Repository not found\"}"), "this is JSON"},
     {P("\0\0\0\0\0\0\0\0\0\0\0\0"), "begins with zeros"},
     {P("GGUF\3\0\0\0"), "GGUF file"},
     {P("fmgg\x65\0\0\0"), "rwkv.cpp"},
     {P("\x1f\x8b\x08\0"), "gzip"},
     {P("MMIDIDX\0\0"), ".idx of a data set"},
     {P("\x80\x04}."), "Python pickle"},
-    {P("Entry not found"), "a text of 15 bytes, not a model: 'Entry not found'"},
+    {P("Entry not found"), "this is 15 bytes of text, not a model: 'Entry not found'"},
     {P("\1\2\3\4"), "neither a .pth"},
     {P("PK\3\4"), "cut short: 4 bytes are here"},
     {P("PK\5\6\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0"), "a zip without data.pkl"},
@@ -305,13 +305,13 @@ static void missing_records_are_named(void **state) {
     const char *path = rw_test_path("missing-record.pth");
     const test_record records[] = {{"a/data.pkl", P(VIEW("\x06", "K\0", "K\6\x85", "K\1\x85"))}, {0}};
     put_zip(path, records);
-    expect_refused(path, "lies in record 'a/data/0', which is not in the archive");
+    expect_refused(path, "should be in record 'a/data/0', which is not in the archive");
 }
 
 /* -- failures on the way ----------------------------------------------------------------------------- */
 
 /* Each write, fsync and rename fails once: the old file stands unchanged, nothing is left over. After the rename the
- * new file may stand already: then only the fsync of the folder has failed. */
+ * new file may stand: then only the fsync of the folder has failed. */
 static void write_failures_leave_the_old_file(void **state) {
     (void)state;
     const char *path = rw_test_path("kept.pth");

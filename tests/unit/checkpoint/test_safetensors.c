@@ -77,10 +77,10 @@ static const struct {
     {"{\"__metadata__\":{\"k\":\"v\"}}", 0, NULL},
     {"{" T("a", "F32", "[2]", 0, 8) "}", 7, "cut short: "},
     {"{" T("a", "F32", "[2]", 0, 8) "}", 9, "1 bytes more than the header accounts for"},
-    {"{" T("a", "F32", "[2]", 4, 12) "}", 12, "a hole before its bytes"},
+    {"{" T("a", "F32", "[2]", 4, 12) "}", 12, "there is a gap before its bytes"},
     {"{" T("a", "F32", "[2]", 0, 8) "," T("b", "F32", "[2]", 4, 12) "}", 12, "overlaps"},
     {"{" T("a", "F32", "[2]", 0, 8) "," T("b", "F32", "[2]", 0, 8) "}", 8, "overlaps"},
-    {"{" T("a", "F32", "[2]", 0, 8) "," T("b", "F32", "[2]", 12, 20) "}", 20, "a hole"},
+    {"{" T("a", "F32", "[2]", 0, 8) "," T("b", "F32", "[2]", 12, 20) "}", 20, "a gap"},
     {"{" T("a", "F32", "[3]", 0, 8) "}", 8, "its shape needs 12 bytes, but data_offsets give it 8"},
     {"{" T("a", "F32", "[2]", 8, 0) "}", 8, "begin <= end"},
     {"{" T("a", "F32", "[2]", -8, 0) "}", 8, "begin <= end"},
@@ -88,19 +88,19 @@ static const struct {
     {"{" T("a", "F32", "[2.0]", 0, 8) "}", 8, "integers >= 0"},
     {"{" T("a", "F32", "2", 0, 8) "}", 8, "expected a list as shape"},
     {"{" T("a", "F32", "[1,1,1,1,1,1,1,1,2]", 0, 8) "}", 8, "more than 8 dimensions"},
-    {"{" T("a", "F32", "[4611686018427387904,4611686018427387904]", 0, 8) "}", 8, "shape too large"},
+    {"{" T("a", "F32", "[4611686018427387904,4611686018427387904]", 0, 8) "}", 8, "the shape is too large"},
     {"{" T("a", "F32", "[4611686018427387904]", 0, 8) "}", 8, "its shape needs"},
-    {"{" T("a", "F8_E4M3", "[8]", 0, 8) "}", 8, "dtype F8_E4M3, which is not read here"},
-    {"{\"a\":{\"dtype\":3,\"shape\":[2],\"data_offsets\":[0,8]}}", 8, "expected a text as dtype"},
+    {"{" T("a", "F8_E4M3", "[8]", 0, 8) "}", 8, "dtype F8_E4M3, which is not supported"},
+    {"{\"a\":{\"dtype\":3,\"shape\":[2],\"data_offsets\":[0,8]}}", 8, "expected a string as dtype"},
     {"{\"a\":{\"dtype\":\"F32\",\"shape\":[2]}}", 8, "exactly dtype, shape and data_offsets"},
     {"{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8],\"x\":1}}", 8, "exactly dtype"},
     {"{\"a\":7}", 8, "expected an object"},
     {"{\"__metadata__\":[]}", 0, "expected an object"},
-    {"{\"__metadata__\":{\"k\":1}}", 0, "expected texts"},
+    {"{\"__metadata__\":{\"k\":1}}", 0, "expected strings"},
     {"{" T("a", "F32", "[2]", 0, 8) "," T("a", "F32", "[2]", 0, 8) "}", 8, "not valid JSON"},
-    {"{" T("a", "F32", "[2]", 0, 8) "," T("_forward_module.a", "F32", "[2]", 8, 16) "}", 16, "'a' is there twice"},
+    {"{" T("a", "F32", "[2]", 0, 8) "," T("_forward_module.a", "F32", "[2]", 8, 16) "}", 16, "'a' occurs twice"},
     {"{\"a\xff\":1}", 0, "not UTF-8"},
-    {"{\"a\":", 0, "the text ends before"},
+    {"{\"a\":", 0, "the JSON value is not complete"},
     {"{\"a\":1} x", 0, "not valid JSON"},
 };
 
@@ -131,7 +131,7 @@ static void length_is_checked(void **state) {
     file[8] = '{';
     rw_put_le64(file, 100000001);
     put_file(path, file, 9);
-    expect_refused(path, "a header of 100000001 bytes, at most 100,000,000");
+    expect_refused(path, "a header of 100000001 bytes, but the limit is 100,000,000");
     rw_put_le64(file, 5000);
     put_file(path, file, 9);
     expect_refused(path, "cut short: 9 bytes are here and the header alone has 5008");

@@ -97,14 +97,29 @@ static void test_hostile(void **state) {
         unsigned value;
         const char *says;
     } rows[] = {
-        {0, 'X', "MMIDIDX"},          {9, 2, "version 2"},           {17, 1, "uint8"},
-        {17, 0, "unknown"},           {17, 255, "type 255"},         {17, 4, "lies outside"},
-        {18, 4, "cut short"},         {25, 0xff, "cut short"},       {21, 0x80, "cut short"},
-        {26, 5, "cut short"},         {33, 0x80, "cut short"},       {34, 200, "lies outside"},
-        {37, 0x80, "lies outside"},   {34, 3, "do the two belong"},  {46, 13, "lies outside"},
-        {53, 0x80, "lies outside"},   {53, 0x7f, "lies outside"},    {-1, 0, "MMIDIDX"},
-        {-1, 5, "MMIDIDX"},           {-1, 20, "within its header"}, {-1, 60, "cut short"},
-        {-2, 1, "do the two belong"}, {-2, 2, "do the two belong"},
+        {0, 'X', "MMIDIDX"},
+        {9, 2, "version 2"},
+        {17, 1, "uint8"},
+        {17, 0, "unknown"},
+        {17, 255, "type 255"},
+        {17, 4, "is outside the .bin"},
+        {18, 4, "cut short"},
+        {25, 0xff, "cut short"},
+        {21, 0x80, "cut short"},
+        {26, 5, "cut short"},
+        {33, 0x80, "cut short"},
+        {34, 200, "is outside the .bin"},
+        {37, 0x80, "is outside the .bin"},
+        {34, 3, "do the two belong"},
+        {46, 13, "is outside the .bin"},
+        {53, 0x80, "is outside the .bin"},
+        {53, 0x7f, "is outside the .bin"},
+        {-1, 0, "MMIDIDX"},
+        {-1, 5, "MMIDIDX"},
+        {-1, 20, "within its header"},
+        {-1, 60, "cut short"},
+        {-2, 1, "do the two belong"},
+        {-2, 2, "do the two belong"},
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         rw_error err = {0};

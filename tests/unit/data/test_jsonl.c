@@ -85,7 +85,7 @@ static void test_bad(void **state) {
         {"[\"text\"]", 1, {"expected an object"}},
         {"\"text\"", 1, {"expected an object"}},
         {"{}", 1, {"no key 'text'", "none"}},
-        {"{\"Text\": \"a\", \"id\": 1}", 1, {"'Text', 'id'", "did you mean 'Text'"}},
+        {"{\"Text\": \"a\", \"id\": 1}", 1, {"'Text', 'id'", "should 'Text' be 'text'?"}},
         {"{\"prompt\": \"a\", \"answer\": \"b\"}", 1, {"'prompt', 'answer'", "whole document"}},
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {

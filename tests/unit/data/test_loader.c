@@ -282,7 +282,7 @@ static void test_file_cut(void **state) {
     rw_status s = RW_OK;
     for (int i = 0; i < 1000 && s == RW_OK; i++) s = rw_loader_next(l, &b, &err);
     assert_int_equal(s, RW_E_IO);
-    assert_mentions(&err, "became shorter while it was in use");
+    assert_mentions(&err, "became shorter while in use");
     rw_loader_close(l);
 }
 

@@ -83,14 +83,14 @@ static void test_errors(void **state) {
         {"7 '\xff' 1", "vocab.txt:2: " NOT_A_LINE "it is not valid UTF-8"},
         {"7 'a'", "vocab.txt:2: " NOT_A_LINE "expected the length in bytes"},
         {"7 'a' 1 2", "vocab.txt:2: " NOT_A_LINE "there is more after the length"},
-        {"7 'ab' 1", "vocab.txt:2: id 7 has 2 bytes, the line says 1"},
-        {"7 '' 0", "vocab.txt:2: id 7 has 0 bytes, the line says 0"},
+        {"7 'ab' 1", "vocab.txt:2: id 7 has 2 bytes, but the line says 1"},
+        {"7 '' 0", "vocab.txt:2: id 7 has 0 bytes, but the line says 0"},
         {"0 'a' 1", "vocab.txt:2: id 0: expected 1 .. 65535 (0 ends a document)"},
         {"65536 'a' 1", "vocab.txt:2: id 65536: expected 1 .. 65535 (0 ends a document)"},
         {"99999999999999999999 'a' 1", "vocab.txt:2: " NOT_A_LINE "expected an id and a space"},
-        {"300 'b' 1", "vocab.txt:2: id 300 stands twice"},
-        {"301 'a' 1", "vocab.txt: ids 300 and 301 are the same text"},
-        {"301 'b' 1", "vocab.txt: no entry for the single byte 0x00: not every text could be encoded"},
+        {"300 'b' 1", "vocab.txt:2: id 300 occurs twice"},
+        {"301 'a' 1", "vocab.txt: ids 300 and 301 have the same text"},
+        {"301 'b' 1", "vocab.txt: no entry for the single byte 0x00: some texts could not be encoded"},
     };
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         char text[200];

@@ -105,7 +105,7 @@ static void test_wrong_requests(void **state) {
     rw_device *d = NULL;
     rw_error err = {0};
     assert_int_equal(rw_device_open_cpu(&d, RW_BF16, 1, &err), RW_E_UNSUPPORTED);
-    assert_string_equal(err.msg, "the cpu computes in f32 or f64, not in bf16");
+    assert_string_equal(err.msg, "the CPU computes in f32 or f64, not in bf16");
     assert_int_equal(rw_device_open_cpu(&d, RW_F32, 0, &err), RW_E_DEVICE);
     assert_string_equal(err.msg, "expected 1 to 1024 threads, got 0");
     assert_null(d);

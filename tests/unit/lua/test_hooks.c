@@ -185,7 +185,7 @@ static void test_errors_of_loading(void **state) {
                   ": unknown hook 'qqqqqqqqqqqqq' (known: lr, weight_decay, should_save, log, on_train_start, "
                   "on_train_batch_end, on_train_end)");
     fails_to_open("return { lr = 1e-4 }", ": hook 'lr' must be a function, got a number");
-    fails_to_open("return { function() end }", ": the names of hooks must be texts, got a number");
+    fails_to_open("return { function() end }", ": the names of hooks must be strings, got a number");
     fails_to_open("local x = 1", ": must return a table of hooks, got nil (end the file with: return { ");
     fails_to_open("local x = 1\nreturn { lr = function( }", ":2: ");
     fails_to_open("local x = 1\nerror('no')", ":2: no");
@@ -282,13 +282,13 @@ static void test_errors_of_calls(void **state) {
                   ":2: on_train_end at step 120: metrics has no field 'los' (did you mean 'loss'?)");
     fails_to_call(
         "return { on_train_end = function(t)\n t.step = 3 end }", RW_HOOK_on_train_end,
-        ":2: on_train_end at step 120: trainer and metrics are read-only; hooks answer with what they return");
+        ":2: on_train_end at step 120: trainer and metrics are read-only; a hook answers with its return value");
     fails_to_call("return { on_train_end = function(t)\n total = 3 end }", RW_HOOK_on_train_end,
                   ":2: on_train_end at step 120: assignment to undeclared global 'total'; write 'local total'");
     fails_to_call("return { on_train_end = function(t)\n error({}) end }", RW_HOOK_on_train_end,
-                  ":2: on_train_end at step 120: (the error is a table, not a text)");
+                  ":2: on_train_end at step 120: (the error is a table, not a string)");
     fails_to_call("return { on_train_end = function(t)\n t.stop('enough') end }", RW_HOOK_on_train_end,
-                  ":2: on_train_end at step 120: stop is called with a colon: trainer:stop(...)");
+                  ":2: on_train_end at step 120: call stop with a colon: trainer:stop(...)");
 }
 
 /* Lua shortens long chunk names; the messages do not. */
@@ -364,19 +364,19 @@ static void test_objects_expire(void **state) {
 static void test_every_field_can_be_read(void **state) {
     (void)state;
     bench b = {0};
-    open_one(
-        &b,
-        "return { on_train_batch_end = function(t, m)\n"
-        " for _, k in ipairs{'step','step_begin','n_steps','epoch','epoch_steps','epoch_count','epoch_begin',"
-        "'epoch_save','tokens','ctx_len','micro_bsz','accumulate','real_bsz','lr_init','lr_final','weight_decay',"
-        "'weight_decay_final','warmup_steps','save_every','log_every','elapsed'} do\n"
-        "  assert(type(t[k]) == 'number', k) end\n"
-        " for _, k in ipairs{'schedule','proj_dir','name','arch'} do assert(type(t[k]) == 'string', k) end\n"
-        " for _, k in ipairs{'step','epoch','tokens','skipped','loss','loss_epoch','val_loss','lr','weight_decay','grad_norm',"
-        "'clip_coef','tokens_per_second','seconds_left','elapsed'} do assert(type(m[k]) == 'number', k) end\n"
-        " assert(t.ctx_len == 64 and t.lr_init == 1e-3 and t.arch == 'x060' and m.loss == 2.5)\n"
-        " assert(tostring(t) == 'trainer (step 3 of 1000)' and tostring(m) == 'metrics')\n"
-        "end }");
+    open_one(&b,
+             "return { on_train_batch_end = function(t, m)\n"
+             " for _, k in ipairs{'step','step_begin','n_steps','epoch','epoch_steps','epoch_count','epoch_begin',"
+             "'epoch_save','tokens','ctx_len','micro_bsz','accumulate','real_bsz','lr_init','lr_final','weight_decay',"
+             "'weight_decay_final','warmup_steps','save_every','log_every','elapsed'} do\n"
+             "  assert(type(t[k]) == 'number', k) end\n"
+             " for _, k in ipairs{'schedule','proj_dir','name','arch'} do assert(type(t[k]) == 'string', k) end\n"
+             " for _, k in "
+             "ipairs{'step','epoch','tokens','skipped','loss','loss_epoch','val_loss','lr','weight_decay','grad_norm',"
+             "'clip_coef','tokens_per_second','seconds_left','elapsed'} do assert(type(m[k]) == 'number', k) end\n"
+             " assert(t.ctx_len == 64 and t.lr_init == 1e-3 and t.arch == 'x060' and m.loss == 2.5)\n"
+             " assert(tostring(t) == 'trainer (step 3 of 1000)' and tostring(m) == 'metrics')\n"
+             "end }");
     rw_hook_trainer t = a_trainer(3);
     assert_ok(&b, event(&b, RW_HOOK_on_train_batch_end, &t, 2.5));
     close_hooks(&b);

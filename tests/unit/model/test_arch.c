@@ -140,13 +140,13 @@ static void registered(void **state) {
     assert_non_null(strstr(err.msg, "no model of architecture 'mine' in this build; there is x0"));
     rw_error_clear(&err);
     assert_int_equal(rw_arch_register(&taken, &err), RW_E_USAGE);
-    assert_string_equal(err.msg, "architecture 'x060' is there already");
+    assert_string_equal(err.msg, "there is an architecture 'x060' already");
     assert_int_equal(rw_arch_register(&no_shape, &err), RW_E_USAGE);
-    assert_string_equal(err.msg, "architecture 'wrong': 'V Q' is no shape of parameter emb.weight");
+    assert_string_equal(err.msg, "architecture 'wrong': 'V Q' is not a valid shape of parameter emb.weight");
     assert_int_equal(rw_arch_register(&no_state, &err), RW_E_USAGE);
-    assert_string_equal(err.msg, "architecture 'wrong': 'H N N N' is no shape of state wkv");
+    assert_string_equal(err.msg, "architecture 'wrong': 'H N N N' is not a valid shape of state wkv");
     assert_int_equal(rw_arch_register(&many_states, &err), RW_E_USAGE);
-    assert_string_equal(err.msg, "architecture 'wrong': 5 fields of state, at most 4");
+    assert_string_equal(err.msg, "architecture 'wrong': 5 state fields; the limit is 4");
     assert_int_equal(rw_arch_register(&mine, &err), RW_OK);
     assert_ptr_equal(rw_arch_find("mine", &err), &mine);
     static rw_arch many[RW_MAX_REGISTERED];
@@ -155,7 +155,7 @@ static void registered(void **state) {
         many[i].name = names[i];
         assert_int_equal(rw_arch_register(&many[i], &err), i + 1 < RW_MAX_REGISTERED ? RW_OK : RW_E_USAGE);
     }
-    assert_string_equal(err.msg, "more than 8 architectures of scripts");
+    assert_string_equal(err.msg, "scripts define more than 8 architectures");
 }
 
 int main(void) {

@@ -85,7 +85,7 @@ static void limits_hold(void **state) {
     refuses(&s, "a key of more than 128 bytes");
     rw_str_clear(&s);
     repeat(&s, "# comment\n", 120000);
-    refuses(&s, "at most 1048576 are read");
+    refuses(&s, "the limit is 1048576");
     rw_str_clear(&s);
     rw_str_append(&s, "a: \"x\\0y\"\n");
     refuses(&s, "a NUL byte");

@@ -221,7 +221,7 @@ static void some_steps(void **state) {
     assert_true(lines_with(metrics, last) > 0);
     assert_int_equal(lines_with(metrics, "\"loss_epoch\":"), 2); /* the mean over the other steps */
     assert_int_equal(lines_with(log, "nan"), 0);
-    assert_int_equal(lines_with(said, "not finite, so this step changes nothing ("), p->skipped);
+    assert_int_equal(lines_with(said, "not finite, so this step changed nothing ("), p->skipped);
     rw_free(metrics);
     rw_free(log);
     rw_free(said);
@@ -260,8 +260,8 @@ static void gives_up(const char *dir, int64_t allowed, int64_t step) {
     snprintf(more, sizeof more, ", epoch_count: 2, skip_nonfinite: %lld", (long long)allowed);
     assert_int_equal(train(model_of_nan, dir, more, &err), RW_E_NUMERIC);
     snprintf(message, sizeof message,
-             "not finite for %lld steps in a row, of which train.skip_nonfinite allows %lld. Look at the data",
-             (long long)step, (long long)allowed);
+             "not finite for %lld steps in a row; train.skip_nonfinite allows %lld. Check the data", (long long)step,
+             (long long)allowed);
     if (!strstr(err.msg, message)) fail_msg("'%s' is not in '%s'", message, err.msg);
     rw_error_clear(&err);
 }
