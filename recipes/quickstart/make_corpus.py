@@ -2,12 +2,12 @@
 """Writes the quickstart corpus: train.jsonl, valid.jsonl and prompts.tsv, into data/ beside this file.
 
 Every fact is told in two languages, in five templates each. Of the ten (fact, template) pairs of a fact one
-is held out, in turn English and Chinese, so the held-out questions ask about facts that stand in the
+is held out, in turn English and Chinese, so the held-out questions ask about facts that are in the
 training text, in words that were not used for them there. A model that only repeats its text fails; one
 that finds the key phrase in the question ("the capital of France") answers.
 
 Templates change the words around the key phrase and never the phrase itself, and an answer is a word or
-two: a model of a million parameters reads each fact some hundred times within two minutes on a CPU.
+two: a model of a million parameters reads each fact about a hundred times within two minutes on a CPU.
 
 The files are made from this script alone, always with the same bytes; tests/cli/test_quickstart_corpus.py compares.
 

@@ -36,5 +36,8 @@ while IFS=$tab read -r language question words; do
     esac
     printf '  %s  %s  ->  %s  (%s)\n' "$language" "$question" "$answer" "$mark"
 done <"$here/data/prompts.tsv"
-printf '%d of %d held-out questions answered\n' "$right" "$asked"
+case ${RWKV_LANG:-${LC_ALL:-${LC_MESSAGES:-${LANG:-}}}} in
+zh*) printf '答对 %d 个，共 %d 个训练文本中没有的问题\n' "$right" "$asked" ;;
+*) printf '%d of %d held-out questions answered\n' "$right" "$asked" ;;
+esac
 [ "$right" -ge "$at_least" ]

@@ -6,6 +6,8 @@
 #   $RW_CMAKE_FLAGS                  more arguments for cmake
 
 rw_say() { printf '%s\n' "$*"; }
+# rw_say_in ENGLISH CHINESE: the one in the user's language
+rw_say_in() { case ${RWKV_LANG:-${LC_ALL:-${LC_MESSAGES:-${LANG:-}}}} in zh*) rw_say "$2" ;; *) rw_say "$1" ;; esac; }
 rw_die() { printf '%s\n' "$*" >&2; exit 1; }
 
 # -- packages ------------------------------------------------------------------------------------------
@@ -68,19 +70,21 @@ rw_install_packages() {
     rw_missing=$(rw_missing_packages "$@" | tr '\n' ' ')
     [ -n "$rw_missing" ] || return 0
     if rw_may_install; then
-        rw_say "installing: $rw_missing"
+        rw_say_in "installing: $rw_missing" "正在安装：$rw_missing"
         rw_apt $rw_missing && return 0
-        rw_say "apt-get could not install all of: $rw_missing"
+        rw_say_in "apt-get could not install all of: $rw_missing" "apt-get 未能全部安装：$rw_missing"
         return 1
     fi
     rw_missing=$(rw_unprobed "$@" | tr '\n' ' ')
     [ -n "$rw_missing" ] || return 0
-    rw_say "missing: $rw_missing"
-    rw_say "On Debian 12 or Ubuntu 24.04, with the rights to install:"
+    rw_say_in "missing: $rw_missing" "缺少：$rw_missing"
+    rw_say_in "On Debian 12 or Ubuntu 24.04, with the right to install:" "在 Debian 12 或 Ubuntu 24.04 上（需要安装权限）："
     rw_say "    apt-get install $rw_missing"
-    rw_say "Elsewhere, install what these packages hold: a C11 compiler with OpenMP, CMake 3.25, Ninja, pkg-config, and"
-    rw_say "the development files of LuaJIT 2.1, libyaml, jansson and zlib; OpenBLAS (built with OpenMP) as a shared"
-    rw_say "library; for the tests cmocka and Python 3."
+    rw_say_in "Elsewhere, install the same by other means: a C11 compiler with OpenMP, CMake 3.25, Ninja, pkg-config, and
+the development files of LuaJIT 2.1, libyaml, jansson and zlib; OpenBLAS (built with OpenMP) as a shared
+library; for the tests, cmocka and Python 3." \
+        "其他系统请自行安装：带 OpenMP 的 C11 编译器、CMake 3.25、Ninja、pkg-config，LuaJIT 2.1、libyaml、jansson 和 zlib
+的开发文件，OpenBLAS 动态库（以 OpenMP 编译）；运行测试还需要 cmocka 和 Python 3。"
     return 1
 }
 
@@ -88,7 +92,7 @@ rw_install_packages() {
 
 rw_jobs() { nproc 2>/dev/null || echo 2; }
 
-# A build folder that was configured for another source tree (a moved or copied clone) starts anew.
+# A build folder that was configured for another source tree (a moved or copied clone) is emptied.
 rw_drop_foreign_cache() {
     [ -f "$1/CMakeCache.txt" ] || return 0
     grep -qxF "CMAKE_HOME_DIRECTORY:INTERNAL=$(cd "$rw_root" && pwd -P)" "$1/CMakeCache.txt" || rm -rf "$1"
