@@ -30,8 +30,7 @@ typedef struct {
     bool train;
 } rw_engine;
 
-/* The step arena holds plan->needs.arena_bytes; 0: as much as is asked for, to measure. Zero is a valid closed engine.
- */
+/* The step arena gets plan->needs.arena_bytes; 0, on a meta device: no limit. Zero is a valid closed engine. */
 rw_status rw_engine_open(rw_engine *e, const rw_plan *plan, rw_device *device, bool train, rw_error *err);
 void rw_engine_close(rw_engine *e);
 

@@ -16,7 +16,7 @@ static const char *whole_number(const void *field, size_t size, char buf[32]) {
         wide = small;
     }
     snprintf(buf, 32, "%lld", (long long)wide);
-    return wide ? buf : ""; /* 0: undecided */
+    return buf;
 }
 
 static const char *text_at(const void *field) {

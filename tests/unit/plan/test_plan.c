@@ -202,7 +202,7 @@ static void takes_over(void **state) {
     assert_int_equal(f.plan.threads, first.plan.threads);
     done(&f);
     /* saying what was decided is no difference */
-    must(make_sized(&f, SMALL ", vocab_size: 257", ", head_chunk: 32", 16, &run), &err);
+    must(make_sized(&f, SMALL ", vocab_size: 257, pre_ffn: 0", ", head_chunk: 32", 16, &run), &err);
     done(&f);
     done(&first);
 }
