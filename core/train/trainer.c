@@ -112,10 +112,12 @@ static rw_status fetch_batches(trainer *t, double *mask_sum, rw_error *err) {
 
 static rw_status compute(trainer *t, int64_t step, double mask_sum, rw_device_scalars *report, rw_error *err) {
     rw_engine_begin_step(&t->engine, step, t->metrics.lr, t->metrics.weight_decay, mask_sum);
-    for (int64_t i = 0; i < t->plan->train.accumulate; i++)
-        RW_TRY(rw_engine_micro_step(&t->engine, t->batches[i], NULL, err));
+    for (int64_t i = 0; i < t->plan->train.accumulate; i++) {
+        RW_TRY(rw_engine_stage(&t->engine, t->batches[i], err));
+        RW_TRY(rw_engine_run(&t->engine, err));
+    }
     RW_TRY(rw_engine_update(&t->engine, err));
-    return rw_engine_collect(&t->engine, report, err);
+    return rw_engine_collect(&t->engine, true, report, err); /* now: hooks and log lines take its numbers */
 }
 
 /* The loss of a step that changed nothing is no part of the mean of its epoch. */

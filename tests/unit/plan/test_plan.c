@@ -320,6 +320,7 @@ static rw_plan plan_of(const shape_row *s) {
                               .l2wrap = RW_L2WRAP_V7,
                               .loss_norm = RW_LOSS_NORM_STEP,
                               .head_chunk = s->chunk ? s->chunk : s->B * s->T};
+    p.data.max_seq = s->B;
     p.save.dtype = RW_F32;
     return p;
 }
@@ -344,7 +345,7 @@ static void steps_of(rw_engine *e, const shape_row *s) {
         assert_true(loss > 0);
         must(rw_engine_update(e, &err), &err);
         rw_device_scalars report;
-        must(rw_engine_collect(e, &report, &err), &err);
+        must(rw_engine_collect(e, true, &report, &err), &err);
         assert_true(report.step == step + 1 && report.updates == step + 1 && report.grad_norm > 0);
         must(rw_engine_evaluate(e, &b, &loss, &err), &err);
     }
