@@ -425,8 +425,8 @@ static void printed(void **state) {
     rw_plan_print(&f.plan, &text);
     assert_null(strstr(text.data, "GPU"));
     static const char *const parts[] = {"plan of plan\n",
-                                        "x060, 199,040 parameters: n_layer 2, n_embd 64, vocab_size 257, n_head 2, "
-                                        "head_size 32, dim_ffn 224, lora_mix 32, lora_decay 64\n",
+                                        ("x060, 199,040 parameters: n_layer 2, n_embd 64, vocab_size 257, n_head 2, "
+                                         "head_size 32, dim_ffn 224, lora_mix 32, lora_decay 64\n"),
                                         "initial values",
                                         "counted when read",
                                         "3 = 1 epochs of 3; 32 tokens each, 96 in all",
