@@ -60,6 +60,8 @@ static inline double rw_loss_scale(const rw_device_scalars *s) {
     return s->loss_scale == 0 ? 1 : s->loss_scale;
 }
 
+typedef struct rw_device rw_device;
+
 /* How a kernel runs. */
 typedef struct {
     int threads;              /* CPU: OpenMP threads */
@@ -91,9 +93,46 @@ typedef struct rw_kernels {
 #undef RW_QUERY
 } rw_kernels;
 
+/* -- working ahead: optional ------------------------------------------------------------------------------ */
+
+/* A device that queues its work lets the host go on. Two queues, each in its own order: kernels, with zero, upload and
+ * download of rw_device; and copies beside them. A mark is set in a queue and passed when all before it is done; a mark
+ * that was never set has been passed. */
+typedef struct rw_mark rw_mark;
+typedef enum { RW_QUEUE_KERNELS, RW_QUEUE_COPIES } rw_queue;
+typedef struct {
+    /* Host memory for the copies below, zeroed. They return at once: leave the memory alone until a mark is passed that
+     * was set behind the copy. */
+    void *(*host_alloc)(rw_device *d, int64_t n_bytes);
+    void (*host_free)(rw_device *d, void *p, int64_t n_bytes);
+    /* in the queue of copies */
+    void (*upload)(rw_device *d, void *dst, const void *host, int64_t n_bytes);
+    /* in the queue of kernels; move: from device to device */
+    void (*move)(rw_device *d, void *dst, const void *src, int64_t n_bytes);
+    void (*download)(rw_device *d, void *host, const void *src, int64_t n_bytes);
+
+    rw_mark *(*mark_new)(rw_device *d); /* NULL: no memory */
+    void (*mark_free)(rw_device *d, rw_mark *m);
+    void (*mark_set)(rw_device *d, rw_mark *m, rw_queue q);
+    void (*mark_wait)(rw_device *d, rw_mark *m, rw_queue q); /* what comes into q from here on waits for m */
+    bool (*mark_passed)(rw_device *d, rw_mark *m);
+    rw_status (*mark_sync)(rw_device *d, rw_mark *m, rw_error *err); /* the host waits */
+} rw_device_ahead;
+
+/* A piece of work, recorded once and replayed. From begin to end kernels and zero are recorded and do not run; nothing
+ * else may be called. A replay reads what the addresses hold then: numbers that change go through the scalars. */
+typedef struct rw_graph rw_graph;
+typedef struct {
+    rw_status (*begin)(rw_device *d, rw_error *err);
+    rw_status (*end)(rw_device *d, rw_graph **out, rw_error *err); /* out NULL: what was recorded is dropped */
+    rw_status (*replay)(rw_device *d, rw_graph *g, rw_error *err); /* queued like a kernel */
+    void (*free)(rw_device *d, rw_graph *g);
+} rw_device_record;
+
+/* -- a device ------------------------------------------------------------------------------------------------ */
+
 typedef enum { RW_DEVICE_CPU, RW_DEVICE_META, RW_DEVICE_CUDA } rw_device_kind;
 
-typedef struct rw_device rw_device;
 struct rw_device {
     rw_device_kind kind;
     rw_dtype compute;   /* dtype of activations and gradients */
@@ -109,6 +148,8 @@ struct rw_device {
     void (*download)(rw_device *d, void *host, const void *src, int64_t n_bytes);
     rw_status (*synchronize)(rw_device *d, rw_error *err); /* waits, reports what failed since the last */
     void (*close)(rw_device *d);
+    const rw_device_ahead *ahead;   /* NULL: what is asked for is done when the call returns */
+    const rw_device_record *record; /* NULL: it cannot record                                */
     /* running state */
     int64_t own_bytes;              /* of the device, beside alloc: what the backend took for itself; CPU: 0 */
     int64_t live_bytes, peak_bytes; /* through alloc */

@@ -25,14 +25,16 @@ typedef struct {
 } rw_cursor;
 
 /* R packed rows. targets[i] is the token after tokens[i] in its sequence. mask[i] weighs the loss of
- * position i. Sequences do not cross: cu_seqlens[0] = 0 .. cu_seqlens[n_seq] = n_rows. */
+ * position i. Sequences do not cross: cu_seqlens[0] = 0 .. cu_seqlens[n_seq] = n_rows. Borders and sources have the
+ * fixed length max_seq of the plan: what is beyond n_seq are empty sequences at the end. */
 typedef struct {
-    int64_t n_rows;            /* R = micro_bsz * ctx_len */
-    int64_t n_seq;             /* sequences in it (at most max_seq of the loader) */
+    int64_t n_rows;            /* R = micro_bsz * ctx_len, the same for every batch */
+    int64_t n_seq;             /* sequences in it, at most max_seq */
     const int32_t *tokens;     /* [R] */
     const int32_t *targets;    /* [R] */
     const float *mask;         /* [R] */
-    const int32_t *cu_seqlens; /* [n_seq+1] */
+    const int32_t *cu_seqlens; /* [max_seq+1]; n_rows beyond n_seq */
+    const int32_t *source;     /* [max_seq] which source a sequence is from; 0: the only one */
     double mask_sum;           /* sum of mask, in double */
     rw_cursor next;            /* the cursor that makes the batch after this */
 } rw_batch;

@@ -22,7 +22,7 @@
 /* A batch and the memory behind it; target and token ids are read as one piece per row. */
 typedef struct {
     rw_batch batch;
-    int32_t *tokens, *targets, *cu_seqlens;
+    int32_t *tokens, *targets, *cu_seqlens, *source;
     float *mask;
     int32_t *row;  /* [ctx_len + 1] ids of one row     */
     char *scratch; /* [4 (ctx_len + 1)] as in the file */
@@ -60,7 +60,8 @@ static bool is_eval_only(const rw_plan_data *plan, const char *file) {
 
 static int64_t slot_bytes(const rw_plan_data *p) {
     int64_t R = p->rows_per_batch * p->ctx_len;
-    return 3 * align64(4 * R) + align64(4 * (p->rows_per_batch + 1)) + 2 * align64(4 * (p->ctx_len + 1));
+    return 3 * align64(4 * R) + align64(4 * (p->max_seq + 1)) + align64(4 * p->max_seq) +
+           2 * align64(4 * (p->ctx_len + 1));
 }
 
 /* One slot more than the ring has: validation uses its own. */
@@ -84,6 +85,9 @@ static rw_status check_plan(const rw_plan_data *p, rw_error *err) {
         return rw_fail(err, RW_E_RECIPE, (rw_where){.key = "data.ctx_len"},
                        "ctx_len %lld x micro_bsz %lld x accumulate %lld is not a usable size", (long long)p->ctx_len,
                        (long long)p->rows_per_batch, (long long)p->accumulate);
+    if (p->max_seq < p->rows_per_batch || p->max_seq > p->rows_per_batch * p->ctx_len)
+        return rw_fail(err, RW_E_INTERNAL, RW_AT_NONE, "a batch has %lld sequences, and room for %lld",
+                       (long long)p->rows_per_batch, (long long)p->max_seq);
     if (p->vocab_size < 1 || p->vocab_size >= most)
         return rw_fail(err, RW_E_RECIPE, (rw_where){.key = "model.vocab_size"}, "%lld is not a usable size",
                        (long long)p->vocab_size);
@@ -104,17 +108,20 @@ static void init_slot(const rw_loader *l, slot *s, char **memory) {
     s->tokens = take(memory, 4 * R);
     s->targets = take(memory, 4 * R);
     s->mask = take(memory, 4 * R);
-    s->cu_seqlens = take(memory, 4 * (l->rows + 1));
+    s->cu_seqlens = take(memory, 4 * (l->plan.max_seq + 1));
+    s->source = take(memory, 4 * l->plan.max_seq);
     s->row = take(memory, 4 * (l->ctx_len + 1));
     s->scratch = take(memory, 4 * (l->ctx_len + 1));
     for (int64_t i = 0; i < R; i++) s->mask[i] = 1;
-    for (int64_t i = 0; i <= l->rows; i++) s->cu_seqlens[i] = (int32_t)(i * l->ctx_len);
+    for (int64_t i = 0; i <= l->plan.max_seq; i++) s->cu_seqlens[i] = (int32_t)(i < l->rows ? i * l->ctx_len : R);
+    for (int64_t i = 0; i < l->plan.max_seq; i++) s->source[i] = 0;
     s->batch = (rw_batch){.n_rows = R,
                           .n_seq = l->rows,
                           .tokens = s->tokens,
                           .targets = s->targets,
                           .mask = s->mask,
                           .cu_seqlens = s->cu_seqlens,
+                          .source = s->source,
                           .mask_sum = (double)R,
                           .next = l->first};
 }

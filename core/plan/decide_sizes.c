@@ -7,6 +7,7 @@ static void share_sizes(rw_plan *p) {
     p->data.vocab_size = p->model.vocab_size;
     p->data.rows_per_batch = p->train.micro_bsz;
     p->data.accumulate = p->train.accumulate;
+    p->data.max_seq = p->data.rows_per_batch; /* each row is one sequence */
     p->data.seed = p->train.random_seed;
     p->train.ctx_len = p->data.ctx_len;
     p->train.n_steps = p->train.epoch_steps * p->train.epoch_count;

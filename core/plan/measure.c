@@ -36,7 +36,7 @@ static void of_libraries(rw_plan_needs *n, const rw_plan *plan, const rw_device 
 
 /* -- the engine ------------------------------------------------------------------------------------------------ */
 
-static void of_engine(rw_plan_needs *n, const rw_plan *plan, const rw_engine *e) {
+static void of_engine(rw_plan_needs *n, const rw_engine *e) {
     const rw_params *p = e->model->params;
     int64_t each = p->layout.n_trainable * rw_dtype_bytes(e->device->compute);
     n->n_params = p->layout.n_params;
@@ -45,7 +45,6 @@ static void of_engine(rw_plan_needs *n, const rw_plan *plan, const rw_engine *e)
     on_device(n, "gradients", each);
     on_device(n, "Adam moments", 2 * each);
     on_device(n, "parameter table", p->n_segments * (int64_t)sizeof(rw_adamw_segment));
-    on_device(n, "batch", rw_engine_batch_bytes(plan));
     on_device(n, "activations (step arena)", e->arena.high_water);
 }
 
@@ -67,14 +66,15 @@ static rw_status run_step(rw_engine *e, const rw_plan *plan, rw_error *err) {
     rw_engine_begin_step(e, 0, 0, 0, 1);
     RW_TRY(rw_engine_micro_step(e, &b, NULL, err));
     RW_TRY(rw_engine_update(e, err));
-    return rw_engine_evaluate(e, &b, NULL, err);
+    double loss;
+    return rw_engine_evaluate(e, &b, &loss, err);
 }
 
 static rw_status measure_engine(rw_plan_needs *n, const rw_plan *plan, rw_device *meta, rw_error *err) {
     rw_engine e;
     RW_TRY(rw_engine_open(&e, plan, meta, true, err));
     rw_status status = run_step(&e, plan, err);
-    of_engine(n, plan, &e);
+    of_engine(n, &e);
     if (status == RW_OK) status = file_sizes(n, plan, e.model->params, err);
     rw_engine_close(&e);
     return status;
@@ -88,6 +88,8 @@ rw_status rw_plan_measure(const rw_plan *plan, const rw_device *like, rw_plan_ne
     rw_status status = measure_engine(n, plan, meta, err);
     rw_device_close(meta);
     RW_TRY(status);
+    on_device(n, "batch", rw_engine_batch_bytes(plan, like));
+    on_host(n, "batches on their way", rw_engine_host_bytes(plan, like));
     if (d->data_file) on_host(n, "data loader", rw_loader_bytes_for(d, d->data_file));
     if (d->valid_file) on_host(n, "validation loader", rw_loader_bytes_for(d, d->valid_file));
     of_libraries(n, plan, like);

@@ -64,6 +64,7 @@ typedef struct {
     int64_t vocab_size;            /* ids must be below */
     int64_t rows_per_batch;        /* micro_bsz: packed rows of ctx_len tokens in a micro batch */
     int64_t accumulate;            /* micro batches in a step */
+    int64_t max_seq;               /* sequences in a micro batch at most: what its buffers have room for */
     uint64_t seed;
     int64_t n_tokens; /* in data_file; -1: unknown before it is read */
 } rw_plan_data;

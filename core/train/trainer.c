@@ -3,15 +3,12 @@
 #include "core/train/trainer.h"
 
 #include "core/base/alloc.h"
-#include "core/base/fs.h"
 #include "core/base/log.h"
 #include "core/base/thread.h"
-#include "core/checkpoint/retention.h"
 #include "core/checkpoint/weights.h"
 #include "core/engine/engine.h"
-#include "core/metrics/metrics.h"
+#include "core/train/output.h"
 #include "core/train/signals.h"
-#include "core/train/state.h"
 
 #include <math.h>
 #include <stdarg.h>
@@ -24,7 +21,7 @@ typedef struct {
     const rw_hooks *hooks;
     rw_engine engine;
     rw_loader *data, *valid;
-    rw_reporter reporter;
+    rw_output output;
     rw_hook_trainer trainer; /* what hooks see                               */
     rw_metrics metrics;
     rw_progress progress;
@@ -33,7 +30,6 @@ typedef struct {
     double elapsed_before;    /* seconds of earlier processes                 */
     double rate;              /* tokens per second, smoothed                  */
     int64_t valid_step;       /* step after which was validated last; -1      */
-    int64_t saved_step;       /* steps done at the last save; -1              */
     char line[512];
 } trainer;
 
@@ -114,10 +110,12 @@ static rw_status fetch_batches(trainer *t, double *mask_sum, rw_error *err) {
 
 static rw_status compute(trainer *t, int64_t step, double mask_sum, rw_device_scalars *report, rw_error *err) {
     rw_engine_begin_step(&t->engine, step, t->metrics.lr, t->metrics.weight_decay, mask_sum);
-    for (int64_t i = 0; i < t->plan->train.accumulate; i++)
-        RW_TRY(rw_engine_micro_step(&t->engine, t->batches[i], NULL, err));
+    for (int64_t i = 0; i < t->plan->train.accumulate; i++) {
+        RW_TRY(rw_engine_stage(&t->engine, t->batches[i], err));
+        RW_TRY(rw_engine_run(&t->engine, err));
+    }
     RW_TRY(rw_engine_update(&t->engine, err));
-    return rw_engine_collect(&t->engine, report, err);
+    return rw_engine_collect(&t->engine, true, report, err); /* now: hooks and log lines take its numbers */
 }
 
 /* The loss of a step that changed nothing is no part of the mean of its epoch. */
@@ -191,45 +189,11 @@ static rw_status validate(trainer *t, rw_error *err) {
     }
     t->metrics.val_loss = weight > 0 ? sum / weight : NAN;
     t->valid_step = t->progress.step;
-    return rw_report(&t->reporter, RW_EVENT_VALID, &t->metrics, NULL, err);
+    return rw_output_report(&t->output, RW_EVENT_VALID, &t->metrics, NULL, err);
 }
 
-/* -- saving
- * -------------------------------------------------------------------------------------------------------------- */
-
-static rw_status save_state(trainer *t, rw_error *err) {
-    char *path = rw_checkpoint_state_path(t->plan->save.proj_dir, t->progress.step);
-    if (!path) return rw_fail_memory(err, 256);
-    rw_status status = rw_state_save(path, t->engine.model->params, &t->progress, t->plan, err);
-    rw_free(path);
-    return status;
-}
-
-static rw_status save_pth(trainer *t, const char *name, rw_error *err) {
-    char path[4096];
-    snprintf(path, sizeof path, "%s/%s", t->plan->save.proj_dir, name);
-    RW_TRY(rw_weights_save_pth(t->engine.model->params, path, t->plan->save.dtype, err));
-    return rw_report(&t->reporter, RW_EVENT_SAVE, &t->metrics, path, err);
-}
-
-/* The state first: it alone is enough to go on. */
 static rw_status save(trainer *t, rw_error *err) {
-    if (t->saved_step == t->progress.step) return RW_OK;
-    int64_t epoch = (t->progress.step > 0 ? t->progress.step - 1 : 0) / t->plan->train.epoch_steps;
-    int64_t number = t->plan->train.epoch_begin + epoch;
-    char name[64];
-    snprintf(name, sizeof name, "rwkv-%lld.pth", (long long)number);
-    RW_TRY(save_state(t, err));
-    t->saved_step = t->progress.step;
-    RW_TRY(save_pth(t, name, err));
-    return rw_checkpoint_keep(t->plan->save.proj_dir, t->plan->save.keep, number, t->progress.step, err);
-}
-
-static rw_status save_final(trainer *t, rw_error *err) {
-    if (t->saved_step != t->progress.step) RW_TRY(save_state(t, err));
-    t->saved_step = t->progress.step;
-    RW_TRY(save_pth(t, "rwkv-final.pth", err));
-    return rw_checkpoint_keep(t->plan->save.proj_dir, t->plan->save.keep, -1, t->progress.step, err);
+    return rw_output_save(&t->output, t->engine.model->params, &t->progress, &t->metrics, err);
 }
 
 /* -- between the steps
@@ -237,7 +201,7 @@ static rw_status save_final(trainer *t, rw_error *err) {
 
 static rw_status end_epoch(trainer *t, rw_error *err) {
     RW_TRY(validate(t, err));
-    RW_TRY(rw_report(&t->reporter, RW_EVENT_EPOCH, &t->metrics, NULL, err));
+    RW_TRY(rw_output_report(&t->output, RW_EVENT_EPOCH, &t->metrics, NULL, err));
     t->progress.epoch_loss = 0;
     t->progress.epoch_loss_n = 0;
     return RW_OK;
@@ -247,7 +211,7 @@ static rw_status after_step(trainer *t, int64_t step, rw_error *err) {
     rw_status status;
     const char *line = ask_line(t, &status, err);
     RW_TRY(status);
-    RW_TRY(rw_report(&t->reporter, RW_EVENT_STEP, &t->metrics, line, err));
+    RW_TRY(rw_output_report(&t->output, RW_EVENT_STEP, &t->metrics, line, err));
     RW_TRY(fire(t, RW_HOOK_on_train_batch_end, &t->metrics, err));
     int64_t every = t->plan->train.eval_every;
     if (every > 0 && (step + 1) % every == 0) RW_TRY(validate(t, err));
@@ -271,7 +235,7 @@ static rw_status say_end(trainer *t, rw_error *err, const char *fmt, ...) {
         va_end(ap);
     }
     rw_info("%s", text[0]);
-    return rw_report(&t->reporter, RW_EVENT_END, &t->metrics, text[1], err);
+    return rw_output_report(&t->output, RW_EVENT_END, &t->metrics, text[1], err);
 }
 
 static bool time_is_up(const trainer *t) {
@@ -324,7 +288,7 @@ static rw_status fill_model(trainer *t, rw_error *err) {
     rw_params *p = t->engine.model->params;
     if (!path) {
         RW_TRY(rw_model_init(t->engine.model, t->plan->train.random_seed, err));
-        return save_pth(t, "rwkv-init.pth", err);
+        return rw_output_save_init(&t->output, p, &t->metrics, err);
     }
     rw_tensor_file *f;
     RW_TRY(rw_tensor_file_open(&f, path, err));
@@ -344,11 +308,7 @@ static void set_counts(trainer *t) {
 }
 
 static rw_status begin(trainer *t, rw_device *device, const char *resume, rw_error *err) {
-    const char *dir = t->plan->save.proj_dir;
-    RW_TRY(rw_mkdir_all(dir, err));
-    RW_TRY(rw_checkpoint_clean(dir, err));
-    RW_TRY(rw_plan_write(t->plan, t->recipe, err));
-    RW_TRY(rw_reporter_open(&t->reporter, t->plan, err));
+    RW_TRY(rw_output_open(&t->output, t->plan, t->recipe, err));
     t->batches = rw_alloc_array((size_t)t->plan->train.accumulate, sizeof *t->batches);
     if (!t->batches) return rw_fail_memory(err, sizeof *t->batches);
     RW_TRY(rw_engine_open(&t->engine, t->plan, device, true, err));
@@ -363,10 +323,10 @@ static rw_status begin(trainer *t, rw_device *device, const char *resume, rw_err
     t->elapsed_before = t->progress.elapsed;
     t->trainer.step_begin = t->progress.step;
     t->metrics.step = t->progress.step;
-    t->saved_step = resume ? t->progress.step : -1;
+    if (resume) t->output.saved_step = t->progress.step;
     refresh(t, t->progress.step);
-    RW_TRY(rw_report(&t->reporter, resume ? RW_EVENT_RESUME : RW_EVENT_RUN, &t->metrics,
-                     resume ? resume : t->plan->name, err));
+    RW_TRY(rw_output_report(&t->output, resume ? RW_EVENT_RESUME : RW_EVENT_RUN, &t->metrics,
+                            resume ? resume : t->plan->name, err));
     return fire(t, RW_HOOK_on_train_start, NULL, err);
 }
 
@@ -381,7 +341,7 @@ static rw_status end(trainer *t, rw_error *err) {
     }
     RW_TRY(validate(t, err));
     RW_TRY(fire(t, RW_HOOK_on_train_end, &t->metrics, err));
-    RW_TRY(save_final(t, err));
+    RW_TRY(rw_output_save_final(&t->output, t->engine.model->params, &t->progress, &t->metrics, err));
     if (t->trainer.ask_stop)
         return say_end(t, err, "stopped by a hook after step %lld: %s", (long long)done, t->trainer.stop_reason);
     if (done < all)
@@ -394,7 +354,7 @@ static void close_all(trainer *t) {
     rw_loader_close(t->data);
     rw_loader_close(t->valid);
     rw_engine_close(&t->engine);
-    rw_reporter_close(&t->reporter);
+    rw_output_close(&t->output);
     rw_free(t->batches);
 }
 
@@ -414,7 +374,7 @@ rw_status rw_train(const rw_plan *plan, const rw_recipe *recipe, rw_device *devi
     t->plan = plan;
     t->recipe = recipe;
     t->hooks = hooks;
-    t->valid_step = t->saved_step = -1;
+    t->valid_step = -1;
     t->metrics = (rw_metrics){.loss = NAN, .loss_epoch = NAN, .val_loss = NAN, .lr = NAN, .weight_decay = NAN};
     t->metrics.grad_norm = t->metrics.clip_coef = t->metrics.tokens_per_second = t->metrics.seconds_left = NAN;
     settings_of(plan, &t->trainer);

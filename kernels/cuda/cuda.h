@@ -1,4 +1,4 @@
-/* What a CUDA device can do beyond kernels/device.h: run with an incomplete table, and record a step as a graph. */
+/* What a CUDA device can do beyond kernels/device.h: run with an incomplete table, and say how large a graph is. */
 #ifndef RW_KERNELS_CUDA_CUDA_H
 #define RW_KERNELS_CUDA_CUDA_H
 
@@ -13,15 +13,7 @@ rw_status rw_cuda_open(rw_device **out, rw_dtype compute, int index, rw_error *e
 /* Rows of ops.def that CUDA lacks. */
 int rw_cuda_missing_kernels(void);
 
-/* One step, recorded once and replayed. Between begin and end every kernel launched through the device is recorded and
- * none runs; alloc, free, upload, download and synchronize are not allowed there. A replay reads what the addresses
- * hold then: numbers that change go through the step scalars. */
-typedef struct rw_cuda_graph rw_cuda_graph;
-rw_status rw_cuda_graph_begin(rw_device *d, rw_error *err);
-rw_status rw_cuda_graph_end(rw_device *d, rw_cuda_graph **out, rw_error *err);
-rw_status rw_cuda_graph_replay(rw_device *d, const rw_cuda_graph *g, rw_error *err); /* returns before it has run */
-int64_t rw_cuda_graph_nodes(const rw_cuda_graph *g);
-void rw_cuda_graph_free(rw_cuda_graph *g);
+int64_t rw_cuda_graph_nodes(const rw_graph *g);
 
 #ifdef __cplusplus
 }

@@ -7,7 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
-struct rw_cuda_graph {
+struct rw_graph {
     cudaGraphExec_t exec;
     size_t n_nodes;
 };
@@ -89,6 +89,53 @@ void device_close(rw_device *d) {
     cudaFree(c->scalars);
     rw_free(c);
 }
+
+/* -- graphs ---------------------------------------------------------------------------------------- */
+
+rw_status graph_begin(rw_device *d, rw_error *err) {
+    cudaError_t e = cudaStreamBeginCapture(self(d)->state.stream, cudaStreamCaptureModeThreadLocal);
+    return e == cudaSuccess ? RW_OK : fail(err, RW_E_DEVICE, "recording a step", cudaGetErrorString(e));
+}
+
+rw_status graph_make(rw_graph **out, cudaGraph_t graph, rw_error *err) {
+    rw_graph *g = static_cast<rw_graph *>(rw_alloc(sizeof *g));
+    if (!g) return rw_fail_memory(err, sizeof *g);
+    cudaError_t e = cudaGraphGetNodes(graph, nullptr, &g->n_nodes);
+    if (e == cudaSuccess) e = cudaGraphInstantiate(&g->exec, graph, 0);
+    if (e == cudaSuccess) {
+        *out = g;
+        return RW_OK;
+    }
+    rw_free(g);
+    return fail(err, RW_E_DEVICE, "recording a step", cudaGetErrorString(e));
+}
+
+rw_status graph_end(rw_device *d, rw_graph **out, rw_error *err) {
+    cudaGraph_t graph = nullptr;
+    cudaError_t e = cudaStreamEndCapture(self(d)->state.stream, &graph);
+    rw_status status = RW_OK;
+    if (out) *out = nullptr;
+    if (e != cudaSuccess)
+        status = fail(err, RW_E_DEVICE, "recording a step", cudaGetErrorString(e));
+    else if (out)
+        status = graph_make(out, graph, err);
+    if (graph) cudaGraphDestroy(graph);
+    return status;
+}
+
+rw_status graph_replay(rw_device *d, rw_graph *g, rw_error *err) {
+    cudaError_t e = cudaGraphLaunch(g->exec, self(d)->state.stream);
+    return e == cudaSuccess ? RW_OK : fail(err, RW_E_DEVICE, "replaying a step", cudaGetErrorString(e));
+}
+
+void graph_free(rw_device *d, rw_graph *g) {
+    (void)d;
+    if (!g) return;
+    cudaGraphExecDestroy(g->exec);
+    rw_free(g);
+}
+
+const rw_device_record graphs = {graph_begin, graph_end, graph_replay, graph_free};
 
 /* -- opening --------------------------------------------------------------------------------------- */
 
@@ -172,6 +219,7 @@ rw_status rw_cuda_open(rw_device **out, rw_dtype compute, int index, rw_error *e
     d->download = device_download;
     d->synchronize = device_synchronize;
     d->close = device_close;
+    d->record = &graphs;
     rw_status status = open_parts(c, index, err);
     if (status != RW_OK) {
         device_close(d);
@@ -191,44 +239,6 @@ rw_status rw_device_open_cuda(rw_device **out, rw_dtype compute, int index, rw_e
     return rw_cuda_open(out, compute, index, err);
 }
 
-/* -- graphs ---------------------------------------------------------------------------------------- */
-
-rw_status rw_cuda_graph_begin(rw_device *d, rw_error *err) {
-    cudaError_t e = cudaStreamBeginCapture(self(d)->state.stream, cudaStreamCaptureModeThreadLocal);
-    return e == cudaSuccess ? RW_OK : fail(err, RW_E_DEVICE, "recording a step", cudaGetErrorString(e));
-}
-
-rw_status rw_cuda_graph_end(rw_device *d, rw_cuda_graph **out, rw_error *err) {
-    cudaGraph_t graph = nullptr;
-    *out = nullptr;
-    rw_cuda_graph *g = static_cast<rw_cuda_graph *>(rw_alloc(sizeof *g));
-    cudaError_t e = cudaStreamEndCapture(self(d)->state.stream, &graph);
-    if (!g) {
-        if (graph) cudaGraphDestroy(graph);
-        return rw_fail_memory(err, sizeof *g);
-    }
-    if (e == cudaSuccess) e = cudaGraphGetNodes(graph, nullptr, &g->n_nodes);
-    if (e == cudaSuccess) e = cudaGraphInstantiate(&g->exec, graph, 0);
-    if (graph) cudaGraphDestroy(graph);
-    if (e != cudaSuccess) {
-        rw_free(g);
-        return fail(err, RW_E_DEVICE, "recording a step", cudaGetErrorString(e));
-    }
-    *out = g;
-    return RW_OK;
-}
-
-rw_status rw_cuda_graph_replay(rw_device *d, const rw_cuda_graph *g, rw_error *err) {
-    cudaError_t e = cudaGraphLaunch(g->exec, self(d)->state.stream);
-    return e == cudaSuccess ? RW_OK : fail(err, RW_E_DEVICE, "replaying a step", cudaGetErrorString(e));
-}
-
-int64_t rw_cuda_graph_nodes(const rw_cuda_graph *g) {
+int64_t rw_cuda_graph_nodes(const rw_graph *g) {
     return (int64_t)g->n_nodes;
-}
-
-void rw_cuda_graph_free(rw_cuda_graph *g) {
-    if (!g) return;
-    cudaGraphExecDestroy(g->exec);
-    rw_free(g);
 }

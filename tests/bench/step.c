@@ -67,6 +67,7 @@ static void make_plan(rw_plan *p, int64_t bsz, const int64_t size[4]) {
     p->train.layerwise_lr = true;
     p->train.l2wrap = RW_L2WRAP_V7;
     p->train.loss_norm = RW_LOSS_NORM_STEP;
+    p->data.max_seq = bsz;
     p->train.head_chunk = rw_plan_head_chunk(p);
 }
 

@@ -141,20 +141,20 @@ static void run_steps(probe *p, int n) {
 /* The same with the step recorded once. */
 static void replay_steps(probe *p, int n) {
     rw_error err = {0};
-    rw_cuda_graph *g = NULL;
+    rw_graph *g = NULL;
     start(p);
-    if (rw_cuda_graph_begin(p->d, &err) != RW_OK) fail_msg("%s", err.msg);
+    if (p->d->record->begin(p->d, &err) != RW_OK) fail_msg("%s", err.msg);
     one_step(p);
-    if (rw_cuda_graph_end(p->d, &g, &err) != RW_OK) fail_msg("%s", err.msg);
+    if (p->d->record->end(p->d, &g, &err) != RW_OK) fail_msg("%s", err.msg);
     const int64_t began = rw_now_ns();
     for (int step = 1; step <= n; step++) {
         scalars_of(p->d, step);
-        if (rw_cuda_graph_replay(p->d, g, &err) != RW_OK) fail_msg("%s", err.msg);
+        if (p->d->record->replay(p->d, g, &err) != RW_OK) fail_msg("%s", err.msg);
     }
     if (p->d->synchronize(p->d, &err) != RW_OK) fail_msg("%s", err.msg);
     printf("graph of %lld nodes\n", (long long)rw_cuda_graph_nodes(g));
     report(p, "graph", n, began);
-    rw_cuda_graph_free(g);
+    p->d->record->free(p->d, g);
 }
 
 static double *numbers_of(probe *p, int buffer) {

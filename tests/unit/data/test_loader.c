@@ -44,6 +44,7 @@ static rw_plan_data plan_for(const char *file) {
                           .ctx_len = T,
                           .vocab_size = 252,
                           .rows_per_batch = ROWS,
+                          .max_seq = ROWS,
                           .accumulate = ACC,
                           .seed = 99};
 }
@@ -84,6 +85,22 @@ static void test_batches(void **state) {
     rw_plan_data plan = plan_for(count_up("a", 1000));
     rw_loader *l = open_loader(&plan, NULL);
     for (uint64_t step = 0; step < 200; step++) check_batch(next(l), step, 1000);
+    rw_loader_close(l);
+}
+
+/* More room than sequences: the rest are empty ones at the end. */
+static void test_borders_have_a_fixed_length(void **state) {
+    (void)state;
+    rw_plan_data plan = plan_for(count_up("a", 1000));
+    plan.max_seq = ROWS + 3;
+    rw_loader *l = open_loader(&plan, NULL);
+    for (uint64_t step = 0; step < 7; step++) {
+        const rw_batch *b = next(l);
+        check_batch(b, step, 1000);
+        for (int i = ROWS; i <= ROWS + 3; i++) assert_int_equal(b->cu_seqlens[i], ROWS * T);
+        for (int i = 0; i < ROWS + 3; i++) assert_int_equal(b->source[i], 0);
+    }
+    assert_int_equal(rw_loader_host_bytes(l), rw_loader_bytes_for(&plan, plan.data_file));
     rw_loader_close(l);
 }
 
@@ -241,6 +258,9 @@ static void test_bad_plan(void **state) {
     BAD(ctx_len, INT64_MAX);
     BAD(rows_per_batch, 0);
     BAD(rows_per_batch, INT64_MAX / 4);
+    BAD(max_seq, ROWS - 1);
+    assert_mentions(&err, "sequences, and room for");
+    BAD(max_seq, INT64_MAX);
     BAD(accumulate, -1);
     BAD(accumulate, INT64_MAX);
     BAD(vocab_size, 0);
@@ -378,13 +398,21 @@ static void test_no_memory(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_batches),   cmocka_unit_test(test_held),
-        cmocka_unit_test(test_resume),    cmocka_unit_test(test_eval),
-        cmocka_unit_test(test_info),      cmocka_unit_test(test_eval_beside_training),
-        cmocka_unit_test(test_too_short), cmocka_unit_test(test_no_allocation),
-        cmocka_unit_test(test_bad_plan),  cmocka_unit_test(test_bad_id),
-        cmocka_unit_test(test_file_cut),  cmocka_unit_test(test_close),
-        cmocka_unit_test(test_signals),   cmocka_unit_test(test_jsonl),
+        cmocka_unit_test(test_batches),
+        cmocka_unit_test(test_borders_have_a_fixed_length),
+        cmocka_unit_test(test_held),
+        cmocka_unit_test(test_resume),
+        cmocka_unit_test(test_eval),
+        cmocka_unit_test(test_info),
+        cmocka_unit_test(test_eval_beside_training),
+        cmocka_unit_test(test_too_short),
+        cmocka_unit_test(test_no_allocation),
+        cmocka_unit_test(test_bad_plan),
+        cmocka_unit_test(test_bad_id),
+        cmocka_unit_test(test_file_cut),
+        cmocka_unit_test(test_close),
+        cmocka_unit_test(test_signals),
+        cmocka_unit_test(test_jsonl),
         cmocka_unit_test(test_no_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

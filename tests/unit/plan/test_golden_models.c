@@ -57,7 +57,7 @@ static void open_folder(folder *f, const char *root, const char *name, bool fp64
     must(rw_tensor_file_open(&f->batch, format_path(batch_path, f->dir, "batch.safetensors"), &err), &err);
     make_batch(f);
     plan_from_weights(&f->plan, f->config, f->weights);
-    f->plan.train.micro_bsz = f->b.n_seq;
+    f->plan.train.micro_bsz = f->plan.data.max_seq = f->b.n_seq;
     f->plan.train.ctx_len = f->b.n_rows / f->b.n_seq;
     must(rw_device_open_cpu(&f->device, fp64 ? RW_F64 : RW_F32, 2, &err), &err);
     must(rw_engine_open(&f->engine, &f->plan, f->device, true, &err), &err);
@@ -82,12 +82,11 @@ static void check_logits(folder *f, worst *w) {
     int64_t n;
     double *golden = read_npy(format_path(path, f->dir, "logits.npy"), &n), abs_error;
     rw_engine *e = &f->engine;
-    e->device->upload(e->device, e->d_tokens, f->b.tokens, f->b.n_rows * 4);
-    e->device->upload(e->device, e->d_cu_seqlens, f->cu, (f->b.n_seq + 1) * 4);
+    e->device->upload(e->device, e->in.tokens, f->b.tokens, f->b.n_rows * 4);
+    e->device->upload(e->device, e->in.cu_seqlens, f->cu, (f->b.n_seq + 1) * 4);
     rw_tape_reset(e->tape);
     rw_tape_record(e->tape, false);
-    rw_rows rows = {f->b.n_rows, f->b.n_seq, e->d_cu_seqlens};
-    rw_tensor *hidden = rw_model_forward(e->model, e->tape, rows, e->d_tokens, NULL, NULL, 0);
+    rw_tensor *hidden = rw_model_forward(e->model, e->tape, e->rows, e->in.tokens, NULL, NULL, 0);
     rw_tensor *logits = rw_model_logits(e->model, e->tape, hidden);
     rw_error err = {0};
     must(rw_tape_error(e->tape, &err), &err);

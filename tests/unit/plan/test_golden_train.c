@@ -96,7 +96,7 @@ static void one_run(const char *root, const char *dir, const char *name, bool fp
     train_keys(&plan.train, config);
     const rw_file_tensor *idx = rw_tensor_file_find(batches, "idx");
     int64_t B = idx->shape[1], T = idx->shape[2], n;
-    plan.train.micro_bsz = B;
+    plan.train.micro_bsz = plan.data.max_seq = B;
     plan.train.ctx_len = T;
     plan.train.head_chunk = B * T;
     rw_device *device;

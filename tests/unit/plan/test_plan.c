@@ -319,6 +319,7 @@ static rw_plan plan_of(const shape_row *s) {
                               .l2wrap = RW_L2WRAP_V7,
                               .loss_norm = RW_LOSS_NORM_STEP,
                               .head_chunk = s->chunk ? s->chunk : s->B * s->T};
+    p.data.max_seq = s->B;
     p.save.dtype = RW_F32;
     return p;
 }
@@ -343,7 +344,7 @@ static void steps_of(rw_engine *e, const shape_row *s) {
         assert_true(loss > 0);
         must(rw_engine_update(e, &err), &err);
         rw_device_scalars report;
-        must(rw_engine_collect(e, &report, &err), &err);
+        must(rw_engine_collect(e, true, &report, &err), &err);
         assert_true(report.step == step + 1 && report.updates == step + 1 && report.grad_norm > 0);
         must(rw_engine_evaluate(e, &b, &loss, &err), &err);
     }
@@ -423,8 +424,8 @@ static void printed(void **state) {
     rw_plan_print(&f.plan, &text);
     assert_null(strstr(text.data, "GPU"));
     static const char *const parts[] = {"plan of plan\n",
-                                        "x060, 199,040 parameters: n_layer 2, n_embd 64, vocab_size 257, n_head 2, "
-                                        "head_size 32, dim_ffn 224, lora_mix 32, lora_decay 64\n",
+                                        ("x060, 199,040 parameters: n_layer 2, n_embd 64, vocab_size 257, n_head 2, "
+                                         "head_size 32, dim_ffn 224, lora_mix 32, lora_decay 64\n"),
                                         "initial values",
                                         "counted when it is read",
                                         "3 (epochs: 1 of 3 steps); 32 tokens a step, 96 in total",

@@ -1,0 +1,73 @@
+/* The folder of a run: see output.h. */
+#include "core/train/output.h"
+
+#include "core/base/alloc.h"
+#include "core/base/fs.h"
+#include "core/checkpoint/retention.h"
+#include "core/checkpoint/weights.h"
+
+#include <stdio.h>
+
+rw_status rw_output_open(rw_output *o, const rw_plan *plan, const rw_recipe *recipe, rw_error *err) {
+    const char *dir = plan->save.proj_dir;
+    *o = (rw_output){.plan = plan, .saved_step = -1};
+    RW_TRY(rw_mkdir_all(dir, err));
+    RW_TRY(rw_checkpoint_clean(dir, err));
+    RW_TRY(rw_plan_write(plan, recipe, err));
+    return rw_reporter_open(&o->reporter, plan, err);
+}
+
+void rw_output_close(rw_output *o) {
+    rw_reporter_close(&o->reporter);
+    *o = (rw_output){0};
+}
+
+rw_status rw_output_report(rw_output *o, rw_event e, const rw_metrics *m, const char *text, rw_error *err) {
+    return rw_report(&o->reporter, e, m, text, err);
+}
+
+/* -- saves ------------------------------------------------------------------------------------------------- */
+
+static rw_status save_state(rw_output *o, rw_params *p, const rw_progress *progress, rw_error *err) {
+    if (o->saved_step == progress->step) return RW_OK;
+    char *path = rw_checkpoint_state_path(o->plan->save.proj_dir, progress->step);
+    if (!path) return rw_fail_memory(err, 256);
+    rw_status status = rw_state_save(path, p, progress, o->plan, err);
+    rw_free(path);
+    if (status == RW_OK) o->saved_step = progress->step;
+    return status;
+}
+
+static rw_status save_pth(rw_output *o, rw_params *p, const char *name, const rw_metrics *m, rw_error *err) {
+    char path[4096];
+    snprintf(path, sizeof path, "%s/%s", o->plan->save.proj_dir, name);
+    RW_TRY(rw_weights_save_pth(p, path, o->plan->save.dtype, err));
+    return rw_output_report(o, RW_EVENT_SAVE, m, path, err);
+}
+
+rw_status rw_output_save_init(rw_output *o, rw_params *p, const rw_metrics *m, rw_error *err) {
+    return save_pth(o, p, "rwkv-init.pth", m, err);
+}
+
+/* The epoch of the last step done, counted from epoch_begin. */
+static int64_t epoch_number(const rw_plan_train *t, int64_t step) {
+    return t->epoch_begin + (step > 0 ? step - 1 : 0) / t->epoch_steps;
+}
+
+/* The state first: it alone is enough to go on. */
+rw_status rw_output_save(rw_output *o, rw_params *p, const rw_progress *progress, const rw_metrics *m, rw_error *err) {
+    if (o->saved_step == progress->step) return RW_OK;
+    int64_t number = epoch_number(&o->plan->train, progress->step);
+    char name[64];
+    snprintf(name, sizeof name, "rwkv-%lld.pth", (long long)number);
+    RW_TRY(save_state(o, p, progress, err));
+    RW_TRY(save_pth(o, p, name, m, err));
+    return rw_checkpoint_keep(o->plan->save.proj_dir, o->plan->save.keep, number, progress->step, err);
+}
+
+rw_status rw_output_save_final(rw_output *o, rw_params *p, const rw_progress *progress, const rw_metrics *m,
+                               rw_error *err) {
+    RW_TRY(save_state(o, p, progress, err));
+    RW_TRY(save_pth(o, p, "rwkv-final.pth", m, err));
+    return rw_checkpoint_keep(o->plan->save.proj_dir, o->plan->save.keep, -1, progress->step, err);
+}
