@@ -14,6 +14,7 @@
  * - a NULL gradient pointer is not wanted and its work is skipped. A NULL incoming gradient counts as zeros.
  * - `add` has one bit per gradient (RW_<OP>_ADD_<name>): set: added to what is there; clear: overwritten.
  * - inputs may not alias outputs unless the header says so.
+ * - a query never asks for less when R or n_seq grow: what it says for the largest pass is enough for all.
  * - numbers that change from step to step are read from rw_exec.scalars and rw_exec.own, on the device.
  * - the result does not depend on the order in which threads run. */
 #ifndef RW_KERNELS_DEVICE_H

@@ -44,7 +44,9 @@ static rw_status open_buffers(rw_engine *e, const rw_plan *plan, rw_error *err) 
     e->device->exec.scalars = e->d_scalars;
     e->device->exec.own = e->d_own;
     RW_TRY(rw_step_arena_init(&e->arena, e->device, plan->needs.arena_bytes, err));
-    return rw_tape_new(&e->tape, e->device, &e->arena, err);
+    RW_TRY(rw_tape_new(&e->tape, e->device, &e->arena, err));
+    rw_tape_at_most(e->tape, max_rows(plan), plan->train.micro_bsz);
+    return RW_OK;
 }
 
 static void set_groups(void *ctx, rw_layout *l) {
@@ -112,7 +114,9 @@ static rw_status sum_loss(rw_engine *e, const rw_tensor *loss, double *out, bool
     if (!loss) return RW_OK;
     rw_sum_args a = {.dtype = loss->dtype, .n = loss->shape[0], .x = loss->data, .weight = e->d_mask, .out = out};
     a.add = add;
-    int64_t n = e->device->kernels->sum_scratch(&a, &e->device->exec);
+    rw_sum_args most = a;
+    most.n = loss->room;
+    int64_t n = e->device->kernels->sum_scratch(&most, &e->device->exec);
     int32_t piece = rw_step_arena_take(&e->arena, n);
     if (piece < 0) return rw_fail_memory(err, (size_t)n);
     a.scratch = rw_step_arena_at(&e->arena, piece);

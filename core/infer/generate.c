@@ -81,7 +81,9 @@ static void read_logits(rw_generator *g, const rw_tensor *logits, int64_t row, f
 static rw_tensor *last_row(rw_generator *g, rw_tensor *x) {
     int64_t shape[] = {1, x->shape[1]};
     char *row = (char *)x->data + (x->shape[0] - 1) * x->shape[1] * rw_dtype_bytes(x->dtype);
-    return rw_tape_wrap(g->tape, x->dtype, 2, shape, row);
+    rw_tensor *last = rw_tape_wrap(g->tape, x->dtype, 2, shape, row);
+    if (last) last->room = x->room; /* its logits take the memory of all */
+    return last;
 }
 
 static rw_status piece(rw_generator *g, const int32_t *tokens, int64_t n, bool real, float *logits, float *all,
@@ -155,7 +157,9 @@ static rw_status open_buffers(rw_generator *g, int64_t arena_bytes, rw_error *er
     g->tokens = g->device->alloc(g->device, RW_PREFILL * (int64_t)sizeof *g->tokens);
     if (!g->state[0] || !g->state[1] || !g->tokens) return rw_fail_memory(err, (size_t)g->state_bytes);
     RW_TRY(rw_step_arena_init(&g->arena, g->device, arena_bytes, err));
-    return rw_tape_new(&g->tape, g->device, &g->arena, err);
+    RW_TRY(rw_tape_new(&g->tape, g->device, &g->arena, err));
+    rw_tape_at_most(g->tape, RW_PREFILL, 1);
+    return RW_OK;
 }
 
 /* The arena that the largest piece, with logits of every row, needs: by running it on the meta device. */

@@ -8,11 +8,12 @@ enum { MM_A, MM_B, MM_C };
 /* da = dout b (or b^T);  db = dout^T a (or a^T dout);  dc = dout */
 static void matmul_backward(rw_tape *t, rw_node *n) {
     const rw_matmul_args *f = n->args;
+    const void *a = n->in[MM_A]->data, *b = n->in[MM_B]->data;
     rw_tensor *y = n->out[0];
     uint32_t add = 0;
     void *da = rw_grad_into(t, n->in[MM_A], 1, &add);
     if (da) {
-        rw_matmul_args g = {.dtype = f->dtype, .M = f->M, .N = f->K, .K = f->N, .a = y->grad, .b = f->b, .out = da};
+        rw_matmul_args g = {.dtype = f->dtype, .M = f->M, .N = f->K, .K = f->N, .a = y->grad, .b = b, .out = da};
         g.trans_b = !f->trans_b;
         g.c = add & 1 ? da : NULL;
         KERN(t)->matmul(&g, EXEC(t));
@@ -22,8 +23,8 @@ static void matmul_backward(rw_tape *t, rw_node *n) {
         rw_matmul_args g = {.dtype = f->dtype, .K = f->M, .trans_a = true, .out = db, .c = add & 2 ? db : NULL};
         g.M = f->trans_b ? f->N : f->K;
         g.N = f->trans_b ? f->K : f->N;
-        g.a = f->trans_b ? y->grad : f->a;
-        g.b = f->trans_b ? f->a : y->grad;
+        g.a = f->trans_b ? y->grad : a;
+        g.b = f->trans_b ? a : y->grad;
         KERN(t)->matmul(&g, EXEC(t));
     }
     rw_grad_move(t, n->in[MM_C], y);
@@ -40,14 +41,15 @@ rw_tensor *rw_matmul(rw_tape *t, rw_tensor *a, rw_tensor *b, bool trans_b, rw_te
         return NULL;
     }
     if (!rw_op_check_opt(t, "matmul", "c", c, M * N)) return NULL;
-    rw_tensor *y = rw_op_matrix(t, M, N);
+    rw_tensor *y = rw_op_matrix(t, a, N), *in[] = {a, b, c};
     if (!y) return NULL;
-    rw_matmul_args args = {.dtype = y->dtype, .M = M, .N = N, .K = K, .a = a->data, .b = b->data, .c = rw_data_of(c)};
+    rw_matmul_args sizes = {.dtype = y->dtype, .M = M, .N = N, .K = K, .trans_b = trans_b}, args = sizes;
+    args.a = a->data;
+    args.b = b->data;
+    args.c = rw_data_of(c);
     args.out = y->data;
-    args.trans_b = trans_b;
     KERN(t)->matmul(&args, EXEC(t));
-    rw_tensor *in[] = {a, b, c};
     rw_node *n = rw_node_new(t, matmul_backward, in, LEN(in), &y, 1, KEEP(MM_A) | KEEP(MM_B), 0);
-    rw_node_args(t, n, &args, sizeof args);
+    rw_node_args(t, n, &sizes, sizeof sizes);
     return y;
 }
