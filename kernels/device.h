@@ -6,7 +6,9 @@
  * asks a query row of the same table how many bytes they need.
  *
  * The contract of every args struct
- * - dtype: of the activations and everything declared `void *` without another remark. cpu_f32: F32, cpu_f64: F64.
+ * - dtype: of activations and matrices and of everything declared `void *` without another remark; the narrow one. What
+ *   is marked wide (vectors, their gradients, statistics, states, losses) has rw_wide(dtype); sums run in it too.
+ *   cpu_f32: F32, cpu_f64: F64, for both.
  * - rows are packed: R rows of n_seq sequences, cu_seqlens[n_seq + 1] on the device; NULL: n_seq of equal length.
  *   Empty sequences are allowed (so a fixed maximum can be padded); they pass their state through.
  * - a state comes in (NULL: zeros; stride 0: one state shared by all sequences) and another goes out (NULL: not

@@ -20,7 +20,7 @@ static void relu_sq_backward(rw_tape *t, rw_node *n) {
 }
 
 rw_tensor *rw_relu_sq(rw_tape *t, rw_tensor *x) {
-    if (!rw_op_check(t, "relu_sq", "x", x, -1)) return NULL;
+    if (!rw_op_narrow(t, "relu_sq", "x", x, -1)) return NULL;
     rw_block_retain(t, x->block);
     rw_tensor *y = rw_tensor_over(t, x->dtype, x->ndim, x->shape, x->block, x->data);
     if (!y) return NULL;
@@ -48,9 +48,9 @@ static void rgate_backward(rw_tape *t, rw_node *n) {
 }
 
 rw_tensor *rw_rgate(rw_tape *t, rw_tensor *q, rw_tensor *p, rw_tensor *residual) {
-    if (!rw_op_check(t, "rgate", "q", q, -1)) return NULL;
+    if (!rw_op_narrow(t, "rgate", "q", q, -1)) return NULL;
     int64_t n_elems = rw_tensor_count(q);
-    if (!rw_op_check(t, "rgate", "p", p, n_elems) || !rw_op_check_opt(t, "rgate", "residual", residual, n_elems))
+    if (!rw_op_narrow(t, "rgate", "p", p, n_elems) || !rw_op_narrow_opt(t, "rgate", "residual", residual, n_elems))
         return NULL;
     rw_tensor *y = rw_op_like(t, q), *in[] = {q, p, residual};
     if (!y) return NULL;

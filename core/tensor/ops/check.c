@@ -11,33 +11,25 @@ const char *rw_shape_text(const rw_tensor *x, char buf[RW_SHAPE_TEXT]) {
     return buf;
 }
 
-bool rw_op_check(rw_tape *t, const char *op, const char *what, const rw_tensor *x, int64_t n) {
+static bool present(rw_tape *t, const char *op, const char *what, const rw_tensor *x) {
     if (rw_tape_failed(t)) return false;
-    if (!x) {
-        rw_tape_fail(t, RW_E_SHAPE, "%s: %s is missing", op, what);
-        return false;
-    }
+    if (!x) rw_tape_fail(t, RW_E_SHAPE, "%s: %s is missing", op, what);
+    return x != NULL;
+}
+
+static bool count_is(rw_tape *t, const char *op, const char *what, const rw_tensor *x, int64_t n) {
     char buf[RW_SHAPE_TEXT];
-    if (x->dtype != rw_tape_device(t)->compute) {
-        rw_tape_fail(t, RW_E_SHAPE, "%s: %s is %s, expected %s", op, what, rw_dtype_name(x->dtype),
-                     rw_dtype_name(rw_tape_device(t)->compute));
-        return false;
-    }
-    if (n >= 0 && rw_tensor_count(x) != n) {
-        rw_tape_fail(t, RW_E_SHAPE, "%s: %s has shape %s, expected %lld elements", op, what, rw_shape_text(x, buf),
-                     (long long)n);
-        return false;
-    }
-    return true;
+    if (n < 0 || rw_tensor_count(x) == n) return true;
+    rw_tape_fail(t, RW_E_SHAPE, "%s: %s has shape %s, expected %lld elements", op, what, rw_shape_text(x, buf),
+                 (long long)n);
+    return false;
 }
 
-bool rw_op_check_opt(rw_tape *t, const char *op, const char *what, const rw_tensor *x, int64_t n) {
-    return !x || rw_op_check(t, op, what, x, n);
-}
-
-bool rw_op_check_pair(rw_tape *t, const char *op, const char *what_a, const rw_tensor *a, const char *what_b,
-                      const rw_tensor *b, int64_t n) {
-    return (!a && !b) || (rw_op_check(t, op, what_a, a, n) && rw_op_check(t, op, what_b, b, n));
+bool rw_op_typed(rw_tape *t, const char *op, const char *what, const rw_tensor *x, rw_dtype dtype, int64_t n) {
+    if (!present(t, op, what, x)) return false;
+    if (x->dtype == dtype) return count_is(t, op, what, x, n);
+    rw_tape_fail(t, RW_E_SHAPE, "%s: %s is %s, expected %s", op, what, rw_dtype_name(x->dtype), rw_dtype_name(dtype));
+    return false;
 }
 
 bool rw_op_check_rows(rw_tape *t, const char *op, rw_rows rows, const rw_tensor *x) {
@@ -71,8 +63,9 @@ rw_tensor *rw_op_state_out(rw_tape *t, const char *op, rw_tensor *to, rw_rows ro
         shape[1 + i] = each[i];
         n *= each[i];
     }
-    if (!to) return rw_tape_tensor(t, rw_tape_device(t)->compute, 1 + ndim, shape, rw_most_seq(t, rows.n_seq) * n);
-    if (!rw_op_check(t, op, "the state's memory", to, rows.n_seq * n)) return NULL;
+    rw_dtype dtype = rw_wide(rw_tape_device(t)->compute);
+    if (!to) return rw_tape_tensor(t, dtype, 1 + ndim, shape, rw_most_seq(t, rows.n_seq) * n);
+    if (!rw_op_wide(t, op, "the state's memory", to, rows.n_seq * n)) return NULL;
     if (!rw_tape_recording(t)) return to;
     rw_tape_fail(t, RW_E_INTERNAL, "%s: a state is written over memory of the caller while a tape records", op);
     return NULL;
@@ -84,11 +77,11 @@ rw_op_saved rw_op_save(rw_tape *t, int64_t n_bytes, bool wanted) {
     return s;
 }
 rw_op_saved rw_op_save_stats(rw_tape *t, const rw_tensor *x, int64_t each, bool wanted) {
-    return rw_op_save(t, 2 * rw_room_rows(x) * each * rw_dtype_bytes(x->dtype), wanted);
+    return rw_op_save(t, 2 * rw_room_rows(x) * each * rw_dtype_bytes(rw_wide(x->dtype)), wanted);
 }
 
 void rw_op_stats(const rw_op_saved *s, const rw_tensor *x, int64_t each, void **mean, void **rstd) {
-    int64_t n_bytes = rw_room_rows(x) * each * rw_dtype_bytes(x->dtype);
+    int64_t n_bytes = rw_room_rows(x) * each * rw_dtype_bytes(rw_wide(x->dtype));
     *mean = s->data;
     *rstd = s->data ? (char *)s->data + n_bytes : NULL;
 }

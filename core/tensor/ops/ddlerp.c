@@ -42,14 +42,14 @@ static void ddlerp_backward(rw_tape *t, rw_node *n) {
 }
 
 static bool ddlerp_check(rw_tape *t, rw_rows rows, rw_tensor *const *in) {
-    if (!rw_op_check(t, "ddlerp", "xn", in[DL_XN], -1) || !rw_op_check(t, "ddlerp", "h", in[DL_H], -1) ||
+    if (!rw_op_narrow(t, "ddlerp", "xn", in[DL_XN], -1) || !rw_op_narrow(t, "ddlerp", "h", in[DL_H], -1) ||
         !rw_op_check_rows(t, "ddlerp", rows, in[DL_XN]))
         return false;
     int64_t C = rw_last_dim(in[DL_XN]), R = rows.n_rows, rank = rw_last_dim(in[DL_H]) / RW_DDLERP_MIX;
-    bool ok = rw_op_check(t, "ddlerp", "h", in[DL_H], R * rank * RW_DDLERP_MIX) &&
-              rw_op_check(t, "ddlerp", "w2", in[DL_W2], RW_DDLERP_MIX * rank * C) &&
-              rw_op_check_opt(t, "ddlerp", "shift_in", in[DL_SHIFT], -1);
-    for (int i = 0; ok && i < RW_DDLERP_MIX; i++) ok = rw_op_check(t, "ddlerp", "mu", in[DL_MU + i], C);
+    bool ok = rw_op_narrow(t, "ddlerp", "h", in[DL_H], R * rank * RW_DDLERP_MIX) &&
+              rw_op_narrow(t, "ddlerp", "w2", in[DL_W2], RW_DDLERP_MIX * rank * C) &&
+              rw_op_wide_opt(t, "ddlerp", "shift_in", in[DL_SHIFT], -1);
+    for (int i = 0; ok && i < RW_DDLERP_MIX; i++) ok = rw_op_wide(t, "ddlerp", "mu", in[DL_MU + i], C);
     return ok;
 }
 

@@ -15,7 +15,7 @@ static void unary_backward(rw_tape *t, rw_node *n) {
 }
 
 rw_tensor *rw_unary(rw_tape *t, rw_unary_op op, rw_tensor *x, double alpha) {
-    if (!rw_op_check(t, "unary", "x", x, -1)) return NULL;
+    if (!rw_op_either(t, "unary", "x", x)) return NULL;
     rw_tensor *y = rw_op_like(t, x);
     if (!y) return NULL;
     rw_unary_args sizes = {.dtype = x->dtype, .op = op, .n = rw_tensor_count(x), .alpha = alpha}, a = sizes;
@@ -49,7 +49,7 @@ static bool repeats_in(const rw_tensor *b, const rw_tensor *a) {
 }
 
 rw_tensor *rw_binary(rw_tape *t, rw_binary_op op, rw_tensor *a, rw_tensor *b) {
-    if (!rw_op_check(t, "binary", "a", a, -1) || !rw_op_check(t, "binary", "b", b, -1)) return NULL;
+    if (!rw_op_either(t, "binary", "a", a) || !rw_op_typed(t, "binary", "b", b, a->dtype, -1)) return NULL;
     int64_t na = rw_tensor_count(a), nb = rw_tensor_count(b);
     if (!repeats_in(b, a)) {
         char sa[RW_SHAPE_TEXT], sb[RW_SHAPE_TEXT];

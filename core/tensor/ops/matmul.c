@@ -31,7 +31,7 @@ static void matmul_backward(rw_tape *t, rw_node *n) {
 }
 
 rw_tensor *rw_matmul(rw_tape *t, rw_tensor *a, rw_tensor *b, bool trans_b, rw_tensor *c) {
-    if (!rw_op_check(t, "matmul", "a", a, -1) || !rw_op_check(t, "matmul", "b", b, -1)) return NULL;
+    if (!rw_op_narrow(t, "matmul", "a", a, -1) || !rw_op_narrow(t, "matmul", "b", b, -1)) return NULL;
     int64_t M = rw_rows_of(a), K = rw_last_dim(a), N = trans_b ? rw_rows_of(b) : rw_last_dim(b);
     int64_t b_inner = trans_b ? rw_last_dim(b) : rw_rows_of(b);
     if (b_inner != K) {
@@ -40,7 +40,7 @@ rw_tensor *rw_matmul(rw_tape *t, rw_tensor *a, rw_tensor *b, bool trans_b, rw_te
                      trans_b ? " transposed" : "");
         return NULL;
     }
-    if (!rw_op_check_opt(t, "matmul", "c", c, M * N)) return NULL;
+    if (!rw_op_narrow_opt(t, "matmul", "c", c, M * N)) return NULL;
     rw_tensor *y = rw_op_matrix(t, a, N), *in[] = {a, b, c};
     if (!y) return NULL;
     rw_matmul_args sizes = {.dtype = y->dtype, .M = M, .N = N, .K = K, .trans_b = trans_b}, args = sizes;

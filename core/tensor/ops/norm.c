@@ -33,9 +33,9 @@ static void embedding_backward(rw_tape *t, rw_node *n) {
 
 rw_tensor *rw_embedding(rw_tape *t, rw_tensor *weight, const int32_t *tokens, int64_t n_rows, rw_tensor *gamma,
                         rw_tensor *beta, double eps) {
-    if (!rw_op_check(t, "embedding", "weight", weight, -1)) return NULL;
+    if (!rw_op_narrow(t, "embedding", "weight", weight, -1)) return NULL;
     int64_t C = rw_last_dim(weight), most = rw_most_rows(t, n_rows);
-    if (!rw_op_check_pair(t, "embedding", "gamma", gamma, "beta", beta, C)) return NULL;
+    if (!rw_op_wide_pair(t, "embedding", "gamma", gamma, "beta", beta, C)) return NULL;
     if (n_rows > most) {
         rw_tape_fail(t, RW_E_SHAPE, "embedding: %lld rows, but memory is for %lld", (long long)n_rows, (long long)most);
         return NULL;
@@ -82,9 +82,9 @@ static void layer_norm_backward(rw_tape *t, rw_node *n) {
 }
 
 rw_tensor *rw_layer_norm(rw_tape *t, rw_tensor *x, rw_tensor *gamma, rw_tensor *beta, double eps) {
-    if (!rw_op_check(t, "layer_norm", "x", x, -1)) return NULL;
+    if (!rw_op_narrow(t, "layer_norm", "x", x, -1)) return NULL;
     int64_t C = rw_last_dim(x);
-    if (!rw_op_check(t, "layer_norm", "gamma", gamma, C) || !rw_op_check(t, "layer_norm", "beta", beta, C)) return NULL;
+    if (!rw_op_wide(t, "layer_norm", "gamma", gamma, C) || !rw_op_wide(t, "layer_norm", "beta", beta, C)) return NULL;
     rw_tensor *y = rw_op_like(t, x), *in[N_IN] = {x, gamma, beta};
     rw_op_saved stats = rw_op_save_stats(t, x, 1, rw_op_records(t, in, LEN(in)));
     if (rw_tape_failed(t)) return NULL;
@@ -124,14 +124,14 @@ static void group_norm_backward(rw_tape *t, rw_node *n) {
 }
 
 rw_tensor *rw_group_norm(rw_tape *t, rw_tensor *x, rw_tensor *gamma, rw_tensor *beta, int64_t n_head, double eps) {
-    if (!rw_op_check(t, "group_norm", "x", x, -1)) return NULL;
+    if (!rw_op_narrow(t, "group_norm", "x", x, -1)) return NULL;
     int64_t C = rw_last_dim(x);
     if (n_head < 1 || C % n_head) {
         rw_tape_fail(t, RW_E_SHAPE, "group_norm: %lld channels cannot be cut into %lld heads", (long long)C,
                      (long long)n_head);
         return NULL;
     }
-    if (!rw_op_check(t, "group_norm", "gamma", gamma, C) || !rw_op_check(t, "group_norm", "beta", beta, C)) return NULL;
+    if (!rw_op_wide(t, "group_norm", "gamma", gamma, C) || !rw_op_wide(t, "group_norm", "beta", beta, C)) return NULL;
     rw_tensor *y = rw_op_like(t, x), *in[N_IN] = {x, gamma, beta};
     rw_op_saved stats = rw_op_save_stats(t, x, n_head, rw_op_records(t, in, LEN(in)));
     if (rw_tape_failed(t)) return NULL;

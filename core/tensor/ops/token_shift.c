@@ -45,10 +45,9 @@ static void token_shift_backward(rw_tape *t, rw_node *n) {
 }
 
 static bool token_shift_check(rw_tape *t, const rw_token_shift_in *in, int64_t C) {
-    bool ok =
-        rw_op_check(t, "token_shift", "gamma", in->gamma, C) && rw_op_check(t, "token_shift", "beta", in->beta, C);
-    for (int i = 0; ok && i < in->n_mix; i++) ok = rw_op_check(t, "token_shift", "mu", in->mu[i], C);
-    return ok && rw_op_check_opt(t, "token_shift", "shift_in", in->shift_in, -1) &&
+    bool ok = rw_op_wide(t, "token_shift", "gamma", in->gamma, C) && rw_op_wide(t, "token_shift", "beta", in->beta, C);
+    for (int i = 0; ok && i < in->n_mix; i++) ok = rw_op_wide(t, "token_shift", "mu", in->mu[i], C);
+    return ok && rw_op_wide_opt(t, "token_shift", "shift_in", in->shift_in, -1) &&
            rw_op_check_rows(t, "token_shift", in->rows, in->x);
 }
 
@@ -70,7 +69,7 @@ static void make_outputs(rw_tape *t, const rw_token_shift_in *p, bool xn, bool s
 void rw_token_shift(rw_tape *t, const rw_token_shift_in *p, rw_tensor **out, rw_tensor **xn, rw_tensor **shift_out) {
     rw_tensor *in[TS_IN] = {p->x, p->gamma, p->beta, p->shift_in}, *made[TS_OUT] = {NULL};
     hand_out(p, made, out, xn, shift_out);
-    if (!rw_op_check(t, "token_shift", "x", p->x, -1) || !token_shift_check(t, p, rw_last_dim(p->x))) return;
+    if (!rw_op_narrow(t, "token_shift", "x", p->x, -1) || !token_shift_check(t, p, rw_last_dim(p->x))) return;
     int64_t C = rw_last_dim(p->x);
     rw_token_shift_args sizes = {.dtype = p->x->dtype, .R = p->rows.n_rows, .C = C, .n_seq = p->rows.n_seq};
     sizes.n_mix = p->n_mix;

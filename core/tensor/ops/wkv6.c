@@ -57,13 +57,13 @@ static bool wkv6_check(rw_tape *t, const rw_wkv6_in *p) {
         rw_tape_fail(t, RW_E_SHAPE, "wkv6: head size %lld, expected 32, 64 or 128", (long long)p->head_size);
         return false;
     }
-    return rw_op_check(t, "wkv6", "r", p->r, n) && rw_op_check(t, "wkv6", "k", p->k, n) &&
-           rw_op_check(t, "wkv6", "v", p->v, n) &&
-           (p->w_raw ? rw_op_check(t, "wkv6", "w_raw", p->w_raw, n) : rw_op_check(t, "wkv6", "w0", p->w0, C)) &&
-           rw_op_check(t, "wkv6", "u", p->u, C) && rw_op_check_opt(t, "wkv6", "w0", p->w0, C) &&
-           rw_op_check_opt(t, "wkv6", "gate", p->gate, n) &&
-           rw_op_check_pair(t, "wkv6", "ln_w", p->ln_w, "ln_b", p->ln_b, C) &&
-           rw_op_check_opt(t, "wkv6", "s0", p->s0, -1) && rw_op_check_rows(t, "wkv6", p->rows, p->r);
+    return rw_op_narrow(t, "wkv6", "r", p->r, n) && rw_op_narrow(t, "wkv6", "k", p->k, n) &&
+           rw_op_narrow(t, "wkv6", "v", p->v, n) &&
+           (p->w_raw ? rw_op_narrow(t, "wkv6", "w_raw", p->w_raw, n) : rw_op_wide(t, "wkv6", "w0", p->w0, C)) &&
+           rw_op_wide(t, "wkv6", "u", p->u, C) && rw_op_wide_opt(t, "wkv6", "w0", p->w0, C) &&
+           rw_op_narrow_opt(t, "wkv6", "gate", p->gate, n) &&
+           rw_op_wide_pair(t, "wkv6", "ln_w", p->ln_w, "ln_b", p->ln_b, C) &&
+           rw_op_wide_opt(t, "wkv6", "s0", p->s0, -1) && rw_op_check_rows(t, "wkv6", p->rows, p->r);
 }
 
 /* Memory that the kernel asks for, then the kernel. Returns what is kept for the backward pass. */
