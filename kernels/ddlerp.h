@@ -37,6 +37,7 @@ typedef struct {
     /* backward (reads tanh_h, not h) */
     const void *dout[5];
     void *dxn, *dh, *dw2;
+    rw_dtype dw2_dtype;       /* dtype (NONE stands for it) or wide */
     void *dshift_in, *dmu[5]; /* wide */
     uint32_t add;
     void *scratch; /* ddlerp_forward_scratch, ddlerp_backward_scratch */

@@ -25,9 +25,10 @@ typedef struct {
     void *out;         /* [R,C] */
     void *mean, *rstd; /* [R] wide, saved; NULL without norm or without backward */
     /* backward */
-    const void *dout; /* [R,C] */
-    void *dweight;
-    void *dgamma, *dbeta; /* wide */
+    const void *dout;       /* [R,C] */
+    void *dweight;          /* [V,C] */
+    rw_dtype dweight_dtype; /* dtype (NONE stands for it) or wide */
+    void *dgamma, *dbeta;   /* wide */
     uint32_t add;
     void *scratch; /* embedding_backward_scratch */
 } rw_embedding_args;

@@ -19,6 +19,10 @@ extern "C" {
 
 /* a [R,K] times b: [N,K] with trans_b (a Linear layer's weight), else [K,N]; + c [R,N] or NULL. -> [R,N] */
 rw_tensor *rw_matmul(rw_tape *t, rw_tensor *a, rw_tensor *b, bool trans_b, rw_tensor *c);
+/* The same without c, through an activation: relu_sq, tanh or sigmoid. */
+rw_tensor *rw_matmul_act(rw_tape *t, rw_tensor *a, rw_tensor *b, bool trans_b, rw_epilogue act);
+/* A wide result (logits); no backward pass. */
+rw_tensor *rw_matmul_wide(rw_tape *t, rw_tensor *a, rw_tensor *b, bool trans_b);
 
 /* weight [V,C]; gamma, beta [C] or both NULL. tokens: R ids on the device. -> [R,C] */
 rw_tensor *rw_embedding(rw_tape *t, rw_tensor *weight, const int32_t *tokens, int64_t n_rows, rw_tensor *gamma,

@@ -308,6 +308,7 @@ static rw_node *add_node(rw_tape *t, void (*backward)(rw_tape *, rw_node *), rw_
     for (size_t k = 0; k < sizeof n->kept / sizeof *n->kept; k++) n->kept[k] = -1;
     for (int i = 0; i < n_in; i++) {
         n->in[i] = in[i];
+        if (in[i]) in[i]->n_uses++;
         if (in[i] && keep_in >> i & 1) rw_block_retain(t, in[i]->block);
     }
     for (int i = 0; i < n_out; i++) {

@@ -32,8 +32,12 @@ typedef struct rw_tensor {
     bool requires_grad;
     bool is_param; /* grad is a fixed buffer; grad_written says whether it holds this step's */
     bool grad_written;
-    int32_t block;      /* tape's counted block of `data`; -1: memory of somebody else           */
-    int32_t grad_block; /* the same of an activation's `grad`                                    */
+    rw_dtype grad_dtype;    /* of grad; NONE: as dtype (matrices may sum theirs in a wide one)            */
+    rw_epilogue activation; /* made by a product with it, see ops/matmul.c                            */
+    bool grad_inside;       /* grad is that of what the activation got                                */
+    int32_t n_uses;         /* recorded ops that have it as input                                     */
+    int32_t block;          /* tape's counted block of `data`; -1: memory of somebody else           */
+    int32_t grad_block;     /* the same of an activation's `grad`                                    */
 } rw_tensor;
 
 static inline int64_t rw_tensor_count(const rw_tensor *t) {
@@ -43,6 +47,10 @@ static inline int64_t rw_tensor_count(const rw_tensor *t) {
 }
 static inline int64_t rw_tensor_bytes(const rw_tensor *t) {
     return rw_tensor_count(t) * rw_dtype_bytes(t->dtype);
+}
+
+static inline rw_dtype rw_grad_dtype(const rw_tensor *t) {
+    return t->grad_dtype != RW_DTYPE_NONE ? t->grad_dtype : t->dtype;
 }
 
 /* Equal lengths or borders on the device, of everything packed rows go through. */

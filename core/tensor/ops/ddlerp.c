@@ -33,6 +33,7 @@ static void ddlerp_backward(rw_tape *t, rw_node *n) {
     a.dxn = rw_grad_into(t, n->in[DL_XN], RW_DDLERP_ADD_XN, &a.add);
     a.dshift_in = rw_grad_into(t, n->in[DL_SHIFT], RW_DDLERP_ADD_SHIFT_IN, &a.add);
     a.dh = rw_grad_into(t, n->in[DL_H], RW_DDLERP_ADD_H, &a.add);
+    a.dw2_dtype = rw_grad_dtype(n->in[DL_W2]);
     a.dw2 = rw_grad_into(t, n->in[DL_W2], RW_DDLERP_ADD_W2, &a.add);
     rw_ddlerp_args most = largest(t, a, n->in);
     int32_t b;

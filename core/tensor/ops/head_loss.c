@@ -41,6 +41,7 @@ static void head_chunk(rw_tape *t, const head_pass *p, int64_t first, int64_t ro
     if (p->dweight) {
         rw_matmul_args g = {
             .dtype = d, .M = V, .N = C, .K = rows, .a = p->logits, .trans_a = true, .b = h, .out = p->dweight};
+        g.out_dtype = rw_grad_dtype(p->weight);
         g.c = p->add_weight || first > 0 ? p->dweight : NULL;
         KERN(t)->matmul(&g, EXEC(t));
     }

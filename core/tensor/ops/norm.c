@@ -20,6 +20,7 @@ static void embedding_backward(rw_tape *t, rw_node *n) {
     rw_op_saved stats = rw_op_kept(t, n, 0);
     point_embedding(&a, n->in, n->out[0], &stats);
     a.dout = n->out[0]->grad;
+    a.dweight_dtype = rw_grad_dtype(n->in[N_X]);
     a.dweight = rw_grad_into(t, n->in[N_X], RW_EMBEDDING_ADD_WEIGHT, &a.add);
     a.dgamma = rw_grad_into(t, n->in[N_GAMMA], RW_EMBEDDING_ADD_GAMMA, &a.add);
     a.dbeta = rw_grad_into(t, n->in[N_BETA], RW_EMBEDDING_ADD_BETA, &a.add);

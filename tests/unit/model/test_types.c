@@ -149,6 +149,60 @@ static void wrong_types(void **unused) {
     close_model();
 }
 
+/* -- gradients of matrices ----------------------------------------------------------------------------------- */
+
+static int wide_gradients, narrow_gradients, wide_logits;
+
+static void look_at_matmul(const rw_matmul_args *a, const rw_exec *ex) {
+    (void)ex;
+    wide_gradients += a->trans_a && a->out_dtype == RW_F32;
+    narrow_gradients += a->trans_a && a->out_dtype != RW_F32;
+    wide_logits += !a->trans_a && a->out_dtype == RW_F32;
+}
+static void look_at_embedding(const rw_embedding_args *a, const rw_exec *ex) {
+    (void)ex;
+    wide_gradients += a->dweight_dtype == RW_F32;
+    narrow_gradients += a->dweight_dtype != RW_F32;
+}
+static void look_at_ddlerp(const rw_ddlerp_args *a, const rw_exec *ex) {
+    (void)ex;
+    wide_gradients += a->dw2_dtype == RW_F32;
+    narrow_gradients += a->dw2_dtype != RW_F32;
+}
+
+/* A matrix whose gradient is summed in f32 tells every kernel that writes it. */
+static void wide_sums(void **unused) {
+    (void)unused;
+    enum { MATRICES = 2 + 12 * L, HEAD_CHUNKS = 3 };
+    open_model("x060", RW_BF16);
+    rw_kernels spied = *f.meta->kernels;
+    spied.matmul = look_at_matmul;
+    spied.embedding_backward = look_at_embedding;
+    spied.ddlerp_backward = look_at_ddlerp;
+    f.meta->kernels = &spied;
+    for (int wide = 0; wide < 2; wide++) {
+        rw_error err = {0};
+        rw_tensor *hidden, *loss;
+        rw_params *p = f.model->params;
+        for (size_t i = 0; wide && i < p->layout.n_segments; i++)
+            if (!is_vector(&p->layout.segments[i])) p->tensors[i].grad_dtype = RW_F32;
+        wide_gradients = narrow_gradients = 0;
+        step(RW_F32, &hidden, &loss);
+        must(rw_tape_error(f.tape, &err), &err);
+        assert_int_equal(wide ? wide_gradients : narrow_gradients, MATRICES - 1 + HEAD_CHUNKS);
+        assert_int_equal(wide ? narrow_gradients : wide_gradients, 0);
+        assert_int_equal(wide_logits, 0);
+        rw_tape_record(f.tape, false);
+        rw_tensor *logits =
+            rw_matmul_wide(f.tape, rw_tape_wrap(f.tape, RW_BF16, 2, (int64_t[]){ROWS, C}, &f), f.model->head, true);
+        rw_tape_record(f.tape, true);
+        assert_int_equal(logits->dtype, RW_F32);
+        assert_int_equal(wide_logits, 1);
+        wide_logits = 0;
+    }
+    close_model();
+}
+
 /* Plain ops take both, but not mixed. */
 static void plain_ops(void **unused) {
     (void)unused;
@@ -166,6 +220,6 @@ static void plain_ops(void **unused) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(whole_models), cmocka_unit_test(wrong_types),
-                                       cmocka_unit_test(plain_ops)};
+                                       cmocka_unit_test(wide_sums), cmocka_unit_test(plain_ops)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
