@@ -27,16 +27,18 @@ typedef struct {
     int64_t R, C, rank, n_seq;
     const int32_t *cu_seqlens;
     const void *xn;          /* [R,C] */
-    const void *shift_in;    /* [n_seq or 1, C] or NULL */
+    const void *shift_in;    /* [n_seq or 1, C] wide, or NULL */
     int64_t shift_in_stride; /* C, or 0 = shared */
     const void *h;           /* [R,5*rank] before tanh */
     const void *w2;          /* [5,rank,C] */
-    const void *mu[5];       /* [C] each */
+    const void *mu[5];       /* [C] each, wide */
     void *out[5];            /* [R,C] each */
     void *tanh_h;            /* [R,5*rank] saved; may be h itself; NULL: no backward */
     /* backward (reads tanh_h, not h) */
     const void *dout[5];
-    void *dxn, *dshift_in, *dh, *dw2, *dmu[5];
+    void *dxn, *dh, *dw2;
+    rw_dtype dw2_dtype;       /* dtype (NONE stands for it) or wide */
+    void *dshift_in, *dmu[5]; /* wide */
     uint32_t add;
     void *scratch; /* ddlerp_forward_scratch, ddlerp_backward_scratch */
 } rw_ddlerp_args;

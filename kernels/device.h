@@ -6,7 +6,9 @@
  * asks a query row of the same table how many bytes they need.
  *
  * The contract of every args struct
- * - dtype: of the activations and everything declared `void *` without another remark. cpu_f32: F32, cpu_f64: F64.
+ * - dtype: of activations and matrices and of everything declared `void *` without another remark; the narrow one. What
+ *   is marked wide (vectors, their gradients, statistics, states, losses) has rw_wide(dtype); sums run in it too.
+ *   cpu_f32: F32, cpu_f64: F64, for both.
  * - rows are packed: R rows of n_seq sequences, cu_seqlens[n_seq + 1] on the device; NULL: n_seq of equal length.
  *   Empty sequences are allowed (so a fixed maximum can be padded); they pass their state through.
  * - a state comes in (NULL: zeros; stride 0: one state shared by all sequences) and another goes out (NULL: not
@@ -14,6 +16,7 @@
  * - a NULL gradient pointer is not wanted and its work is skipped. A NULL incoming gradient counts as zeros.
  * - `add` has one bit per gradient (RW_<OP>_ADD_<name>): set: added to what is there; clear: overwritten.
  * - inputs may not alias outputs unless the header says so.
+ * - a query never asks for less when R or n_seq grow: what it says for the largest pass is enough for all.
  * - numbers that change from step to step are read from rw_exec.scalars and rw_exec.own, on the device.
  * - the result does not depend on the order in which threads run. */
 #ifndef RW_KERNELS_DEVICE_H

@@ -20,13 +20,15 @@ typedef struct {
     int64_t R, C, V;
     const int32_t *tokens;    /* [R], each in 0 .. V-1 (checked by the loader) */
     const void *weight;       /* [V,C] */
-    const void *gamma, *beta; /* [C] or NULL: no norm */
+    const void *gamma, *beta; /* [C] wide, or NULL: no norm */
     double eps;
     void *out;         /* [R,C] */
-    void *mean, *rstd; /* [R] saved; NULL without norm or without backward */
+    void *mean, *rstd; /* [R] wide, saved; NULL without norm or without backward */
     /* backward */
-    const void *dout; /* [R,C] */
-    void *dweight, *dgamma, *dbeta;
+    const void *dout;       /* [R,C] */
+    void *dweight;          /* [V,C] */
+    rw_dtype dweight_dtype; /* dtype (NONE stands for it) or wide */
+    void *dgamma, *dbeta;   /* wide */
     uint32_t add;
     void *scratch; /* embedding_backward_scratch */
 } rw_embedding_args;

@@ -23,7 +23,7 @@ typedef struct {
     void *logits;           /* [R,V]; with want_grad overwritten by dlogits */
     const int32_t *targets; /* [R] */
     const float *mask;      /* [R]; NULL: ones */
-    void *loss;             /* [R] */
+    void *loss;             /* [R] wide */
     bool want_grad;
 } rw_head_loss_args;
 

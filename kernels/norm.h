@@ -18,13 +18,15 @@ enum { RW_NORM_ADD_X = 1, RW_NORM_ADD_GAMMA = 2, RW_NORM_ADD_BETA = 4 };
 typedef struct {
     rw_dtype dtype;
     int64_t R, C;
-    const void *x, *gamma, *beta; /* [R,C], [C], [C] */
+    const void *x;            /* [R,C] */
+    const void *gamma, *beta; /* [C] wide */
     double eps;
     void *out;         /* [R,C] */
-    void *mean, *rstd; /* [R] saved; NULL: no backward */
+    void *mean, *rstd; /* [R] wide, saved; NULL: no backward */
     /* backward */
     const void *dout;
-    void *dx, *dgamma, *dbeta;
+    void *dx;
+    void *dgamma, *dbeta; /* wide */
     uint32_t add;
     void *scratch; /* layer_norm_backward_scratch */
 } rw_layer_norm_args;
@@ -32,13 +34,15 @@ typedef struct {
 typedef struct {
     rw_dtype dtype;
     int64_t R, H, N;
-    const void *x, *gamma, *beta; /* [R,H*N], [H*N], [H*N] */
+    const void *x;            /* [R,H*N] */
+    const void *gamma, *beta; /* [H*N] wide */
     double eps;
     void *out;         /* [R,H*N] */
-    void *mean, *rstd; /* [R,H] saved; NULL: no backward */
+    void *mean, *rstd; /* [R,H] wide, saved; NULL: no backward */
     /* backward */
     const void *dout;
-    void *dx, *dgamma, *dbeta;
+    void *dx;
+    void *dgamma, *dbeta; /* wide */
     uint32_t add;
     void *scratch; /* group_norm_backward_scratch */
 } rw_group_norm_args;

@@ -30,19 +30,22 @@ typedef struct {
     const int32_t *cu_seqlens;
     int n_mix; /* 0 .. RW_MAX_MIX */
     bool times_current;
-    const void *x, *gamma, *beta; /* [R,C], [C], [C] */
+    const void *x;            /* [R,C] */
+    const void *gamma, *beta; /* [C] wide */
     double eps;
-    const void *mu[6];       /* [C] each */
-    const void *shift_in;    /* [n_seq or 1, C] or NULL */
+    const void *mu[6];       /* [C] each, wide */
+    const void *shift_in;    /* [n_seq or 1, C] wide, or NULL */
     int64_t shift_in_stride; /* elements: C, or 0 = shared by all sequences */
     void *out[6];            /* [R,C] each */
     void *xn;                /* [R,C] the LN output; NULL: not wanted */
-    void *shift_out;         /* [n_seq,C]; NULL: not wanted; may be shift_in with stride C, if no backward follows */
-    void *mean, *rstd;       /* [R] saved; NULL: no backward */
+    void *shift_out;   /* [n_seq,C] wide; NULL: not wanted; may be shift_in with stride C, if no backward follows */
+    void *mean, *rstd; /* [R] wide, saved; NULL: no backward */
     /* backward */
-    const void *dout[6], *dxn, *dshift_out;
-    void *dx, *dgamma, *dbeta, *dmu[6];
-    void *dshift_in; /* shape of shift_in; a shared one gets the sum over sequences */
+    const void *dout[6], *dxn;     /* as out and xn */
+    const void *dshift_out;        /* wide */
+    void *dx;                      /* as x */
+    void *dgamma, *dbeta, *dmu[6]; /* wide */
+    void *dshift_in;               /* wide, shape of shift_in; a shared one gets the sum over sequences */
     uint32_t add;
     void *scratch; /* token_shift_backward_scratch */
 } rw_token_shift_args;

@@ -4,10 +4,9 @@
  *     y_t = S_{t-1} r_t + (r_t . (u * k_t)) v_t
  *     S_t = S_{t-1} diag(w_t) + v_t k_t^T
  *     out = GN(y; ln_w, ln_b, eps) * silu(gate)       (each part left out when its pointer is NULL)
- * S is one N x N matrix per sequence and head: row = value channel, column = key channel, in the dtype of the
- * activations on a CPU, fp32 on a GPU. N = 32, 64, 128; sequences of any length, 0 included: they hand their state on.
- * s_out may be s0 when s0_stride is H*N*N and `saved` is NULL (decoding in place); no other output may be an input.
- * No division by w anywhere: a decay may be 0. */
+ * S is one wide N x N matrix per sequence and head: row = value channel, column = key channel. N = 32, 64, 128;
+ * sequences of any length, 0 included: they hand their state on. s_out may be s0 when s0_stride is H*N*N and `saved` is
+ * NULL (decoding in place); no other output may be an input. No division by w anywhere: a decay may be 0. */
 #ifndef RW_KERNELS_WKV6_H
 #define RW_KERNELS_WKV6_H
 
@@ -39,19 +38,21 @@ typedef struct {
     const int32_t *cu_seqlens;
     const void *r, *k, *v;   /* [R,H*N] */
     const void *w_raw;       /* [R,H*N]; NULL: a constant decay, and no dw_raw */
-    const void *w0;          /* [H*N] time_decay; NULL: zeros */
-    const void *u;           /* [H,N] time_faaaa */
-    const void *s0;          /* [n_seq or 1,H,N,N]; NULL: zeros */
+    const void *w0;          /* [H*N] wide: time_decay; NULL: zeros */
+    const void *u;           /* [H,N] wide: time_faaaa */
+    const void *s0;          /* [n_seq or 1,H,N,N] wide; NULL: zeros */
     int64_t s0_stride;       /* elements: H*N*N, or 0 = shared */
     const void *gate;        /* [R,H*N] before silu; NULL: no gate */
-    const void *ln_w, *ln_b; /* [H*N]; NULL: no norm */
+    const void *ln_w, *ln_b; /* [H*N] wide; NULL: no norm */
     double eps;
     void *out;   /* [R,H*N] */
-    void *s_out; /* [n_seq,H,N,N]; NULL: not wanted */
+    void *s_out; /* [n_seq,H,N,N] wide; NULL: not wanted */
     void *saved; /* wkv6_saved bytes; NULL: no backward */
     /* backward */
-    const void *dout, *ds_out;                                            /* [R,H*N], [n_seq,H,N,N] */
-    void *dr, *dk, *dv, *dw_raw, *dw0, *du, *ds0, *dgate, *dln_w, *dln_b; /* dw_raw is w.r.t. w_raw */
+    const void *dout;                     /* [R,H*N] */
+    const void *ds_out;                   /* [n_seq,H,N,N] wide */
+    void *dr, *dk, *dv, *dw_raw, *dgate;  /* dw_raw is w.r.t. w_raw */
+    void *dw0, *du, *ds0, *dln_w, *dln_b; /* wide */
     uint32_t add;
     void *scratch; /* wkv6_forward_scratch, wkv6_backward_scratch */
 } rw_wkv6_args;

@@ -27,6 +27,12 @@ static inline int64_t rw_dtype_bytes(rw_dtype t) {
     return bytes[t];
 }
 
+/* Beside narrow numbers (activations, matrices) stand wide ones: vectors (norm weights, mixes, decays, biases), their
+ * gradients, statistics, recurrent states, losses, every sum. Narrow f32 is wide already. */
+static inline rw_dtype rw_wide(rw_dtype narrow) {
+    return narrow == RW_F64 ? RW_F64 : RW_F32;
+}
+
 const char *rw_dtype_name(rw_dtype t);          /* "bf16", "f32", ... */
 const char *rw_dtype_safetensors(rw_dtype t);   /* "BF16", "F32", ... */
 const char *rw_dtype_torch_storage(rw_dtype t); /* "BFloat16Storage", ... */

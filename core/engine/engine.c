@@ -17,7 +17,9 @@ static rw_status open_parts(rw_engine *e, rw_error *err) {
     RW_TRY(rw_engine_open_transfer(e, err));
     RW_TRY(rw_engine_open_capture(e, err));
     RW_TRY(rw_step_arena_init(&e->arena, e->device, e->plan->needs.arena_bytes, err));
-    return rw_tape_new(&e->tape, e->device, &e->arena, err);
+    RW_TRY(rw_tape_new(&e->tape, e->device, &e->arena, err));
+    rw_tape_at_most(e->tape, e->plan->train.micro_bsz * e->plan->train.ctx_len, e->plan->data.max_seq);
+    return RW_OK;
 }
 
 rw_status rw_engine_open(rw_engine *e, const rw_plan *plan, rw_device *device, bool train, rw_error *err) {
@@ -43,7 +45,9 @@ static rw_status sum_loss(rw_engine *e, const rw_tensor *loss, double *out, bool
     if (!loss) return RW_OK;
     rw_sum_args a = {.dtype = loss->dtype, .n = loss->shape[0], .x = loss->data, .weight = e->in.mask, .out = out};
     a.add = add;
-    int64_t n = e->device->kernels->sum_scratch(&a, &e->device->exec);
+    rw_sum_args most = a;
+    most.n = loss->room;
+    int64_t n = e->device->kernels->sum_scratch(&most, &e->device->exec);
     int32_t piece = rw_step_arena_take(&e->arena, n);
     if (piece < 0) return rw_fail_memory(err, (size_t)n);
     a.scratch = rw_step_arena_at(&e->arena, piece);

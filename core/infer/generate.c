@@ -51,9 +51,13 @@ static int64_t field_begin(const rw_generator *g, int field) {
     return n;
 }
 
+static rw_dtype state_dtype(const rw_generator *g) {
+    return rw_wide(g->device->compute);
+}
+
 static char *state_at(const rw_generator *g, int which, int field, int layer) {
     int64_t element = field_begin(g, field) + layer * field_elements(g, field);
-    return g->state[which] + element * rw_dtype_bytes(g->device->compute);
+    return g->state[which] + element * rw_dtype_bytes(state_dtype(g));
 }
 
 /* One of the two as tensors of the tape, one sequence. */
@@ -62,7 +66,7 @@ static void state_tensors(rw_generator *g, int which, rw_state *s) {
     for (int f = 0; f < arch_of(g)->n_fields; f++) {
         int ndim = field_shape(g, f, shape);
         for (int l = 0; l < g->shape.n_layer; l++)
-            s->at[f][l] = rw_tape_wrap(g->tape, g->device->compute, ndim, shape, state_at(g, which, f, l));
+            s->at[f][l] = rw_tape_wrap(g->tape, state_dtype(g), ndim, shape, state_at(g, which, f, l));
     }
 }
 
@@ -81,7 +85,9 @@ static void read_logits(rw_generator *g, const rw_tensor *logits, int64_t row, f
 static rw_tensor *last_row(rw_generator *g, rw_tensor *x) {
     int64_t shape[] = {1, x->shape[1]};
     char *row = (char *)x->data + (x->shape[0] - 1) * x->shape[1] * rw_dtype_bytes(x->dtype);
-    return rw_tape_wrap(g->tape, x->dtype, 2, shape, row);
+    rw_tensor *last = rw_tape_wrap(g->tape, x->dtype, 2, shape, row);
+    if (last) last->room = x->room; /* its logits take the memory of all */
+    return last;
 }
 
 static rw_status piece(rw_generator *g, const int32_t *tokens, int64_t n, bool real, float *logits, float *all,
@@ -128,10 +134,10 @@ void rw_generator_reset(rw_generator *g) {
 rw_status rw_generator_state(rw_generator *g, int layer, int field, float *out, rw_error *err) {
     RW_TRY(g->device->synchronize(g->device, err));
     const char *from = state_at(g, g->now, field, layer);
-    if (g->device->compute == RW_F32)
+    if (state_dtype(g) == RW_F32)
         g->device->download(g->device, out, from, field_elements(g, field) * (int64_t)sizeof *out);
     else
-        rw_convert(out, RW_F32, from, g->device->compute, field_elements(g, field));
+        rw_convert(out, RW_F32, from, state_dtype(g), field_elements(g, field));
     return RW_OK;
 }
 
@@ -150,12 +156,14 @@ static rw_status open_model(rw_generator *g, const char *path, rw_device *device
 }
 
 static rw_status open_buffers(rw_generator *g, int64_t arena_bytes, rw_error *err) {
-    g->state_bytes = field_begin(g, arch_of(g)->n_fields) * rw_dtype_bytes(g->device->compute);
+    g->state_bytes = field_begin(g, arch_of(g)->n_fields) * rw_dtype_bytes(state_dtype(g));
     for (int i = 0; i < 2; i++) g->state[i] = g->device->alloc(g->device, g->state_bytes);
     g->tokens = g->device->alloc(g->device, RW_PREFILL * (int64_t)sizeof *g->tokens);
     if (!g->state[0] || !g->state[1] || !g->tokens) return rw_fail_memory(err, (size_t)g->state_bytes);
     RW_TRY(rw_step_arena_init(&g->arena, g->device, arena_bytes, err));
-    return rw_tape_new(&g->tape, g->device, &g->arena, err);
+    RW_TRY(rw_tape_new(&g->tape, g->device, &g->arena, err));
+    rw_tape_at_most(g->tape, RW_PREFILL, 1);
+    return RW_OK;
 }
 
 /* The arena that the largest piece, with logits of every row, needs: by running it on the meta device. */

@@ -13,8 +13,8 @@
 extern "C" {
 #endif
 
-/* What a model carries from token to token: the fields of its architecture, in each layer. NULL: zeros (coming in) or
- * not wanted (going out). */
+/* What a model carries from token to token: the fields of its architecture, in each layer, wide. NULL: zeros (coming
+ * in) or not wanted (going out). */
 typedef struct {
     rw_tensor *at[RW_MAX_FIELDS][RW_MAX_LAYERS];
 } rw_state;

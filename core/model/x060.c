@@ -99,7 +99,7 @@ static rw_tensor *time_mix(const rw_model *m, rw_tape *t, rw_block_io *io, rw_te
     rw_ddlerp(t, io->rows, xn, shift.shift_in, h, W(MAA_W2), mu, mix);
     rw_tensor *xw = mix[0], *xk = mix[1], *xv = mix[2], *xr = mix[3], *xg = mix[4];
 
-    rw_tensor *decay = rw_unary(t, RW_UNARY_TANH, rw_matmul(t, xw, W(DECAY_W1), false, NULL), 0);
+    rw_tensor *decay = rw_matmul_act(t, xw, W(DECAY_W1), false, RW_EPILOGUE_TANH);
     rw_wkv6_in wkv = {.rows = io->rows, .n_head = s->n_head, .head_size = s->head_size};
     wkv.r = rw_matmul(t, xr, W(RECEPTANCE), true, NULL);
     wkv.k = rw_matmul(t, xk, W(KEY), true, NULL);

@@ -1,8 +1,10 @@
 /* Differentiable ops: one function for each row of kernels/ops.def that a model uses.
  *
- * Each checks shapes and dtypes, makes its outputs on the tape, runs the kernel and records itself. A mistake becomes
- * the tape's error and the result NULL; NULL inputs give NULL, except where a parameter is marked "or NULL".
- * Formulas: the header of the kernel of the same name. R = rows, C = channels; leading dimensions are joined.
+ * Activations and matrices are narrow (the device's compute dtype), vectors, states and losses wide (rw_wide()); plain
+ * elementwise ops take either. Each checks shapes and dtypes, makes its outputs on the tape, runs the kernel and
+ * records itself. A mistake becomes the tape's error and the result NULL; NULL inputs give NULL, except where a
+ * parameter is marked "or NULL". Formulas: the header of the kernel of the same name. R = rows, C = channels; leading
+ * dimensions are joined.
  *
  * A state that goes out (*shift_out, *s_out) is made on the tape, or written over memory of the caller (shift_to,
  * s_to). That must be other memory than the state's that came in, and nothing may be recorded. */
@@ -17,6 +19,10 @@ extern "C" {
 
 /* a [R,K] times b: [N,K] with trans_b (a Linear layer's weight), else [K,N]; + c [R,N] or NULL. -> [R,N] */
 rw_tensor *rw_matmul(rw_tape *t, rw_tensor *a, rw_tensor *b, bool trans_b, rw_tensor *c);
+/* The same without c, through an activation: relu_sq, tanh or sigmoid. */
+rw_tensor *rw_matmul_act(rw_tape *t, rw_tensor *a, rw_tensor *b, bool trans_b, rw_epilogue act);
+/* A wide result (logits); no backward pass. */
+rw_tensor *rw_matmul_wide(rw_tape *t, rw_tensor *a, rw_tensor *b, bool trans_b);
 
 /* weight [V,C]; gamma, beta [C] or both NULL. tokens: R ids on the device. -> [R,C] */
 rw_tensor *rw_embedding(rw_tape *t, rw_tensor *weight, const int32_t *tokens, int64_t n_rows, rw_tensor *gamma,

@@ -35,6 +35,7 @@ typedef struct {
 struct rw_tape {
     rw_device *device;
     rw_step_arena *arena;
+    int64_t most_rows, most_seq; /* see rw_tape_at_most() */
     bool recording;
     pool tensors, nodes;
     args_stack args;
@@ -138,6 +139,16 @@ bool rw_tape_recording(const rw_tape *t) {
 rw_device *rw_tape_device(rw_tape *t) {
     return t->device;
 }
+void rw_tape_at_most(rw_tape *t, int64_t rows, int64_t sequences) {
+    t->most_rows = rows;
+    t->most_seq = sequences;
+}
+int64_t rw_most_rows(const rw_tape *t, int64_t now) {
+    return t->most_rows ? t->most_rows : now;
+}
+int64_t rw_most_seq(const rw_tape *t, int64_t now) {
+    return t->most_seq ? t->most_seq : now;
+}
 bool rw_tape_failed(const rw_tape *t) {
     return t->error.code != RW_OK;
 }
@@ -194,6 +205,10 @@ void rw_block_release(rw_tape *t, int32_t b) {
     t->free_blocks[t->n_free++] = b;
 }
 
+void *rw_block_data(rw_tape *t, int32_t b) {
+    return b < 0 ? NULL : rw_step_arena_at(t->arena, t->blocks[b].piece);
+}
+
 void *rw_scratch_take(rw_tape *t, int64_t n_bytes, int32_t *b) {
     void *data;
     *b = n_bytes > 0 ? rw_block_take(t, n_bytes, &data) : -1;
@@ -212,6 +227,7 @@ rw_tensor *rw_tensor_over(rw_tape *t, rw_dtype dtype, int ndim, const int64_t *s
     x->dtype = dtype;
     x->ndim = ndim;
     for (int i = 0; i < ndim; i++) x->shape[i] = shape[i];
+    x->room = rw_tensor_count(x);
     x->data = data;
     x->block = b;
     x->grad_block = -1;
@@ -223,14 +239,16 @@ rw_tensor *rw_tape_wrap(rw_tape *t, rw_dtype dtype, int ndim, const int64_t *sha
     return rw_tensor_over(t, dtype, ndim, shape, -1, data);
 }
 
-rw_tensor *rw_tape_tensor(rw_tape *t, rw_dtype dtype, int ndim, const int64_t *shape, bool requires_grad) {
+rw_tensor *rw_tape_tensor(rw_tape *t, rw_dtype dtype, int ndim, const int64_t *shape, int64_t room) {
     int64_t n = 1;
     for (int i = 0; i < ndim; i++) n *= shape[i];
+    assert(room == 0 || room >= n);
+    if (room == 0) room = n;
     void *data;
-    int32_t b = rw_block_take(t, n * rw_dtype_bytes(dtype), &data);
+    int32_t b = rw_block_take(t, room * rw_dtype_bytes(dtype), &data);
     if (b < 0) return NULL;
     rw_tensor *x = rw_tensor_over(t, dtype, ndim, shape, b, data);
-    if (x) x->requires_grad = requires_grad;
+    if (x) x->room = room;
     return x;
 }
 
@@ -290,6 +308,7 @@ static rw_node *add_node(rw_tape *t, void (*backward)(rw_tape *, rw_node *), rw_
     for (size_t k = 0; k < sizeof n->kept / sizeof *n->kept; k++) n->kept[k] = -1;
     for (int i = 0; i < n_in; i++) {
         n->in[i] = in[i];
+        if (in[i]) in[i]->n_uses++;
         if (in[i] && keep_in >> i & 1) rw_block_retain(t, in[i]->block);
     }
     for (int i = 0; i < n_out; i++) {
@@ -375,7 +394,7 @@ void *rw_grad_into(rw_tape *t, rw_tensor *x, uint32_t bit, uint32_t *add) {
         *add |= bit;
         return x->grad;
     }
-    x->grad_block = rw_block_take(t, rw_tensor_bytes(x), &x->grad);
+    x->grad_block = rw_block_take(t, x->room * rw_dtype_bytes(x->dtype), &x->grad);
     return x->grad;
 }
 
@@ -420,6 +439,7 @@ rw_tensor *rw_tape_reshape(rw_tape *t, rw_tensor *x, int ndim, const int64_t *sh
     rw_block_retain(t, x->block);
     rw_tensor *y = rw_tensor_over(t, x->dtype, ndim, shape, x->block, x->data);
     if (!y) return NULL;
+    y->room = x->room;
     if (rw_tensor_count(x) != rw_tensor_count(y)) {
         rw_tape_fail(t, RW_E_SHAPE, "reshape: %lld elements cannot become %lld", (long long)rw_tensor_count(x),
                      (long long)rw_tensor_count(y));

@@ -22,17 +22,22 @@ struct rw_node {
  * in `keep_out` (bit masks) stay in memory until the node's backward ran. */
 rw_node *rw_node_new(rw_tape *t, void (*backward)(rw_tape *, rw_node *), rw_tensor *const *in, int n_in,
                      rw_tensor *const *out, int n_out, uint32_t keep_in, uint32_t keep_out);
-/* Keeps a copy of the kernel's arguments as the forward pass filled them, n->args; the backward pass adds the gradient
- * pointers. Nothing for NULL. */
+/* Keeps a copy of what the op knows (sizes, options), n->args. No addresses of activations: they may have moved when
+ * the backward pass comes. Nothing for NULL. */
 void rw_node_args(rw_tape *t, rw_node *n, const void *args, size_t n_bytes);
 bool rw_tape_recording(const rw_tape *t);
 bool rw_tape_failed(const rw_tape *t);
 void rw_tape_fail(rw_tape *t, rw_status code, const char *fmt, ...) RW_PRINTF(3, 4);
 
+/* Rows and sequences that memory is taken for in a pass that has `now`. */
+int64_t rw_most_rows(const rw_tape *t, int64_t now);
+int64_t rw_most_seq(const rw_tape *t, int64_t now);
+
 /* Counted blocks of the arena. take: one reference; NULL data and block -1 when memory is short (the tape failed). */
 int32_t rw_block_take(rw_tape *t, int64_t n_bytes, void **data);
 void rw_block_retain(rw_tape *t, int32_t block);
 void rw_block_release(rw_tape *t, int32_t block);
+void *rw_block_data(rw_tape *t, int32_t block); /* NULL for -1 */
 
 /* Scratch for one kernel: taken from the arena, given back at once after the launch (the device works in order). */
 void *rw_scratch_take(rw_tape *t, int64_t n_bytes, int32_t *block);

@@ -25,14 +25,19 @@ typedef struct rw_tensor {
     rw_dtype dtype;
     int ndim;
     int64_t shape[RW_MAX_DIM];
+    int64_t room;     /* elements that its memory and its gradient's have: the count of the largest pass */
     void *data;       /* on the device                                                        */
     void *grad;       /* same shape; NULL: none yet (an activation), or not trainable           */
     const char *name; /* parameters: the official name; else NULL                             */
     bool requires_grad;
     bool is_param; /* grad is a fixed buffer; grad_written says whether it holds this step's */
     bool grad_written;
-    int32_t block;      /* tape's counted block of `data`; -1: memory of somebody else           */
-    int32_t grad_block; /* the same of an activation's `grad`                                    */
+    rw_dtype grad_dtype;    /* of grad; NONE: as dtype (matrices may sum theirs in a wide one)            */
+    rw_epilogue activation; /* made by a product with it, see ops/matmul.c                            */
+    bool grad_inside;       /* grad is that of what the activation got                                */
+    int32_t n_uses;         /* recorded ops that have it as input                                     */
+    int32_t block;          /* tape's counted block of `data`; -1: memory of somebody else           */
+    int32_t grad_block;     /* the same of an activation's `grad`                                    */
 } rw_tensor;
 
 static inline int64_t rw_tensor_count(const rw_tensor *t) {
@@ -42,6 +47,10 @@ static inline int64_t rw_tensor_count(const rw_tensor *t) {
 }
 static inline int64_t rw_tensor_bytes(const rw_tensor *t) {
     return rw_tensor_count(t) * rw_dtype_bytes(t->dtype);
+}
+
+static inline rw_dtype rw_grad_dtype(const rw_tensor *t) {
+    return t->grad_dtype != RW_DTYPE_NONE ? t->grad_dtype : t->dtype;
 }
 
 /* Equal lengths or borders on the device, of everything packed rows go through. */
@@ -63,6 +72,10 @@ void rw_tape_reset(rw_tape *t);
 /* With recording off nothing is kept for a backward pass (evaluation, generation). Returns the old state. */
 bool rw_tape_record(rw_tape *t, bool on);
 rw_device *rw_tape_device(rw_tape *t);
+/* Memory is taken for so many rows and sequences, however few a pass has; 0 (at first): for what it has. So all passes
+ * make the same requests of the step arena in the same order: what the largest needs is enough for every other, and
+ * addresses do not depend on the shape. A pass of more is an error. */
+void rw_tape_at_most(rw_tape *t, int64_t rows, int64_t sequences);
 /* RW_OK, or the first error of an op since the last reset. */
 rw_status rw_tape_error(const rw_tape *t, rw_error *err);
 
@@ -75,8 +88,9 @@ void rw_scope_end(rw_tape *t, rw_scope s, rw_tensor *const *keep, int n_keep);
 /* Lets go of an activation before its scope ends; it must not be used by new ops any more. */
 void rw_tape_drop(rw_tape *t, rw_tensor *x);
 
-/* A new uninitialised activation; data on the device. */
-rw_tensor *rw_tape_tensor(rw_tape *t, rw_dtype dtype, int ndim, const int64_t *shape, bool requires_grad);
+/* A new uninitialised activation; data on the device. room: elements to take memory for, at least its count; 0: its
+ * count. */
+rw_tensor *rw_tape_tensor(rw_tape *t, rw_dtype dtype, int ndim, const int64_t *shape, int64_t room);
 /* A tensor over memory that somebody else owns (inputs, states). */
 rw_tensor *rw_tape_wrap(rw_tape *t, rw_dtype dtype, int ndim, const int64_t *shape, void *data);
 /* The same data with another shape; gradients flow through. */

@@ -355,8 +355,8 @@ enum { N_KERNELS = sizeof kernels / sizeof *kernels };
 static void prepare(bench *b, int k) {
     b->backward = strstr(kernels[k].name, "backward") != NULL;
     b->bytes = b->flops = 0;
-    *b->d->exec.scalars = (rw_step_scalars){
-        .step = 3, .lr = 1e-3, .weight_decay = 0.1, .normaliser = 1.0 / 256, .l2wrap_mask = 1e-6};
+    *b->d->exec.scalars =
+        (rw_step_scalars){.step = 3, .lr = 1e-3, .weight_decay = 0.1, .normaliser = 1.0 / 256, .l2wrap_mask = 1e-6};
     *b->d->exec.own = (rw_device_scalars){.updates = 3, .grad_scale = 1};
     for (size_t i = 0; i < sizeof makers / sizeof *makers; i++)
         if (strncmp(kernels[k].name, makers[i].op, strlen(makers[i].op)) == 0) makers[i].make(b);

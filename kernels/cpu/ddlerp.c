@@ -12,6 +12,7 @@
 #include "kernels/cpu/lanes.h"
 #include "kernels/cpu/sequences.h"
 
+#include <assert.h>
 #include <string.h>
 
 enum { TILE = 64, MIX = RW_DDLERP_MIX };
@@ -269,6 +270,7 @@ static void sum_blocks(const rw_ddlerp_args *a, const block_work *w, int64_t n, 
 void RW_CPU_NAME(ddlerp_backward)(const rw_ddlerp_args *a, const rw_exec *ex) {
     block_work w;
     const int64_t blocks = block_count(a->R), size = block_layout(a, &w, a->scratch);
+    assert(!a->dw2_dtype || a->dw2_dtype == RW_REAL_DTYPE);
     clear_gradients(a);
 #pragma omp parallel for num_threads(ex->threads) schedule(dynamic, 1)
     for (int64_t b = 0; b < blocks; b++) {

@@ -3,6 +3,8 @@
  * equal tokens is summed by one thread. Sums over all rows (gamma, beta) go over fixed blocks of rows first. */
 #include "kernels/cpu/span.h"
 
+#include <assert.h>
+
 enum { LANES = 16, MAX_BLOCKS = 64, ROWS_PER_BLOCK = 32, RADIX = 256 };
 
 /* -- forward --------------------------------------------------------------------------------------- */
@@ -207,6 +209,7 @@ static void backward_affine(const rw_embedding_args *a, const layout *l, const r
 
 void RW_CPU_NAME(embedding_backward)(const rw_embedding_args *a, const rw_exec *ex) {
     layout l = lay(a);
+    assert(!a->dweight_dtype || a->dweight_dtype == RW_REAL_DTYPE);
     if (a->dweight) backward_weight(a, &l, ex);
     if (a->gamma && (a->dgamma || a->dbeta)) backward_affine(a, &l, ex);
 }

@@ -1,5 +1,6 @@
 /* Matrix products by cuBLAS. It stores by columns: a row-major [M,N] is its [N,M], so operands change places and
- * nothing is transposed. fp32 without tf32; one stream and one workspace, so the same call gives the same bits. */
+ * nothing is transposed. fp32 without tf32; one stream and one workspace, so the same call gives the same bits.
+ * Epilogues and results of another dtype are errors. */
 #include "kernels/cuda/common.cuh"
 
 static cublasOperation_t op(bool trans) {
@@ -31,6 +32,8 @@ void rw_cuda_matmul(const rw_matmul_args *p, const rw_exec *ex) {
     const int64_t batch = p->batch ? p->batch : 1;
     const int64_t lda = p->lda ? p->lda : p->trans_a ? p->M : p->K, ldb = p->ldb ? p->ldb : p->trans_b ? p->K : p->N;
     const int64_t ldc = p->ldc ? p->ldc : p->N, ldo = p->ldo ? p->ldo : p->N;
+    if (p->epilogue != RW_EPILOGUE_NONE) return rw_cuda_note(s, "matmul", "no epilogues here yet");
+    if (p->out_dtype && p->out_dtype != p->dtype) return rw_cuda_note(s, "matmul", "the result has another dtype");
     if (p->M == 0 || p->N == 0) return;
     copy_residual(p, s, batch, ldc, ldo);
     if (p->K == 0) return without_product(p, s, batch, ldo);

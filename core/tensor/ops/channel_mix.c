@@ -6,6 +6,7 @@
 static void relu_sq_backward(rw_tape *t, rw_node *n) {
     rw_relu_sq_args a = *(const rw_relu_sq_args *)n->args;
     uint32_t add = 0;
+    a.out = n->out[0]->data;
     a.dout = n->out[0]->grad;
     if (!n->in[0]->grad) { /* the gradient can be made in place */
         a.dx = n->out[0]->grad;
@@ -19,14 +20,17 @@ static void relu_sq_backward(rw_tape *t, rw_node *n) {
 }
 
 rw_tensor *rw_relu_sq(rw_tape *t, rw_tensor *x) {
-    if (!rw_op_check(t, "relu_sq", "x", x, -1)) return NULL;
+    if (!rw_op_narrow(t, "relu_sq", "x", x, -1)) return NULL;
     rw_block_retain(t, x->block);
     rw_tensor *y = rw_tensor_over(t, x->dtype, x->ndim, x->shape, x->block, x->data);
     if (!y) return NULL;
-    rw_relu_sq_args a = {.dtype = x->dtype, .n = rw_tensor_count(x), .x = x->data, .out = y->data};
+    y->room = x->room;
+    rw_relu_sq_args sizes = {.dtype = x->dtype, .n = rw_tensor_count(x)}, a = sizes;
+    a.x = x->data;
+    a.out = y->data;
     KERN(t)->relu_sq_forward(&a, EXEC(t));
     rw_node *n = rw_node_new(t, relu_sq_backward, &x, 1, &y, 1, 0, KEEP(0));
-    rw_node_args(t, n, &a, sizeof a);
+    rw_node_args(t, n, &sizes, sizeof sizes);
     return y;
 }
 
@@ -34,6 +38,8 @@ enum { RG_Q, RG_P, RG_RES };
 
 static void rgate_backward(rw_tape *t, rw_node *n) {
     rw_rgate_args a = *(const rw_rgate_args *)n->args;
+    a.q = n->in[RG_Q]->data;
+    a.p = n->in[RG_P]->data;
     a.dout = n->out[0]->grad;
     a.dq = rw_grad_into(t, n->in[RG_Q], RW_RGATE_ADD_Q, &a.add);
     a.dp = rw_grad_into(t, n->in[RG_P], RW_RGATE_ADD_P, &a.add);
@@ -42,16 +48,19 @@ static void rgate_backward(rw_tape *t, rw_node *n) {
 }
 
 rw_tensor *rw_rgate(rw_tape *t, rw_tensor *q, rw_tensor *p, rw_tensor *residual) {
-    if (!rw_op_check(t, "rgate", "q", q, -1)) return NULL;
+    if (!rw_op_narrow(t, "rgate", "q", q, -1)) return NULL;
     int64_t n_elems = rw_tensor_count(q);
-    if (!rw_op_check(t, "rgate", "p", p, n_elems) || !rw_op_check_opt(t, "rgate", "residual", residual, n_elems))
+    if (!rw_op_narrow(t, "rgate", "p", p, n_elems) || !rw_op_narrow_opt(t, "rgate", "residual", residual, n_elems))
         return NULL;
     rw_tensor *y = rw_op_like(t, q), *in[] = {q, p, residual};
     if (!y) return NULL;
-    rw_rgate_args a = {.dtype = q->dtype, .n = n_elems, .q = q->data, .p = p->data, .residual = rw_data_of(residual)};
+    rw_rgate_args sizes = {.dtype = q->dtype, .n = n_elems}, a = sizes;
+    a.q = q->data;
+    a.p = p->data;
+    a.residual = rw_data_of(residual);
     a.out = y->data;
     KERN(t)->rgate_forward(&a, EXEC(t));
     rw_node *n = rw_node_new(t, rgate_backward, in, LEN(in), &y, 1, KEEP(RG_Q) | KEEP(RG_P), 0);
-    rw_node_args(t, n, &a, sizeof a);
+    rw_node_args(t, n, &sizes, sizeof sizes);
     return y;
 }

@@ -6,6 +6,8 @@
 static void unary_backward(rw_tape *t, rw_node *n) {
     rw_unary_args a = *(const rw_unary_args *)n->args;
     uint32_t add = 0;
+    a.x = n->in[0]->data;
+    a.out = n->out[0]->data;
     a.dout = n->out[0]->grad;
     a.dx = rw_grad_into(t, n->in[0], 1, &add);
     a.add = add;
@@ -13,20 +15,23 @@ static void unary_backward(rw_tape *t, rw_node *n) {
 }
 
 rw_tensor *rw_unary(rw_tape *t, rw_unary_op op, rw_tensor *x, double alpha) {
-    if (!rw_op_check(t, "unary", "x", x, -1)) return NULL;
+    if (!rw_op_either(t, "unary", "x", x)) return NULL;
     rw_tensor *y = rw_op_like(t, x);
     if (!y) return NULL;
-    rw_unary_args a = {
-        .dtype = x->dtype, .op = op, .n = rw_tensor_count(x), .alpha = alpha, .x = x->data, .out = y->data};
+    rw_unary_args sizes = {.dtype = x->dtype, .op = op, .n = rw_tensor_count(x), .alpha = alpha}, a = sizes;
+    a.x = x->data;
+    a.out = y->data;
     KERN(t)->unary_forward(&a, EXEC(t));
     bool reads_x = op == RW_UNARY_SILU || op == RW_UNARY_RELU || op == RW_UNARY_LOG || op == RW_UNARY_SQUARE;
     rw_node *n = rw_node_new(t, unary_backward, &x, 1, &y, 1, reads_x ? KEEP(0) : 0, reads_x ? 0 : KEEP(0));
-    rw_node_args(t, n, &a, sizeof a);
+    rw_node_args(t, n, &sizes, sizeof sizes);
     return y;
 }
 
 static void binary_backward(rw_tape *t, rw_node *n) {
     rw_binary_args a = *(const rw_binary_args *)n->args;
+    a.a = n->in[0]->data;
+    a.b = n->in[1]->data;
     a.dout = n->out[0]->grad;
     a.da = rw_grad_into(t, n->in[0], RW_BINARY_ADD_A, &a.add);
     a.db = rw_grad_into(t, n->in[1], RW_BINARY_ADD_B, &a.add);
@@ -44,7 +49,7 @@ static bool repeats_in(const rw_tensor *b, const rw_tensor *a) {
 }
 
 rw_tensor *rw_binary(rw_tape *t, rw_binary_op op, rw_tensor *a, rw_tensor *b) {
-    if (!rw_op_check(t, "binary", "a", a, -1) || !rw_op_check(t, "binary", "b", b, -1)) return NULL;
+    if (!rw_op_either(t, "binary", "a", a) || !rw_op_typed(t, "binary", "b", b, a->dtype, -1)) return NULL;
     int64_t na = rw_tensor_count(a), nb = rw_tensor_count(b);
     if (!repeats_in(b, a)) {
         char sa[RW_SHAPE_TEXT], sb[RW_SHAPE_TEXT];
@@ -53,11 +58,12 @@ rw_tensor *rw_binary(rw_tape *t, rw_binary_op op, rw_tensor *a, rw_tensor *b) {
     }
     rw_tensor *y = rw_op_like(t, a), *in[] = {a, b};
     if (!y) return NULL;
-    rw_binary_args args = {
-        .dtype = a->dtype, .op = op, .n = na, .period = nb == na ? 0 : nb, .a = a->data, .b = b->data};
+    rw_binary_args sizes = {.dtype = a->dtype, .op = op, .n = na, .period = nb == na ? 0 : nb}, args = sizes;
+    args.a = a->data;
+    args.b = b->data;
     args.out = y->data;
     KERN(t)->binary_forward(&args, EXEC(t));
     rw_node *n = rw_node_new(t, binary_backward, in, LEN(in), &y, 1, KEEP(0) | KEEP(1), 0);
-    rw_node_args(t, n, &args, sizeof args);
+    rw_node_args(t, n, &sizes, sizeof sizes);
     return y;
 }

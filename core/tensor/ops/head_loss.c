@@ -30,7 +30,7 @@ static void head_chunk(rw_tape *t, const head_pass *p, int64_t first, int64_t ro
     KERN(t)->matmul(&mm, EXEC(t));
     rw_head_loss_args hl = {.dtype = d, .R = rows, .V = V, .logits = p->logits, .targets = p->targets + first};
     hl.mask = p->mask ? p->mask + first : NULL;
-    hl.loss = elements(p->loss->data, d, first);
+    hl.loss = elements(p->loss->data, p->loss->dtype, first);
     hl.want_grad = p->dhidden || p->dweight;
     KERN(t)->head_loss(&hl, EXEC(t));
     if (p->dhidden) {
@@ -41,6 +41,7 @@ static void head_chunk(rw_tape *t, const head_pass *p, int64_t first, int64_t ro
     if (p->dweight) {
         rw_matmul_args g = {
             .dtype = d, .M = V, .N = C, .K = rows, .a = p->logits, .trans_a = true, .b = h, .out = p->dweight};
+        g.out_dtype = rw_grad_dtype(p->weight);
         g.c = p->add_weight || first > 0 ? p->dweight : NULL;
         KERN(t)->matmul(&g, EXEC(t));
     }
@@ -48,19 +49,20 @@ static void head_chunk(rw_tape *t, const head_pass *p, int64_t first, int64_t ro
 
 rw_tensor *rw_head_loss(rw_tape *t, rw_tensor *hidden, rw_tensor *weight, const int32_t *targets, const float *mask,
                         int64_t chunk) {
-    if (!rw_op_check(t, "head_loss", "hidden", hidden, -1)) return NULL;
-    int64_t R = rw_rows_of(hidden), C = rw_last_dim(hidden);
-    if (!rw_op_check(t, "head_loss", "weight", weight, -1) ||
-        !rw_op_check(t, "head_loss", "hidden", hidden, R * rw_last_dim(weight)))
+    if (!rw_op_narrow(t, "head_loss", "hidden", hidden, -1)) return NULL;
+    int64_t R = rw_rows_of(hidden);
+    if (!rw_op_narrow(t, "head_loss", "weight", weight, -1) ||
+        !rw_op_narrow(t, "head_loss", "hidden", hidden, R * rw_last_dim(weight)))
         return NULL;
-    if (chunk < 1 || chunk > R) chunk = R;
-    rw_tensor *in[] = {hidden, weight}, *out[2] = {rw_tape_tensor(t, hidden->dtype, 1, &R, false), NULL};
+    int64_t most = rw_room_rows(hidden), V = rw_rows_of(weight);
+    if (chunk < 1 || chunk > most) chunk = most;
+    rw_tensor *in[] = {hidden, weight}, *out[2] = {rw_tape_tensor(t, rw_wide(hidden->dtype), 1, &R, most), NULL};
     bool record = rw_op_records(t, in, LEN(in));
     head_pass p = {.hidden = hidden, .weight = weight, .loss = out[0], .targets = targets, .mask = mask};
     int32_t logits_block, dh_block = -1;
-    p.logits = rw_scratch_take(t, chunk * rw_rows_of(weight) * rw_dtype_bytes(hidden->dtype), &logits_block);
+    p.logits = rw_scratch_take(t, chunk * V * rw_dtype_bytes(hidden->dtype), &logits_block);
     if (record && hidden->requires_grad) {
-        dh_block = rw_block_take(t, R * C * rw_dtype_bytes(hidden->dtype), &p.dhidden);
+        dh_block = rw_block_take(t, hidden->room * rw_dtype_bytes(hidden->dtype), &p.dhidden);
         out[1] = rw_tape_wrap(t, hidden->dtype, hidden->ndim, hidden->shape, NULL);
     }
     if (record) {

@@ -1,5 +1,5 @@
 /* Products against three plain loops: every layout, pitches wider than a row, batches, a residual elsewhere, empty
- * sums, several thread counts; and that nothing outside of the result is written. */
+ * sums, every epilogue, several thread counts; and that nothing outside of the result is written. */
 #include "tests/unit/kernels/device_test.h"
 
 #include "kernels/cpu/blas.h"
@@ -36,11 +36,42 @@ static void *random_numbers(rw_dtype t, int64_t n, uint64_t stream) {
     return x;
 }
 
+/* In (0, 1): such as every activation may give. */
+static void *random_acts(rw_dtype t, int64_t n) {
+    void *x = test_memory((size_t)(n * rw_dtype_bytes(t)));
+    if (t == RW_F64)
+        test_fill_f64(x, n, 5, 0, 1);
+    else
+        test_fill_f32(x, n, 5, 0, 1);
+    return x;
+}
+
 typedef struct {
     rw_matmul_args a;
     int64_t n_out;
-    void *before, *c_copy;
+    void *before, *c_copy, *act;
 } problem;
+
+/* y: the product with c; a: what the forward epilogue wrote. */
+static double finished(rw_epilogue f, double y, double a) {
+    switch (f) {
+    case RW_EPILOGUE_NONE:
+        return y;
+    case RW_EPILOGUE_RELU_SQ:
+        return y > 0 ? y * y : 0;
+    case RW_EPILOGUE_TANH:
+        return tanh(y);
+    case RW_EPILOGUE_SIGMOID:
+        return 1 / (1 + exp(-y));
+    case RW_EPILOGUE_D_RELU_SQ:
+        return 2 * y * sqrt(a);
+    case RW_EPILOGUE_D_TANH:
+        return y * (1 - a * a);
+    case RW_EPILOGUE_D_SIGMOID:
+        return y * a * (1 - a);
+    }
+    return NAN;
+}
 
 static double expected(const problem *p, int64_t b, int64_t i, int64_t j) {
     const rw_matmul_args *a = &p->a;
@@ -53,12 +84,13 @@ static double expected(const problem *p, int64_t b, int64_t i, int64_t j) {
     sum *= a->alpha == 0 ? 1 : a->alpha;
     if (a->c == a->out && a->c) sum += at(p->before, a->dtype, b * a->stride_o + i * a->ldo + j);
     if (a->c != a->out && a->c) sum += at(p->c_copy, a->dtype, b * a->stride_c + i * a->ldc + j);
-    return sum;
+    return finished(a->epilogue, sum, at(p->act, a->dtype, b * a->stride_o + i * a->ldo + j));
 }
 
 static void compare(const problem *p) {
     const rw_matmul_args *a = &p->a;
     double tolerance = (a->dtype == RW_F64 ? 1e-14 : 2e-6) * (double)(a->K + 2);
+    if (a->epilogue == RW_EPILOGUE_RELU_SQ) tolerance *= 2 * sqrt((double)a->K + 1); /* the slope at a large product */
     for (int64_t n = 0; n < p->n_out; n++) {
         int64_t b = n / (a->stride_o ? a->stride_o : 1), rest = n % (a->stride_o ? a->stride_o : 1);
         int64_t i = rest / a->ldo, j = rest % a->ldo;
@@ -70,10 +102,17 @@ static void compare(const problem *p) {
     }
 }
 
-static void run_case(rw_dtype t, int threads, const shape *s, bool ta, bool tb) {
+static void run_case(rw_dtype t, int threads, const shape *s, bool ta, bool tb, rw_epilogue f) {
     rw_device *d = test_device(t, threads);
     int64_t batch = s->batch ? s->batch : 1;
-    problem p = {.a = {.dtype = t, .M = s->M, .N = s->N, .K = s->K, .trans_a = ta, .trans_b = tb, .alpha = s->alpha}};
+    problem p = {.a = {.dtype = t,
+                       .M = s->M,
+                       .N = s->N,
+                       .K = s->K,
+                       .trans_a = ta,
+                       .trans_b = tb,
+                       .alpha = s->alpha,
+                       .epilogue = f}};
     rw_matmul_args *a = &p.a;
     a->batch = s->batch;
     a->lda = pitch(ta ? s->M : s->K, s->pad), a->ldb = pitch(tb ? s->K : s->N, s->pad);
@@ -85,6 +124,8 @@ static void run_case(rw_dtype t, int threads, const shape *s, bool ta, bool tb) 
     void *out = random_numbers(t, p.n_out, 3);
     p.c_copy = random_numbers(t, batch * a->stride_c, 4);
     p.before = random_numbers(t, p.n_out, 3);
+    p.act = random_acts(t, p.n_out);
+    a->act = f >= RW_EPILOGUE_D_RELU_SQ ? p.act : NULL;
     a->a = xa, a->b = xb, a->out = out;
     a->c = s->c == 0 ? NULL : s->c == 1 ? out : p.c_copy;
     if (s->c == 0 && s->pad == 0) memset(out, 0xFF, (size_t)(p.n_out * rw_dtype_bytes(t))); /* beta 0 reads nothing */
@@ -95,7 +136,7 @@ static void run_case(rw_dtype t, int threads, const shape *s, bool ta, bool tb) 
     if (a->lda == 0) with_pitches.lda = ta ? s->M : s->K, with_pitches.ldb = tb ? s->K : s->N;
     p.a = with_pitches;
     compare(&p);
-    free(xa), free(xb), free(out), free(p.c_copy), free(p.before);
+    free(xa), free(xb), free(out), free(p.c_copy), free(p.before), free(p.act);
     rw_device_close(d);
 }
 
@@ -103,7 +144,54 @@ static void test_all_layouts(void **state) {
     (void)state;
     static const rw_dtype types[] = {RW_F32, RW_F64};
     for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
-        for (int way = 0; way < 16; way++) run_case(types[way & 1], way & 2 ? 3 : 1, &shapes[s], way & 4, way & 8);
+        for (int way = 0; way < 16; way++)
+            run_case(types[way & 1], way & 2 ? 3 : 1, &shapes[s], way & 4, way & 8, RW_EPILOGUE_NONE);
+}
+
+static void test_epilogues(void **state) {
+    (void)state;
+    static const rw_dtype types[] = {RW_F32, RW_F64};
+    for (rw_epilogue f = RW_EPILOGUE_RELU_SQ; f <= RW_EPILOGUE_D_SIGMOID; f++)
+        for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
+            for (int way = 0; way < 16; way++)
+                if (f < RW_EPILOGUE_D_RELU_SQ || shapes[s].c == 0) /* slopes have no c */
+                    run_case(types[way & 1], way & 2 ? 3 : 1, &shapes[s], way & 4, way & 8, f);
+    assert_int_equal(rw_epilogue_slope(RW_EPILOGUE_NONE), RW_EPILOGUE_NONE);
+    assert_int_equal(rw_epilogue_slope(RW_EPILOGUE_RELU_SQ), RW_EPILOGUE_D_RELU_SQ);
+    assert_int_equal(rw_epilogue_slope(RW_EPILOGUE_SIGMOID), RW_EPILOGUE_D_SIGMOID);
+}
+
+/* An epilogue gives the bits of the kernel that does the same alone. */
+static void test_same_bits(void **state) {
+    (void)state;
+    enum { M = 70, N = 130, K = 40 };
+    rw_device *d = test_device(RW_F32, 3);
+    float *a = random_numbers(RW_F32, M * K, 1), *b = random_numbers(RW_F32, K * N, 2);
+    float *fused = test_memory(sizeof(float) * M * N), *alone = test_memory(sizeof(float) * M * N);
+    float *act = random_acts(RW_F32, M * N);
+    for (rw_epilogue f = RW_EPILOGUE_RELU_SQ; f <= RW_EPILOGUE_D_SIGMOID; f++) {
+        rw_matmul_args p = {.dtype = RW_F32, .M = M, .N = N, .K = K, .a = a, .b = b, .out = alone};
+        rw_unary_op op = f == RW_EPILOGUE_TANH || f == RW_EPILOGUE_D_TANH ? RW_UNARY_TANH : RW_UNARY_SIGMOID;
+        rw_relu_sq_args relu = {.n = M * N, .x = alone, .out = alone};
+        rw_unary_args other = {.op = op, .n = M * N, .x = alone, .out = alone};
+        d->kernels->matmul(&p, &d->exec);
+        if (f >= RW_EPILOGUE_D_RELU_SQ) {
+            relu.out = other.out = act;
+            relu.dx = other.dx = alone;
+            relu.dout = other.dout = alone;
+        }
+        if (f == RW_EPILOGUE_RELU_SQ) d->kernels->relu_sq_forward(&relu, &d->exec);
+        if (f == RW_EPILOGUE_D_RELU_SQ) d->kernels->relu_sq_backward(&relu, &d->exec);
+        if (f == RW_EPILOGUE_TANH || f == RW_EPILOGUE_SIGMOID) d->kernels->unary_forward(&other, &d->exec);
+        if (f == RW_EPILOGUE_D_TANH || f == RW_EPILOGUE_D_SIGMOID) d->kernels->unary_backward(&other, &d->exec);
+        p.out = fused;
+        p.epilogue = f;
+        p.act = f >= RW_EPILOGUE_D_RELU_SQ ? act : NULL;
+        d->kernels->matmul(&p, &d->exec);
+        assert_memory_equal(fused, alone, sizeof(float) * M * N);
+    }
+    free(a), free(b), free(fused), free(alone), free(act);
+    rw_device_close(d);
 }
 
 /* The same bits every time, and inside a parallel region too. */
@@ -157,10 +245,8 @@ static void test_which_kernels(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_all_layouts),
-        cmocka_unit_test(test_deterministic),
-        cmocka_unit_test(test_one_row),
-        cmocka_unit_test(test_which_kernels),
+        cmocka_unit_test(test_all_layouts),   cmocka_unit_test(test_epilogues), cmocka_unit_test(test_same_bits),
+        cmocka_unit_test(test_deterministic), cmocka_unit_test(test_one_row),   cmocka_unit_test(test_which_kernels),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

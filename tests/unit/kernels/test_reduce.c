@@ -97,11 +97,8 @@ static void test_skips_are_counted(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_sum),
-        cmocka_unit_test(test_sum_adds),
-        cmocka_unit_test(test_clip_coef),
-        cmocka_unit_test(test_loss_scale),
-        cmocka_unit_test(test_skips_are_counted),
+        cmocka_unit_test(test_sum),        cmocka_unit_test(test_sum_adds),          cmocka_unit_test(test_clip_coef),
+        cmocka_unit_test(test_loss_scale), cmocka_unit_test(test_skips_are_counted),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

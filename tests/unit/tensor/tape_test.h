@@ -122,10 +122,30 @@ static inline long double tc_functional(const tc_case *c) {
     return sum;
 }
 
+/* The inputs lie elsewhere when the backward pass comes: no op may remember where they were. */
+static inline void tc_move(const tc_case *c, rw_tensor *const *in, double **moved) {
+    for (int i = 0; i < c->n_in; i++) {
+        size_t n_bytes = (size_t)c->n[i] * sizeof(double);
+        moved[i] = rw_alloc(n_bytes);
+        memcpy(moved[i], c->data[i], n_bytes);
+        memset(c->data[i], 0xff, n_bytes);
+        in[i]->data = moved[i];
+    }
+}
+
+static inline void tc_move_back(const tc_case *c, double **moved) {
+    for (int i = 0; i < c->n_in; i++) {
+        memcpy(c->data[i], moved[i], (size_t)c->n[i] * sizeof(double));
+        rw_free(moved[i]);
+    }
+}
+
 static inline void tc_backward(const tc_case *c) {
     rw_error err = {0};
     rw_tensor *in[TC_IN], *out[TC_OUT];
+    double *moved[TC_IN];
     tc_outputs(c, in, out);
+    tc_move(c, in, moved);
     for (int o = 0; o < TC_OUT && out[o] && !c->loss_weight; o++) {
         int64_t n = rw_tensor_count(out[o]);
         double *seed = rw_alloc_array((size_t)n, sizeof *seed);
@@ -138,6 +158,7 @@ static inline void tc_backward(const tc_case *c) {
         if (!in[i]->grad) fail_msg("'%s' has no gradient", c->in[i].name);
         memcpy(c->grad[i], in[i]->grad, (size_t)c->n[i] * sizeof(double));
     }
+    tc_move_back(c, moved);
     rw_tape_reset(c->b->tape);
     assert_int_equal(c->b->arena.live, 0);
 }

@@ -51,6 +51,98 @@ static void matmul(void **state) {
     tc_check(&b, "matmul x x^T + x", build_matmul_self, NULL, self, 1);
 }
 
+/* act: tanh(x w1), used by `users` products. */
+typedef struct {
+    rw_epilogue act;
+    int users;
+} act_case;
+
+static void build_act(rw_tape *t, rw_tensor *const *in, rw_tensor **out, const void *ctx) {
+    const act_case *c = ctx;
+    rw_tensor *h = rw_matmul_act(t, in[0], in[1], true, c->act);
+    if (c->users == 0) out[0] = h; /* its gradient comes from outside */
+    for (int i = 0; i < c->users; i++) out[i] = rw_matmul(t, h, in[2 + i], i, NULL);
+}
+
+static void activations(void **state) {
+    (void)state;
+    tc_input in[] = {
+        {"x", 2, {4, 5}, -1, 1}, {"w1", 2, {3, 5}, -1, 1}, {"w2", 2, {3, 6}, -1, 1}, {"w3", 2, {2, 3}, -1, 1}};
+    for (rw_epilogue f = RW_EPILOGUE_NONE; f <= RW_EPILOGUE_SIGMOID; f++)
+        for (int users = 0; users <= 2; users++) {
+            act_case c = {f, users};
+            char what[64];
+            snprintf(what, sizeof what, "product with activation %d, %d users", (int)f, users);
+            tc_check(&b, what, build_act, &c, in, 2 + users);
+        }
+}
+
+/* -- who takes the slope ---------------------------------------------------------------------------------------- */
+
+static const rw_kernels *real_kernels;
+static int slopes_alone, slopes_inside;
+
+static void spy_unary_backward(const rw_unary_args *a, const rw_exec *ex) {
+    slopes_alone++;
+    real_kernels->unary_backward(a, ex);
+}
+static void spy_matmul(const rw_matmul_args *a, const rw_exec *ex) {
+    slopes_inside += a->epilogue >= RW_EPILOGUE_D_RELU_SQ;
+    real_kernels->matmul(a, ex);
+}
+
+/* The product behind an activation takes its slope along; with two of them, a pass of its own does. */
+static void slope_rides_along(void **state) {
+    (void)state;
+    double x[20], w[18], ones[24];
+    rw_kernels spied = *(real_kernels = b.device->kernels);
+    spied.unary_backward = spy_unary_backward;
+    spied.matmul = spy_matmul;
+    b.device->kernels = &spied;
+    for (int i = 0; i < 20; i++) x[i] = noise(1, i);
+    for (int i = 0; i < 18; i++) w[i] = noise(2, i);
+    for (int i = 0; i < 24; i++) ones[i] = 1;
+    for (int users = 1; users <= 2; users++) {
+        rw_error err = {0};
+        act_case c = {RW_EPILOGUE_TANH, users};
+        rw_tensor *in[4] = {rw_tape_wrap(b.tape, RW_F64, 2, (int64_t[]){4, 5}, x),
+                            rw_tape_wrap(b.tape, RW_F64, 2, (int64_t[]){3, 5}, w),
+                            rw_tape_wrap(b.tape, RW_F64, 2, (int64_t[]){3, 6}, w),
+                            rw_tape_wrap(b.tape, RW_F64, 2, (int64_t[]){2, 3}, w)};
+        rw_tensor *out[2];
+        for (int i = 0; i < 4; i++) in[i]->requires_grad = true;
+        slopes_alone = slopes_inside = 0;
+        build_act(b.tape, in, out, &c);
+        for (int i = 0; i < users; i++) rw_tape_seed_grad(b.tape, out[i], ones);
+        must(rw_tape_backward(b.tape, &err), &err);
+        assert_int_equal(slopes_inside, users == 1);
+        assert_int_equal(slopes_alone, users == 2);
+        rw_tape_reset(b.tape);
+    }
+    b.device->kernels = real_kernels;
+}
+
+static void wide_product(void **state) {
+    (void)state;
+    rw_error err = {0};
+    double x[20], w[15];
+    for (int i = 0; i < 20; i++) x[i] = noise(1, i);
+    for (int i = 0; i < 15; i++) w[i] = noise(2, i);
+    rw_tensor *a = rw_tape_wrap(b.tape, RW_F64, 2, (int64_t[]){4, 5}, x);
+    rw_tensor *c = rw_tape_wrap(b.tape, RW_F64, 2, (int64_t[]){3, 5}, w);
+    rw_tensor *y = rw_matmul_wide(b.tape, a, c, true), *same = rw_matmul(b.tape, a, c, true, NULL);
+    assert_memory_equal(y->data, same->data, 12 * sizeof(double));
+    a->requires_grad = true;
+    assert_null(rw_matmul_wide(b.tape, a, c, true));
+    assert_int_equal(rw_tape_error(b.tape, &err), RW_E_SHAPE);
+    assert_string_equal(err.msg, "matmul: a wide product has no backward pass");
+    rw_tape_reset(b.tape);
+    assert_null(rw_matmul_act(b.tape, rw_tape_wrap(b.tape, RW_F64, 2, (int64_t[]){4, 5}, x),
+                              rw_tape_wrap(b.tape, RW_F64, 2, (int64_t[]){3, 5}, w), true, RW_EPILOGUE_D_TANH));
+    assert_int_equal(rw_tape_error(b.tape, &err), RW_E_SHAPE);
+    rw_tape_reset(b.tape);
+}
+
 static const int32_t tokens[R] = {3, 0, 3, 4, 1, 3, 0};
 
 static void build_embedding(rw_tape *t, rw_tensor *const *in, rw_tensor **out, const void *ctx) {
@@ -454,6 +546,9 @@ static void mistakes_of_elements(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(matmul),
+                                       cmocka_unit_test(activations),
+                                       cmocka_unit_test(slope_rides_along),
+                                       cmocka_unit_test(wide_product),
                                        cmocka_unit_test(embedding),
                                        cmocka_unit_test(norms),
                                        cmocka_unit_test(token_shift),
