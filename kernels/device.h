@@ -86,6 +86,7 @@ typedef struct {
 #include "kernels/reduce.h"
 #include "kernels/token_shift.h"
 #include "kernels/wkv6.h"
+#include "kernels/wkv7.h"
 
 typedef struct rw_kernels {
     const char *name;

@@ -232,6 +232,45 @@ static void make_wkv6(bench *b) {
     a->scratch = scratch(b, QUERY(wkv6_backward_scratch, a));
 }
 
+static void make_wkv7(bench *b) {
+    rw_wkv7_args *a = &b->a.wkv7_forward;
+    const int64_t n = b->R * b->C;
+    *a = (rw_wkv7_args){.R = b->R,
+                        .H = b->C / 64,
+                        .N = 64,
+                        .n_seq = sequences(b),
+                        .r = in(b, n),
+                        .w_raw = in(b, n),
+                        .k0 = in(b, n),
+                        .v = in(b, n),
+                        .a_up = in(b, n),
+                        .v_up = in(b, n),
+                        .v_first = in(b, n),
+                        .g = in(b, n),
+                        .w0 = in(b, b->C),
+                        .a0 = in(b, b->C),
+                        .v0 = in(b, b->C),
+                        .k_k = in(b, b->C),
+                        .k_a = in(b, b->C),
+                        .r_k = in(b, b->C),
+                        .ln_w = in(b, b->C),
+                        .ln_b = in(b, b->C),
+                        .eps = 64e-5};
+    a->saved = scratch(b, QUERY(wkv7_saved, a));
+    b->flops = (double)n * 64 * (b->backward ? 32 : 10);
+    void *forward_scratch = scratch(b, QUERY(wkv7_forward_scratch, a));
+    a->scratch = forward_scratch;
+    a->out = b->backward ? numbers(b, n, 0, 0, false) : out(b, n);
+    if (!b->backward || b->failed) return;
+    b->d->kernels->wkv7_forward(a, &b->d->exec); /* fills `saved` */
+    a->dout = in(b, n);
+    void **const rows[] = {&a->dr, &a->dw_raw, &a->dk0, &a->dv, &a->da_up, &a->dv_up, &a->dv_first, &a->dg};
+    void **const vectors[] = {&a->dw0, &a->da0, &a->dv0, &a->dk_k, &a->dk_a, &a->dr_k, &a->dln_w, &a->dln_b};
+    for (int i = 0; i < 8; i++) *rows[i] = out(b, n);
+    for (int i = 0; i < 8; i++) *vectors[i] = out(b, b->C);
+    a->scratch = scratch(b, QUERY(wkv7_backward_scratch, a));
+}
+
 static void make_relu_sq(bench *b) {
     const int64_t n = b->R * (b->C * 7 / 2);
     rw_relu_sq_args *a = &b->a.relu_sq_forward;
@@ -319,6 +358,7 @@ static const struct {
               {"token_shift", make_token_shift},
               {"ddlerp", make_ddlerp},
               {"wkv6", make_wkv6},
+              {"wkv7", make_wkv7},
               {"relu_sq", make_relu_sq},
               {"rgate", make_rgate},
               {"unary", make_unary},

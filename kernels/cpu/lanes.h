@@ -1,8 +1,8 @@
 /* Vectors of 32 bytes and the few things rows of numbers need: sums with one partial sum per lane, added up in a
  * fixed order, so that every build of the same `real` gives the same bits whatever its instruction set.
  *
- * rw_vec is the vector extension of gcc and clang; on narrower hardware the compiler splits it. No function takes or
- * returns one (the calling convention would depend on the instruction set). */
+ * rw_vec is the vector extension of gcc and clang; on narrower hardware the compiler splits it. Functions that
+ * take or return one are inlined (the calling convention would depend on the instruction set). */
 #ifndef RW_KERNELS_CPU_LANES_H
 #define RW_KERNELS_CPU_LANES_H
 
@@ -10,6 +10,35 @@
 
 enum { RW_VL = 32 / sizeof(real) };
 typedef real rw_vec __attribute__((vector_size(32), aligned(sizeof(real)), may_alias));
+
+/* Half a vector: what every processor has in one register. */
+typedef real rw_half __attribute__((vector_size(16), aligned(sizeof(real)), may_alias));
+
+#if defined(__clang__)
+#define RW_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#elif defined(RW_REAL_F64)
+#define RW_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (int64_t __attribute__((vector_size(16)))){__VA_ARGS__})
+#else
+#define RW_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (int32_t __attribute__((vector_size(16)))){__VA_ARGS__})
+#endif
+
+RW_INLINE rw_half rw_fold(rw_vec x) {
+    rw_half low, high;
+    memcpy(&low, &x, sizeof low);
+    memcpy(&high, (const char *)&x + sizeof low, sizeof high);
+    return low + high;
+}
+
+/* Lane l of the result is the sum of the lanes of x[l]. */
+RW_INLINE rw_half rw_half_sums(const rw_half *x) {
+#if defined(RW_REAL_F64)
+    return RW_SHUFFLE(x[0], x[1], 0, 2) + RW_SHUFFLE(x[0], x[1], 1, 3);
+#else
+    const rw_half a = RW_SHUFFLE(x[0], x[1], 0, 4, 1, 5) + RW_SHUFFLE(x[0], x[1], 2, 6, 3, 7);
+    const rw_half b = RW_SHUFFLE(x[2], x[3], 0, 4, 1, 5) + RW_SHUFFLE(x[2], x[3], 2, 6, 3, 7);
+    return RW_SHUFFLE(a, b, 0, 1, 4, 5) + RW_SHUFFLE(a, b, 2, 3, 6, 7);
+#endif
+}
 
 RW_INLINE real rw_lane_total(const real *acc) {
     real half[RW_VL / 2];

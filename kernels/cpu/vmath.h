@@ -18,6 +18,7 @@
 typedef uint64_t rw_real_bits;
 #define RW_EXP_MAX       710.0
 #define RW_EXP_MIN       (-708.4)
+#define RW_EXP_BOUND     700.0
 #define RW_MANTISSA_BITS 52
 #define RW_EXPONENT_BIAS 1023u
 #define RW_ROUND_MAGIC   6755399441055744.0  /* 1.5 * 2^52: adding it rounds to an integer in the low bits */
@@ -30,6 +31,7 @@ typedef uint64_t rw_real_bits;
 typedef uint32_t rw_real_bits;
 #define RW_EXP_MAX       89.0f
 #define RW_EXP_MIN       (-87.4f)
+#define RW_EXP_BOUND     80.0f
 #define RW_MANTISSA_BITS 23
 #define RW_EXPONENT_BIAS 127u
 #define RW_ROUND_MAGIC   12582912.0f
@@ -95,6 +97,13 @@ RW_INLINE real rw_exp(real x) {
     return (p * scale + scale) * 2;
 }
 
+/* exp(x) for x that has been brought between -RW_EXP_BOUND and RW_EXP_BOUND: finite and not 0. */
+RW_INLINE real rw_exp_bounded(real x) {
+    real half;
+    const real p = rw_expm1_small(rw_exp_reduce(x, &half)), scale = 2 * half;
+    return p * scale + scale;
+}
+
 /* (e^2a - 1) / (e^2a + 1) on a = |x|, which loses no digits near 0. */
 RW_INLINE real rw_tanh(real x) {
     real a = 2 * (x < 0 ? -x : x), half;
@@ -106,6 +115,15 @@ RW_INLINE real rw_tanh(real x) {
 
 RW_INLINE real rw_sigmoid(real x) {
     return 1 / (1 + rw_exp(-x));
+}
+
+/* sigma(x); *rest = 1 - sigma(x), without cancellation. Beyond RW_EXP_BOUND both stay what they are there. */
+RW_INLINE real rw_sigmoid_parts(real x, real *rest) {
+    real c = x < -RW_EXP_BOUND ? -RW_EXP_BOUND : x;
+    c = c > RW_EXP_BOUND ? RW_EXP_BOUND : c;
+    const real e = rw_exp_bounded(-c), s = 1 / (1 + e);
+    *rest = e * s;
+    return s;
 }
 
 /* log of x = m 2^e, sqrt(1/2) <= m < sqrt(2): 2 atanh((m - 1) / (m + 1)). */
