@@ -2,6 +2,7 @@
 #include "core/tensor/layout.h"
 
 #include "core/base/alloc.h"
+#include "core/base/rng.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -154,7 +155,8 @@ void rw_params_upload_segments(rw_params *p) {
     for (size_t i = 0; i < p->layout.n_segments; i++) {
         const rw_segment *s = &p->layout.segments[i];
         if (!s->trainable) continue;
-        rw_adamw_segment a = {s->offset, s->n, s->lr_scale, s->decay};
+        rw_adamw_segment a = {.offset = s->offset, .n = s->n, .lr_scale = s->lr_scale, .decay = s->decay};
+        a.stream = rw_hash_name(s->name);
         p->device->upload(p->device, p->segments + k++, &a, sizeof a);
     }
 }
