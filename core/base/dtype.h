@@ -27,6 +27,11 @@ static inline int64_t rw_dtype_bytes(rw_dtype t) {
     return bytes[t];
 }
 
+/* Vectors, statistics, recurrent states, losses and sums are kept wide, whatever the activations are. */
+static inline rw_dtype rw_wide(rw_dtype d) {
+    return d == RW_F64 ? RW_F64 : RW_F32;
+}
+
 const char *rw_dtype_name(rw_dtype t);          /* "bf16", "f32", ... */
 const char *rw_dtype_safetensors(rw_dtype t);   /* "BF16", "F32", ... */
 const char *rw_dtype_torch_storage(rw_dtype t); /* "BFloat16Storage", ... */
