@@ -30,6 +30,22 @@ void rw_optim_groups(rw_layout *l, const rw_plan_train *plan) {
     }
 }
 
+/* -- forms --------------------------------------------------------------------------------------------------- */
+
+static const rw_storage forms[] = {
+    [RW_FORM_AUTO] = {0}, /* not decided: plain */
+    [RW_FORM_FP32] = {0},
+    [RW_FORM_A16] = {.value = RW_BF16, .gradient = RW_BF16, .master = true},
+    [RW_FORM_B12] = {.value = RW_BF16, .gradient = RW_BF16},
+    [RW_FORM_B8] = {.value = RW_BF16, .gradient = RW_BF16, .moment = RW_BF16},
+};
+
+rw_storage rw_optim_storage(const rw_plan_train *plan) {
+    rw_storage s = forms[plan->optim_form];
+    if (s.gradient != RW_DTYPE_NONE && plan->accumulate > 1) s.gradient = RW_F32;
+    return s;
+}
+
 /* -- an update ----------------------------------------------------------------------------------------------- */
 
 /* Sum of squares of the gradients of a class; matrices first, vectors are added. -> own->grad_sumsq */

@@ -44,6 +44,7 @@ static void of_engine(rw_plan_needs *n, const rw_engine *e) {
     on_device(n, "master weights", rw_params_bytes(p, RW_PARAM_MASTER));
     on_device(n, "gradients", rw_params_bytes(p, RW_PARAM_GRAD));
     on_device(n, "Adam moments", rw_params_bytes(p, RW_PARAM_M) + rw_params_bytes(p, RW_PARAM_V));
+    n->param_bytes = n->engine_bytes;
     on_device(n, "parameter table", rw_params_table_bytes(p));
     on_device(n, "activations (step arena)", e->arena.high_water);
 }
