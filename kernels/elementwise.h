@@ -59,6 +59,13 @@ typedef struct {
     void *dst;
 } rw_cast_args;
 
+/* x becomes the nearest number of the narrower type `to`, ties to even: what a device that stores `to` would hold. */
+typedef struct {
+    rw_dtype dtype, to;
+    int64_t n;
+    void *x; /* [n] in place */
+} rw_round_args;
+
 #ifdef __cplusplus
 }
 #endif

@@ -33,15 +33,14 @@ static rw_status shape_error(const rw_segment *s, const rw_file_tensor *t, const
 /* A host device is read into directly; others through one tensor's worth of host memory. */
 static rw_status load_one(rw_params *p, rw_param_kind kind, size_t i, const rw_tensor_file *f, const rw_file_tensor *t,
                           rw_error *err) {
-    rw_dtype dtype = p->device->compute;
-    int64_t n_bytes = p->layout.segments[i].n * rw_dtype_bytes(dtype);
-    if (p->device->kind == RW_DEVICE_CPU && kind == RW_PARAM_VALUE)
-        return rw_tensor_file_read(f, t, p->tensors[i].data, dtype, err);
-    void *host = rw_alloc_pages((size_t)n_bytes);
+    rw_dtype dtype = rw_wide(p->device->compute);
+    void *there = rw_params_host(p, kind, i, &dtype), *host = there;
+    int64_t n = p->layout.segments[i].n, n_bytes = n * rw_dtype_bytes(dtype);
+    if (!there) host = rw_alloc_pages((size_t)n_bytes);
     if (!host) return rw_fail_memory(err, (size_t)n_bytes);
     rw_status status = rw_tensor_file_read(f, t, host, dtype, err);
-    if (status == RW_OK) rw_params_set(p, kind, i, 0, p->layout.segments[i].n, host);
-    rw_free_pages(host, (size_t)n_bytes);
+    if (status == RW_OK) rw_params_set(p, kind, i, 0, n, dtype, host);
+    if (!there) rw_free_pages(host, (size_t)n_bytes);
     return status;
 }
 
@@ -86,7 +85,7 @@ typedef struct {
 static rw_status fetch(const rw_save_tensor *t, int64_t first, int64_t n, void *buf, rw_error *err) {
     const source *s = t->data;
     (void)err;
-    rw_params_get(s->p, s->kind, s->index, first, n, buf);
+    rw_params_get(s->p, s->kind, s->index, first, n, t->src_dtype, buf);
     return RW_OK;
 }
 
@@ -112,8 +111,8 @@ static void fill(rw_weights_list *list, rw_params *p, rw_param_kind kind, const 
         *name += n;
         t->ndim = s->ndim;
         for (int d = 0; d < s->ndim; d++) t->shape[d] = s->shape[d];
-        t->src_dtype = p->device->compute;
-        t->dtype = dtype == RW_DTYPE_NONE ? p->device->compute : dtype;
+        t->src_dtype = rw_wide(p->device->compute);
+        t->dtype = dtype == RW_DTYPE_NONE ? t->src_dtype : dtype;
         t->fetch = fetch;
         t->data = src;
     }

@@ -24,8 +24,8 @@ typedef struct {
     char *names;   /* owned */
 } rw_weights_list;
 
-/* kinds and prefixes: n_kinds of them. `dtype` is that of the file; RW_DTYPE_NONE: as computed with. The list lends
- * `p`. */
+/* kinds and prefixes: n_kinds of them. `dtype` is that of the file; RW_DTYPE_NONE: wide, exact for all forms. The list
+ * lends `p`. */
 rw_status rw_weights_list_new(rw_weights_list *list, rw_params *p, const rw_param_kind *kinds,
                               const char *const *prefixes, int n_kinds, rw_dtype dtype, rw_error *err);
 void rw_weights_list_done(rw_weights_list *list);

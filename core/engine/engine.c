@@ -13,6 +13,7 @@ static void set_groups(void *ctx, rw_layout *l) {
 static rw_status open_parts(rw_engine *e, rw_error *err) {
     rw_plan_train groups = e->plan->train;
     rw_model_options options = {.train = e->train, .groups = set_groups, .ctx = &groups};
+    options.storage = rw_optim_storage(&groups);
     RW_TRY(rw_model_new(&e->model, &e->plan->model, e->device, &options, err));
     RW_TRY(rw_engine_open_transfer(e, err));
     RW_TRY(rw_engine_open_capture(e, err));

@@ -10,13 +10,22 @@
 
 /* -- parameters -------------------------------------------------------------------------------------------- */
 
+/* One dimension longer than 1 makes a vector; [H,N] is one too, a number for each channel. */
+static rw_param_class class_of(const char *shape) {
+    rw_shape_word words[RW_MAX_DIM];
+    int n = rw_shape_words(shape, words), rank = 0;
+    for (int i = 0; i < n; i++) rank += words[i].factor > 1 || words[i].dim != RW_DIM_COUNT;
+    bool heads = n == 2 && words[0].dim == RW_DIM_n_head && words[1].dim == RW_DIM_head_size;
+    return rank <= 1 || heads ? RW_VECTOR : RW_MATRIX;
+}
+
 static rw_status declare(const rw_arch *arch, const rw_plan_model *shape, rw_layout *l, rw_arena *names,
                          rw_error *err) {
     int64_t sizes[RW_MAX_DIM];
     for (rw_role_walk w = rw_role_walk_of(arch, shape); rw_role_walk_next(&w);) {
         const char *name = rw_arena_strdup(names, w.name);
         int ndim = rw_shape_sizes(w.role->shape, shape, sizes);
-        RW_TRY(rw_layout_add(l, name, ndim, sizes, 1 + w.layer, w.role->place, err));
+        RW_TRY(rw_layout_add(l, name, class_of(w.role->shape), ndim, sizes, 1 + w.layer, w.role->place, err));
         l->segments[l->n_segments - 1].role = w.role;
     }
     return RW_OK;
@@ -36,11 +45,12 @@ static void bind(rw_model *m) {
 }
 
 static rw_status build(rw_model *m, rw_device *device, const rw_model_options *o, rw_error *err) {
+    const rw_storage storage = o ? o->storage : (rw_storage){0};
     rw_layout l = {0};
     rw_status status = declare(m->arch, &m->shape, &l, &m->names, err);
     if (status == RW_OK && o && o->groups) o->groups(o->ctx, &l);
     if (status == RW_OK) status = rw_layout_place(&l, err);
-    if (status == RW_OK) status = rw_params_new(&m->params, device, &l, o && o->train, err);
+    if (status == RW_OK) status = rw_params_new(&m->params, device, &l, &storage, o && o->train, err);
     rw_layout_done(&l);
     RW_TRY(status);
     size_t n = (size_t)(m->shape.n_layer + 2) * (size_t)m->arch->n_roles;

@@ -32,6 +32,7 @@ struct rw_model {
 
 typedef struct {
     bool train;                              /* gradients and moments are allocated      */
+    rw_storage storage;                      /* of matrices                              */
     void (*groups)(void *ctx, rw_layout *l); /* sets trainable, lr_scale, decay; or NULL */
     void *ctx;
 } rw_model_options;

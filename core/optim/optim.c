@@ -4,6 +4,8 @@
 #include "core/base/alloc.h"
 #include "core/model/arch.h"
 
+/* -- groups -------------------------------------------------------------------------------------------------- */
+
 /* The official groups. In stage 2 both faster groups, and the mixes with them, run at 5 times. */
 static const struct {
     double scale, stage2; /* of the learning rate */
@@ -28,10 +30,29 @@ void rw_optim_groups(rw_layout *l, const rw_plan_train *plan) {
     }
 }
 
-/* Sum of squares of all gradients -> own->grad_sumsq. */
-static rw_status sum_squares(rw_params *p, rw_step_arena *arena, rw_error *err) {
+/* -- forms --------------------------------------------------------------------------------------------------- */
+
+static const rw_storage forms[] = {
+    [RW_FORM_AUTO] = {0}, /* not decided: plain */
+    [RW_FORM_FP32] = {0},
+    [RW_FORM_A16] = {.value = RW_BF16, .gradient = RW_BF16, .master = true},
+    [RW_FORM_B12] = {.value = RW_BF16, .gradient = RW_BF16},
+    [RW_FORM_B8] = {.value = RW_BF16, .gradient = RW_BF16, .moment = RW_BF16},
+};
+
+rw_storage rw_optim_storage(const rw_plan_train *plan) {
+    rw_storage s = forms[plan->optim_form];
+    if (s.gradient != RW_DTYPE_NONE && plan->accumulate > 1) s.gradient = RW_F32;
+    return s;
+}
+
+/* -- an update ----------------------------------------------------------------------------------------------- */
+
+/* Sum of squares of the gradients of a class; matrices first, vectors are added. -> own->grad_sumsq */
+static rw_status sum_squares(rw_params *p, rw_param_class c, rw_step_arena *arena, rw_error *err) {
     rw_device *d = p->device;
-    rw_sum_args a = {.dtype = d->compute, .n = p->layout.n_trainable, .x = p->grads, .squares = true};
+    const rw_flat *grad = &p->flat[RW_PARAM_GRAD][c];
+    rw_sum_args a = {.dtype = grad->dtype, .n = grad->n, .x = grad->data, .squares = true, .add = c == RW_VECTOR};
     a.out = &d->exec.own->grad_sumsq;
     int64_t n_scratch = d->kernels->sum_scratch(&a, &d->exec);
     int32_t piece = rw_step_arena_take(arena, n_scratch);
@@ -42,19 +63,30 @@ static rw_status sum_squares(rw_params *p, rw_step_arena *arena, rw_error *err) 
     return RW_OK;
 }
 
-rw_status rw_optim_update(const rw_plan_train *plan, rw_params *p, rw_step_arena *arena, rw_error *err) {
-    rw_params_finish_grads(p);
-    RW_TRY(sum_squares(p, arena, err));
-    p->device->kernels->clip_coef(&(rw_clip_coef_args){plan->grad_clip}, &p->device->exec);
-    rw_adamw_args a = {.dtype = p->device->compute, .n_segments = p->n_segments, .segments = p->segments};
-    a.p = p->values;
-    a.grad = p->grads;
-    a.m = p->m;
-    a.v = p->v;
+static void update_class(const rw_plan_train *plan, rw_params *p, rw_param_class c) {
+    const rw_flat *value = &p->flat[RW_PARAM_VALUE][c], *m = &p->flat[RW_PARAM_M][c];
+    rw_adamw_args a = {.dtype = value->dtype, .n_segments = p->n_segments[c], .segments = p->segments[c]};
+    a.p_grid = value->grid;
+    a.grad_dtype = p->flat[RW_PARAM_GRAD][c].dtype;
+    a.moment_dtype = m->dtype;
+    a.p = value->data;
+    a.grad = p->flat[RW_PARAM_GRAD][c].data;
+    a.master = p->flat[RW_PARAM_MASTER][c].data;
+    a.m = m->data;
+    a.v = p->flat[RW_PARAM_V][c].data;
     a.beta1 = plan->beta1;
     a.beta2 = plan->beta2;
     a.eps = plan->adam_eps;
     a.adam_w_mode = plan->weight_decay > 0;
     p->device->kernels->adamw(&a, &p->device->exec);
+}
+
+rw_status rw_optim_update(const rw_plan_train *plan, rw_params *p, rw_step_arena *arena, rw_error *err) {
+    rw_params_finish_grads(p);
+    RW_TRY(sum_squares(p, RW_MATRIX, arena, err));
+    RW_TRY(sum_squares(p, RW_VECTOR, arena, err));
+    p->device->kernels->clip_coef(&(rw_clip_coef_args){plan->grad_clip}, &p->device->exec);
+    for (int c = 0; c < RW_PARAM_CLASSES; c++)
+        if (p->n_segments[c]) update_class(plan, p, (rw_param_class)c);
     return RW_OK;
 }

@@ -15,6 +15,10 @@ extern "C" {
  * (two or more dimensions longer than 1), never for LoRA factors, mixes or decays, and only when weight_decay > 0. */
 void rw_optim_groups(rw_layout *l, const rw_plan_train *plan);
 
+/* What the buffers hold in plan->optim_form (kernels/adamw.h). Gradients of the bf16 forms are bf16 after one micro
+ * batch, and fp32 where several are added up. */
+rw_storage rw_optim_storage(const rw_plan_train *plan);
+
 /* One update of all trainable parameters from their gradients: their norm, what clipping makes of it (the
  * device's own scalars), then Adam; AdamW exactly when plan->weight_decay > 0, as the official code chooses. A norm or
  * a loss that is not finite makes it a skipped step: no weight and no moment changes. Scratch is taken from the arena

@@ -40,9 +40,15 @@ static rw_status open_cpu(rw_plan *p, rw_arena *arena, rw_device **device, rw_er
     return p->cpu_kernels ? RW_OK : rw_fail_memory(err, strlen(detail));
 }
 
+/* Every device computes in fp32 so far. */
+static rw_optim_form_choice decide_form(rw_optim_form_choice asked) {
+    return asked == RW_FORM_AUTO ? RW_FORM_FP32 : asked;
+}
+
 rw_status rw_plan_decide_device(rw_plan *p, const rw_saved_run *saved, rw_arena *arena, rw_device **device,
                                 rw_error *err) {
     p->threads = decide_threads(saved);
+    p->train.optim_form = decide_form(p->train.optim_form);
     if (p->device != RW_ON_CPU) RW_TRY(try_gpu(p, device, err));
     if (*device) return RW_OK;
     rw_status status = open_cpu(p, arena, device, err);

@@ -38,13 +38,14 @@ static void of_libraries(rw_plan_needs *n, const rw_plan *plan, const rw_device 
 
 static void of_engine(rw_plan_needs *n, const rw_engine *e) {
     const rw_params *p = e->model->params;
-    int64_t each = p->layout.n_trainable * rw_dtype_bytes(e->device->compute);
     n->n_params = p->layout.n_params;
     n->arena_bytes = e->arena.high_water;
-    on_device(n, "parameters", each + p->layout.n_frozen * rw_dtype_bytes(e->device->compute));
-    on_device(n, "gradients", each);
-    on_device(n, "Adam moments", 2 * each);
-    on_device(n, "parameter table", p->n_segments * (int64_t)sizeof(rw_adamw_segment));
+    on_device(n, "parameters", rw_params_bytes(p, RW_PARAM_VALUE) + rw_params_bytes(p, RW_PARAM_FROZEN));
+    on_device(n, "master weights", rw_params_bytes(p, RW_PARAM_MASTER));
+    on_device(n, "gradients", rw_params_bytes(p, RW_PARAM_GRAD));
+    on_device(n, "Adam moments", rw_params_bytes(p, RW_PARAM_M) + rw_params_bytes(p, RW_PARAM_V));
+    n->param_bytes = n->engine_bytes;
+    on_device(n, "parameter table", rw_params_table_bytes(p));
     on_device(n, "activations (step arena)", e->arena.high_water);
 }
 

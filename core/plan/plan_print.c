@@ -47,6 +47,14 @@ static void print_data(const rw_plan *p, rw_str *out) {
     if (p->data.valid_file) row(out, rw_message("held-out data"), p->data.valid_file);
 }
 
+static const char *const form_texts[] = {
+    [RW_FORM_AUTO] = "",
+    [RW_FORM_FP32] = "weights, gradients and moments in fp32",
+    [RW_FORM_A16] = "bf16 weights with an fp32 master copy, fp32 moments",
+    [RW_FORM_B12] = "bf16 weights rounded at random, fp32 moments",
+    [RW_FORM_B8] = "bf16 weights and moments rounded at random",
+};
+
 static void print_steps(const rw_plan *p, rw_str *out) {
     char line[256], a[32], b[32];
     const rw_plan_train *t = &p->train;
@@ -59,6 +67,10 @@ static void print_steps(const rw_plan *p, rw_str *out) {
              (long long)t->micro_bsz, (long long)t->ctx_len, (long long)t->accumulate, t->lr_init, t->lr_final,
              t->weight_decay > 0 ? "AdamW" : "Adam");
     row(out, rw_message("batch"), line);
+    snprintf(line, sizeof line, rw_message("%s: %s; %.1f bytes a parameter"),
+             rw_choice_word(RW_KEY_train_optim_form, t->optim_form), rw_message(form_texts[t->optim_form]),
+             (double)p->needs.param_bytes / (double)p->needs.n_params);
+    row(out, rw_message("stored as"), line);
 }
 
 static void print_files(const rw_plan *p, rw_str *out) {

@@ -12,6 +12,7 @@ rw_status rw_plan_note_choices(rw_plan *p, const rw_recipe *recipe, rw_arena *ar
         int64_t number;
     } rows[] = {{"device", rw_choice_word(RW_KEY_top_device, p->device), 0},
                 {"compute", rw_dtype_name(p->train.compute), 0},
+                {"optim_form", rw_choice_word(RW_KEY_train_optim_form, p->train.optim_form), 0},
                 {"cpu_kernels", p->cpu_kernels ? p->cpu_kernels : "", 0},
                 {"threads", NULL, p->threads},
                 {"head_chunk", NULL, p->train.head_chunk},

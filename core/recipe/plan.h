@@ -81,11 +81,12 @@ typedef struct {
     double beta1, beta2, adam_eps;
     double weight_decay, weight_decay_final; /* final <= 0: stays */
     bool layerwise_lr;
-    int64_t my_pile_stage;         /* 2: the learning-rate groups of the official stage 2 */
-    double grad_clip;              /* global norm; 0: no clipping */
-    int grad_cp;                   /* 0 keep activations, 1 recompute each block in the backward pass */
-    rw_precision_choice precision; /* as asked */
-    rw_dtype compute;              /* what the device computes in: RW_F32 on the CPU */
+    int64_t my_pile_stage;           /* 2: the learning-rate groups of the official stage 2 */
+    double grad_clip;                /* global norm; 0: no clipping */
+    int grad_cp;                     /* 0 keep activations, 1 recompute each block in the backward pass */
+    rw_precision_choice precision;   /* as asked */
+    rw_optim_form_choice optim_form; /* decided: how weights, gradients and moments are stored (kernels/adamw.h) */
+    rw_dtype compute;                /* what the device computes in: RW_F32 on the CPU */
     rw_l2wrap_choice l2wrap;
     rw_loss_norm_choice loss_norm;
     uint64_t random_seed;
@@ -138,7 +139,7 @@ typedef struct {
     int64_t bytes[RW_MEMORY_PLACES]; /* all parts of a place; on a CPU both are the memory of the process */
     int64_t engine_bytes;            /* the parts that are ours */
     int64_t arena_bytes;             /* step arena: high-water mark of a step on the meta device */
-    int64_t n_params;
+    int64_t n_params, param_bytes;   /* elements; bytes of weights, master copies, gradients, moments */
     int64_t tokens_per_step, tokens_total;
     int64_t pth_bytes, state_bytes, disk_free;
 } rw_plan_needs;

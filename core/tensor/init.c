@@ -73,8 +73,7 @@ enum { STAGE = 1 << 20, PIECE = 4096 }; /* elements: handed to the device at a t
 typedef struct {
     rw_params *p;
     size_t index;
-    float *values;   /* owned [STAGE]: the official code builds all values in float32 */
-    void *converted; /* owned [STAGE] in the compute dtype; NULL: that is float32     */
+    float *values; /* owned [STAGE]: the official code builds all values in float32 */
 } stage;
 
 /* Makes elements [first, first + n) of a parameter; called by several threads at once. */
@@ -91,28 +90,23 @@ static void make_pieces(maker *make, const void *ctx, int threads, int64_t first
 
 static void fill(stage *s, maker *make, const void *ctx, int threads) {
     const int64_t all = s->p->layout.segments[s->index].n;
-    rw_dtype dtype = s->p->device->compute;
     for (int64_t first = 0; first < all; first += STAGE) {
         int64_t n = all - first < STAGE ? all - first : STAGE;
         make_pieces(make, ctx, threads, first, n, s->values);
-        if (s->converted) rw_convert(s->converted, dtype, s->values, RW_F32, n);
-        rw_params_set(s->p, RW_PARAM_VALUE, s->index, first, n, s->converted ? s->converted : s->values);
+        rw_params_set(s->p, RW_PARAM_VALUE, s->index, first, n, RW_F32, s->values);
     }
 }
 
 static rw_status open_stage(stage *s, rw_params *p, size_t i, rw_error *err) {
-    rw_dtype dtype = p->device->compute;
     int64_t all = p->layout.segments[i].n;
-    size_t n = (size_t)(all < STAGE ? all : STAGE), converted = n * (size_t)rw_dtype_bytes(dtype);
+    size_t n = (size_t)(all < STAGE ? all : STAGE);
     *s = (stage){.p = p, .index = i};
     s->values = rw_alloc_array(n, sizeof *s->values);
-    s->converted = dtype == RW_F32 ? NULL : rw_alloc(converted);
-    return s->values && (s->converted || dtype == RW_F32) ? RW_OK : rw_fail_memory(err, n * sizeof *s->values);
+    return s->values ? RW_OK : rw_fail_memory(err, n * sizeof *s->values);
 }
 
 static void close_stage(stage *s) {
     rw_free(s->values);
-    rw_free(s->converted);
 }
 
 /* -- kinds --------------------------------------------------------------------------------------------------- */

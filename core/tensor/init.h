@@ -1,4 +1,4 @@
-/* Initial values of parameters, made on the host in double and stored in the compute dtype of the device.
+/* Initial values of parameters, made on the host in double and stored as the parameters are.
  * Random values are Philox numbers of (seed, hash of the parameter's name, element): the same on every device, for
  * any number of threads, and for a parameter alone. */
 #ifndef RW_TENSOR_INIT_H

@@ -1,6 +1,7 @@
 /* The training state: state-<step>.safetensors, enough to go on by itself.
  *
- *   tensors   param.<name>, m.<name>, v.<name> in the official logical shapes, in the dtype of the computation
+ *   tensors   param.<name>, m.<name>, v.<name> in the official logical shapes, wide (fp32) whatever the optimizer's
+ *             form stores; param is the master where there is one
  *   metadata  format, version, progress (JSON), cursor (JSON); choices and recipe as checkpoint/saved_run.h says */
 #ifndef RW_TRAIN_STATE_H
 #define RW_TRAIN_STATE_H

@@ -311,6 +311,11 @@ static void make_cast(bench *b) {
     b->bytes += 2.0 * (double)n;
 }
 
+static void make_round_to(bench *b) {
+    const int64_t n = b->R * b->C;
+    b->a.round_to = (rw_round_args){.to = RW_BF16, .n = n, .x = both(b, n, -1, 1)};
+}
+
 static void make_sum(bench *b) {
     const int64_t n = b->R * b->C * 10;
     rw_sum_args *a = &b->a.sum;
@@ -335,7 +340,7 @@ static void make_head_loss(bench *b) {
 static void make_adamw(bench *b) {
     const int64_t n = b->R * b->C * 10;
     rw_adamw_segment *segment = raw(b, 0, sizeof *segment, false);
-    if (segment) *segment = (rw_adamw_segment){0, n, 1, 1};
+    if (segment) *segment = (rw_adamw_segment){.n = n, .lr_scale = 1, .decay = 1};
     b->a.adamw = (rw_adamw_args){.n_segments = 1,
                                  .segments = segment,
                                  .p = both(b, n, -1, 1),
@@ -364,6 +369,7 @@ static const struct {
               {"unary", make_unary},
               {"binary", make_binary},
               {"cast", make_cast},
+              {"round_to", make_round_to},
               {"sum", make_sum},
               {"clip_coef", make_clip_coef},
               {"head_loss", make_head_loss},

@@ -189,3 +189,20 @@ void RW_CPU_NAME(cast)(const rw_cast_args *a, const rw_exec *ex) {
     const int64_t from = rw_dtype_bytes(a->from), to = rw_dtype_bytes(a->to);
     RW_SPANS(ex, a->n, rw_convert(dst + first * to, a->to, src + first * from, a->from, last - first));
 }
+
+/* -- rounding in place ------------------------------------------------------------------------------ */
+
+enum { ROUND_PIECE = 1024 };
+
+static void round_span(real *x, int64_t n, rw_dtype to) {
+    double narrow[ROUND_PIECE]; /* room for any type */
+    for (int64_t i = 0; i < n; i += ROUND_PIECE) {
+        int64_t len = smaller(ROUND_PIECE, n - i);
+        rw_convert(narrow, to, x + i, RW_REAL_DTYPE, len);
+        rw_convert(x + i, RW_REAL_DTYPE, narrow, to, len);
+    }
+}
+
+void RW_CPU_NAME(round_to)(const rw_round_args *a, const rw_exec *ex) {
+    RW_SPANS(ex, a->n, round_span((real *)a->x + first, last - first, a->to));
+}

@@ -60,6 +60,10 @@ static __global__ void adamw(const rw_adamw_segment *segments, int64_t n_segment
 
 void rw_cuda_adamw(const rw_adamw_args *a, const rw_exec *ex) {
     rw_cuda_state *s = rw_cuda_of(ex);
+    if (a->dtype != RW_F32 || a->p_grid == RW_BF16 || a->moment_dtype == RW_BF16) {
+        rw_cuda_note(s, "adamw", "only fp32 weights and moments so far");
+        return;
+    }
     adamw<<<s->n_sm * BLOCKS_PER_SM, RW_CUDA_THREADS, 0, s->stream>>>(
         a->segments, a->n_segments, static_cast<float *>(a->p), static_cast<const float *>(a->grad),
         static_cast<float *>(a->m), static_cast<float *>(a->v), a->beta1, a->beta2, a->eps, a->adam_w_mode, ex->scalars,

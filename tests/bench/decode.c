@@ -43,9 +43,11 @@ static double write_model(const char *path, const rw_plan_model *shape, rw_devic
     rw_error err = {0};
     rw_model *m;
     must(rw_model_new(&m, shape, device, NULL, &err), &err);
-    float *w = m->params->values;
-    for (int64_t i = 0; i < m->params->layout.n_trainable; i++)
-        w[i] = (float)((double)(i * 2654435761u % 2001) - 1000.0) * 2e-5f;
+    for (int c = 0; c < RW_PARAM_CLASSES; c++) {
+        const rw_flat *values = &m->params->flat[RW_PARAM_VALUE][c];
+        float *w = values->data;
+        for (int64_t i = 0; i < values->n; i++) w[i] = (float)((double)(i * 2654435761u % 2001) - 1000.0) * 2e-5f;
+    }
     must(rw_weights_save_pth(m->params, path, RW_F32, &err), &err);
     double n = (double)(m->params->layout.n_params - rw_tensor_count(m->emb));
     rw_model_free(m);

@@ -74,9 +74,9 @@ static double matrix(rw_init_kind kind, int64_t rows, int64_t cols, rw_device *d
     rw_error err = {0};
     rw_layout l = {0};
     rw_params *p;
-    must(rw_layout_add(&l, "matrix", 2, (int64_t[]){rows, cols}, 0, 0, &err), &err);
+    must(rw_layout_add(&l, "matrix", RW_MATRIX, 2, (int64_t[]){rows, cols}, 0, 0, &err), &err);
     must(rw_layout_place(&l, &err), &err);
-    must(rw_params_new(&p, device, &l, false, &err), &err);
+    must(rw_params_new(&p, device, &l, &(rw_storage){0}, false, &err), &err);
     rw_init init = {.kind = kind, .value = 1};
     int64_t ns = rw_now_ns();
     must(rw_init_param(p, 0, &init, 1, host64, &err), &err);

@@ -90,8 +90,11 @@ static rw_batch make_batch(const rw_plan *p) {
 
 /* Small random weights: the speed of a step does not depend on how they start. */
 static void fill(rw_params *p) {
-    float *w = p->values;
-    for (int64_t i = 0; i < p->layout.n_trainable; i++) w[i] = (float)((i * 2654435761u % 2001) - 1000.0) * 2e-5f;
+    for (int c = 0; c < RW_PARAM_CLASSES; c++) {
+        float *w = p->flat[RW_PARAM_VALUE][c].data;
+        for (int64_t i = 0; i < p->flat[RW_PARAM_VALUE][c].n; i++)
+            w[i] = (float)((i * 2654435761u % 2001) - 1000.0) * 2e-5f;
+    }
 }
 
 static double one_step(rw_engine *e, const rw_batch *b, int64_t step) {

@@ -21,7 +21,8 @@ enum { X, W, GRAD, MOMENT, VARIANCE, H, A, Y, DA, N_BUFFERS };
 static const char *const buffer_names[N_BUFFERS] = {"x", "W", "grad", "m", "v", "h", "a", "y", "da"};
 static const int64_t buffer_sizes[N_BUFFERS] = {R * C, 2 * F *C, 2 * F *C, 2 * F *C, 2 * F *C, R *F, R *F, R *C, R *F};
 enum { N_SEGMENTS = 2 };
-static const rw_adamw_segment segments[N_SEGMENTS] = {{0, F *C, 1, 1}, {F * C, F *C, 2, 0}};
+static const rw_adamw_segment segments[N_SEGMENTS] = {{.n = F * C, .lr_scale = 1, .decay = 1},
+                                                      {.offset = F * C, .n = F * C, .lr_scale = 2}};
 
 typedef struct {
     rw_device *d;

@@ -130,11 +130,12 @@ typedef struct {
 } outcome;
 
 static outcome outcome_of(rw_engine *e) {
-    rw_params *p = e->model->params;
-    const void *const buffers[] = {p->values, p->grads, p->m, p->v};
-    size_t each = (size_t)(p->layout.n_trainable * rw_dtype_bytes(e->device->compute));
+    static const rw_param_kind kinds[] = {RW_PARAM_VALUE, RW_PARAM_GRAD, RW_PARAM_M, RW_PARAM_V};
+    rw_flat(*flat)[RW_PARAM_CLASSES] = e->model->params->flat;
+    size_t each = (size_t)(flat[RW_PARAM_VALUE][RW_MATRIX].n * rw_dtype_bytes(e->device->compute));
     outcome o = {.n_bytes = 4 * each, .bytes = rw_alloc(4 * each)};
-    for (int i = 0; i < 4; i++) e->device->download(e->device, o.bytes + (size_t)i * each, buffers[i], (int64_t)each);
+    for (int i = 0; i < 4; i++)
+        e->device->download(e->device, o.bytes + (size_t)i * each, flat[kinds[i]][RW_MATRIX].data, (int64_t)each);
     return o;
 }
 
@@ -378,7 +379,9 @@ static outcome four_steps(int mode, int poisoned, bool left_out) {
             must(rw_engine_run(&e, &err), &err);
         }
         const float nan = NAN;
-        if (step == poisoned) l.base.upload(&l.base, (float *)e.model->params->grads + 70, &nan, sizeof nan);
+        if (step == poisoned)
+            l.base.upload(&l.base, (float *)e.model->params->flat[RW_PARAM_GRAD][RW_MATRIX].data + 70, &nan,
+                          sizeof nan);
         must(rw_engine_update(&e, &err), &err);
     }
     outcome o = outcome_of(&e);

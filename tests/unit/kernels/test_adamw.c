@@ -3,8 +3,11 @@
 #include "tests/unit/kernels/device_test.h"
 
 enum { N = 30000 };
-static const rw_adamw_segment segments[] = {
-    {0, 7, 1, 0}, {64, 20001, 2.5, 1}, {20096, 0, 1, 1}, {20096, 1, 1, 1}, {20160, 9000, 0.5, 0}};
+static const rw_adamw_segment segments[] = {{.offset = 0, .n = 7, .lr_scale = 1},
+                                            {.offset = 64, .n = 20001, .lr_scale = 2.5, .decay = 1},
+                                            {.offset = 20096, .n = 0, .lr_scale = 1, .decay = 1},
+                                            {.offset = 20096, .n = 1, .lr_scale = 1, .decay = 1},
+                                            {.offset = 20160, .n = 9000, .lr_scale = 0.5}};
 enum { N_SEGMENTS = sizeof segments / sizeof *segments };
 
 static void plain_step(double *p, const double *grad, double *m, double *v, const rw_exec *ex, bool w_mode,

@@ -67,11 +67,14 @@ static void gradient_of_block_0(void **state) {
 
 static void checkpointed(void **state) {
     (void)state;
-    size_t n = (size_t)model->params->layout.n_trainable;
-    double *kept = rw_alloc_array(n, sizeof *kept), whole = run(0, true);
-    memcpy(kept, model->params->grads, n * sizeof *kept);
+    const rw_flat *grads = model->params->flat[RW_PARAM_GRAD];
+    size_t n = (size_t)grads[RW_MATRIX].n, all = n + (size_t)grads[RW_VECTOR].n;
+    double *kept = rw_alloc_array(all, sizeof *kept), whole = run(0, true);
+    if (n) memcpy(kept, grads[RW_MATRIX].data, n * sizeof *kept);
+    memcpy(kept + n, grads[RW_VECTOR].data, (all - n) * sizeof *kept);
     assert_true(run(1, true) == whole);
-    assert_memory_equal(kept, model->params->grads, n * sizeof *kept);
+    if (n) assert_memory_equal(kept, grads[RW_MATRIX].data, n * sizeof *kept);
+    assert_memory_equal(kept + n, grads[RW_VECTOR].data, (all - n) * sizeof *kept);
     rw_free(kept);
 }
 

@@ -35,7 +35,7 @@ enum { N_ROWS = sizeof rows / sizeof *rows };
 static void declare(rw_layout *l) {
     rw_error err = {0};
     for (int i = 0; i < N_ROWS; i++) {
-        must(rw_layout_add(l, rows[i].name, rows[i].ndim, rows[i].shape, 0, i, &err), &err);
+        must(rw_layout_add(l, rows[i].name, RW_MATRIX, rows[i].ndim, rows[i].shape, 0, i, &err), &err);
         l->segments[i].role = rows[i].role;
     }
 }
@@ -76,13 +76,13 @@ static void open_params(fixture *f, const rw_plan_train *plan) {
     } few[] = {{"a", {3, 5}, &matrix}, {"b", {1, 7}, &time_decay}, {"frozen", {4, 4}, &matrix}, {"c", {9, 9}, &matrix}};
     bench_open(&f->b);
     for (int i = 0; i < 4; i++) {
-        must(rw_layout_add(&l, few[i].name, 2, few[i].shape, i, 0, &err), &err);
+        must(rw_layout_add(&l, few[i].name, i == 1 ? RW_VECTOR : RW_MATRIX, 2, few[i].shape, i, 0, &err), &err);
         l.segments[i].role = few[i].role;
     }
     l.segments[2].trainable = false;
     rw_optim_groups(&l, plan);
     must(rw_layout_place(&l, &err), &err);
-    must(rw_params_new(&f->p, f->b.device, &l, true, &err), &err);
+    must(rw_params_new(&f->p, f->b.device, &l, &(rw_storage){0}, true, &err), &err);
     for (size_t i = 0; i < 4; i++)
         for (int64_t e = 0; e < f->p->layout.segments[i].n; e++) ((double *)f->p->tensors[i].data)[e] = noise(i, e);
 }
@@ -106,13 +106,27 @@ static double set_grads(fixture *f) {
     return sqrt(sum);
 }
 
-/* Values, moments: is element e of the flat buffers part of a parameter? */
-static bool in_segment(const rw_params *p, int64_t e) {
+/* Is element e of the flat buffers of class c part of a parameter? */
+static bool in_segment(const rw_params *p, int c, int64_t e) {
     for (size_t i = 0; i < p->layout.n_segments; i++) {
         const rw_segment *s = &p->layout.segments[i];
-        if (s->trainable && e >= s->offset && e < s->offset + s->n) return true;
+        if ((int)s->cls == c && s->trainable && e >= s->offset && e < s->offset + s->n) return true;
     }
     return false;
+}
+
+/* Padding of values and moments: set to `mark`, or found to be it still. */
+static void padding(rw_params *p, double mark, bool set) {
+    static const rw_param_kind kinds[] = {RW_PARAM_VALUE, RW_PARAM_M, RW_PARAM_V};
+    for (int k = 0; k < 3; k++)
+        for (int c = 0; c < RW_PARAM_CLASSES; c++) {
+            double *x = p->flat[kinds[k]][c].data;
+            for (int64_t e = 0; e < p->flat[kinds[k]][c].n; e++) {
+                if (in_segment(p, c, e)) continue;
+                if (set) x[e] = mark;
+                assert_true(x[e] == mark);
+            }
+        }
 }
 
 static void one_update(double grad_clip, double decay) {
@@ -128,8 +142,7 @@ static void one_update(double grad_clip, double decay) {
     const int index[] = {0, 1, 3};
     for (int k = 0; k < 3; k++)
         memcpy(old[k], p->tensors[index[k]].data, (size_t)rw_tensor_bytes(&p->tensors[index[k]]));
-    for (int64_t e = 0; e < p->layout.n_trainable; e++)
-        if (!in_segment(p, e)) ((double *)p->values)[e] = ((double *)p->m)[e] = ((double *)p->v)[e] = 1e30;
+    padding(p, 1e30, true);
     f.b.scalars.lr = 1e-2;
     f.b.scalars.weight_decay = decay;
     must(rw_optim_update(&plan, p, &f.b.arena, &err), &err);
@@ -148,9 +161,7 @@ static void one_update(double grad_clip, double decay) {
         }
     }
     assert_memory_equal(frozen, p->tensors[2].data, sizeof frozen);
-    for (int64_t e = 0; e < p->layout.n_trainable; e++)
-        if (!in_segment(p, e))
-            assert_true(((double *)p->values)[e] == 1e30 && ((double *)p->m)[e] == 1e30 && ((double *)p->v)[e] == 1e30);
+    padding(p, 1e30, false);
     close_params(&f);
 }
 
@@ -182,6 +193,21 @@ static void edges(void **state) {
     close_params(&f);
 }
 
+/* Values, m, v, padding included. */
+enum { N_BUFFER = 2048 };
+static double *copy_buffers(const rw_params *p) {
+    static const rw_param_kind kinds[] = {RW_PARAM_VALUE, RW_PARAM_M, RW_PARAM_V};
+    double *copy = rw_alloc_array(3 * N_BUFFER, sizeof *copy), *at = copy;
+    for (int k = 0; k < 3; k++, at = copy + k * N_BUFFER)
+        for (int c = 0; c < RW_PARAM_CLASSES; c++) {
+            const rw_flat *x = &p->flat[kinds[k]][c];
+            assert_true(at + x->n <= copy + (k + 1) * N_BUFFER);
+            memcpy(at, x->data, (size_t)x->n * sizeof *at);
+            at += x->n;
+        }
+    return copy;
+}
+
 /* One NaN among the gradients: no value, no moment, no padding moves, and t stays. */
 static void not_finite(void **state) {
     (void)state;
@@ -189,22 +215,23 @@ static void not_finite(void **state) {
     fixture f;
     rw_plan_train plan = {.weight_decay = 0.1, .grad_clip = 1, .beta1 = 0.9, .beta2 = 0.99, .adam_eps = 1e-8};
     open_params(&f, &plan);
-    size_t n = (size_t)f.p->layout.n_trainable * sizeof(double);
     set_grads(&f);
     f.b.scalars.lr = 1e-2;
     must(rw_optim_update(&plan, f.p, &f.b.arena, &err), &err);
-    const void *const buffers[] = {f.p->values, f.p->m, f.p->v};
-    char *before = rw_alloc(3 * n);
-    for (int k = 0; k < 3; k++) memcpy(before + (size_t)k * n, buffers[k], n);
+    double *before = copy_buffers(f.p), *after;
     ((double *)f.p->tensors[3].grad)[80] = NAN;
     must(rw_optim_update(&plan, f.p, &f.b.arena, &err), &err);
-    for (int k = 0; k < 3; k++) assert_memory_equal(before + (size_t)k * n, buffers[k], n);
+    after = copy_buffers(f.p);
+    assert_memory_equal(before, after, 3 * N_BUFFER * sizeof *before);
+    rw_free(after);
     const rw_device_scalars *own = f.b.device->exec.own;
     assert_true(own->updates == 1 && own->skipped == 1 && own->skipped_in_row == 1 && isnan(own->grad_norm));
     set_grads(&f);
     must(rw_optim_update(&plan, f.p, &f.b.arena, &err), &err);
     assert_true(own->updates == 2 && own->skipped == 1 && own->skipped_in_row == 0);
-    assert_memory_not_equal(before, buffers[0], n);
+    after = copy_buffers(f.p);
+    assert_memory_not_equal(before, after, N_BUFFER * sizeof *before);
+    rw_free(after);
     rw_free(before);
     close_params(&f);
 }

@@ -282,14 +282,19 @@ typedef struct {
     int64_t L, C, N, V, B, T, chunk;
     int grad_cp, threads;
     rw_dtype compute;
+    rw_optim_form_choice form;
+    int64_t accumulate;
 } shape_row;
 
-static const shape_row shapes[] = {
-    {2, 64, 32, 257, 3, 17, 0, 0, 1, RW_F32},    {2, 64, 32, 257, 3, 17, 0, 1, 1, RW_F32},
-    {3, 64, 64, 257, 1, 1, 0, 0, 1, RW_F32},     {3, 128, 64, 1000, 2, 40, 7, 1, 2, RW_F32},
-    {2, 128, 128, 300, 4, 33, 50, 0, 2, RW_F32}, {2, 32, 32, 65536, 1, 16, 0, 0, 2, RW_F32},
-    {2, 32, 32, 65536, 2, 24, 16, 1, 1, RW_F32}, {2, 64, 32, 99, 2, 200, 0, 1, 3, RW_F64},
-    {5, 32, 32, 50, 1, 130, 64, 0, 1, RW_F32}};
+static const shape_row shapes[] = {{2, 64, 32, 257, 3, 17, 0, 0, 1, RW_F32, RW_FORM_FP32, 1},
+                                   {2, 64, 32, 257, 3, 17, 0, 1, 1, RW_F32, RW_FORM_A16, 1},
+                                   {3, 64, 64, 257, 1, 1, 0, 0, 1, RW_F32, RW_FORM_B12, 1},
+                                   {3, 128, 64, 1000, 2, 40, 7, 1, 2, RW_F32, RW_FORM_B8, 1},
+                                   {2, 128, 128, 300, 4, 33, 50, 0, 2, RW_F32, RW_FORM_B8, 2},
+                                   {2, 32, 32, 65536, 1, 16, 0, 0, 2, RW_F32, RW_FORM_A16, 2},
+                                   {2, 32, 32, 65536, 2, 24, 16, 1, 1, RW_F32, RW_FORM_FP32, 1},
+                                   {2, 64, 32, 99, 2, 200, 0, 1, 3, RW_F64, RW_FORM_AUTO, 1},
+                                   {5, 32, 32, 50, 1, 130, 64, 0, 1, RW_F32, RW_FORM_B12, 2}};
 
 static rw_plan plan_of(const shape_row *s) {
     rw_plan p = {.name = "shape", .threads = s->threads, .device = RW_ON_CPU};
@@ -306,7 +311,8 @@ static rw_plan plan_of(const shape_row *s) {
                               .init = RW_INIT_TUTORIAL};
     p.train = (rw_plan_train){.micro_bsz = s->B,
                               .ctx_len = s->T,
-                              .accumulate = 1,
+                              .accumulate = s->accumulate,
+                              .optim_form = s->form,
                               .epoch_steps = 1,
                               .epoch_count = 1,
                               .n_steps = 1,
@@ -353,6 +359,28 @@ static void steps_of(rw_engine *e, const shape_row *s) {
     rw_free(mask);
 }
 
+static int64_t part_of(const rw_plan_needs *n, const char *name) {
+    for (int i = 0; i < n->n_parts; i++)
+        if (strcmp(n->parts[i].name, name) == 0) return n->parts[i].n_bytes;
+    return 0;
+}
+
+/* What the form takes, against the buffers that are really there, and by hand. */
+static void check_form(const rw_plan_needs *n, const rw_params *p, const shape_row *s) {
+    int64_t matrices = p->layout.n_trainable[RW_MATRIX], vectors = p->layout.n_trainable[RW_VECTOR];
+    int64_t wide = rw_dtype_bytes(s->compute),
+            moments = rw_params_bytes(p, RW_PARAM_M) + rw_params_bytes(p, RW_PARAM_V);
+    int64_t master = s->form == RW_FORM_A16 ? wide * matrices : 0, each = s->form == RW_FORM_B8 ? 2 : wide;
+    assert_int_equal(part_of(n, "parameters"), rw_params_bytes(p, RW_PARAM_VALUE));
+    assert_int_equal(part_of(n, "gradients"), rw_params_bytes(p, RW_PARAM_GRAD));
+    assert_int_equal(part_of(n, "master weights"), rw_params_bytes(p, RW_PARAM_MASTER));
+    assert_int_equal(part_of(n, "Adam moments"), moments);
+    assert_int_equal(part_of(n, "parameters"), wide * (matrices + vectors));
+    assert_int_equal(part_of(n, "master weights"), master);
+    assert_int_equal(moments, 2 * (each * matrices + wide * vectors));
+    assert_int_equal(n->param_bytes, 2 * wide * (matrices + vectors) + master + moments);
+}
+
 static void figures(void **state) {
     (void)state;
     for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
@@ -370,10 +398,10 @@ static void figures(void **state) {
         const rw_device_scalars *own = d->exec.own;
         must(rw_engine_open(&e, &p, d, true, &err), &err);
         steps_of(&e, s);
-        print_message("  L%lld C%lld N%lld V%lld B%lld T%lld %s%s: %lld bytes, arena %lld\n", (long long)s->L,
+        print_message("  L%lld C%lld N%lld V%lld B%lld T%lld %s %s%s: %lld bytes, arena %lld\n", (long long)s->L,
                       (long long)s->C, (long long)s->N, (long long)s->V, (long long)s->B, (long long)s->T,
-                      rw_dtype_name(s->compute), s->grad_cp ? " grad_cp" : "", (long long)p.needs.engine_bytes,
-                      (long long)p.needs.arena_bytes);
+                      rw_dtype_name(s->compute), rw_choice_word(RW_KEY_train_optim_form, s->form),
+                      s->grad_cp ? " grad_cp" : "", (long long)p.needs.engine_bytes, (long long)p.needs.arena_bytes);
         assert_int_equal(e.arena.high_water, p.needs.arena_bytes);
         assert_int_equal(d->live_bytes, p.needs.engine_bytes);
         assert_int_equal(d->peak_bytes, p.needs.engine_bytes);
@@ -381,6 +409,7 @@ static void figures(void **state) {
         for (int k = 0; k < p.needs.n_parts; k++) sum += p.needs.parts[k].ours ? p.needs.parts[k].n_bytes : 0;
         assert_int_equal(sum, p.needs.engine_bytes);
         assert_int_equal(sum, p.needs.bytes[RW_MEMORY_DEVICE]); /* no loaders here, and a CPU takes nothing itself */
+        check_form(&p.needs, e.model->params, s);
         rw_engine_close(&e);
         assert_int_equal(d->live_bytes, 0);
         assert_ptr_equal(d->exec.scalars, scalars);
@@ -430,6 +459,7 @@ static void printed(void **state) {
                                         "counted when it is read",
                                         "3 (epochs: 1 of 3 steps); 32 tokens a step, 96 in total",
                                         "micro_bsz 2 x ctx_len 16 x accumulate 1",
+                                        "fp32: weights, gradients and moments in fp32; 16.",
                                         "cpu: OpenBLAS ",
                                         "computes in fp32",
                                         "each save",

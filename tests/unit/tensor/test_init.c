@@ -29,9 +29,9 @@ static void fill(values *out, rw_dtype compute, int threads, uint64_t seed, bool
                 {"formula", {1, 100}, RW_INIT_FORMULA, 0},
                 {"constant", {1, 7}, RW_INIT_CONSTANT, -3}};
     double factor = 0.5, *to[] = {out->wide, out->tall, out->uniform, out->formula, out->constant};
-    for (int i = 0; i < 5; i++) must(rw_layout_add(&l, rows[i].name, 2, rows[i].shape, 0, i, &err), &err);
+    for (int i = 0; i < 5; i++) must(rw_layout_add(&l, rows[i].name, RW_MATRIX, 2, rows[i].shape, 0, i, &err), &err);
     must(rw_layout_place(&l, &err), &err);
-    must(rw_params_new(&p, d, &l, false, &err), &err);
+    must(rw_params_new(&p, d, &l, &(rw_storage){0}, false, &err), &err);
     for (int k = 0; k < 5; k++) {
         int i = backwards ? 4 - k : k;
         rw_init init = {rows[i].kind, rows[i].value, square_of, &factor};

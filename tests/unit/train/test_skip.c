@@ -119,7 +119,7 @@ static void write_model(char path[600], const char *file, const char *name, int6
     must(rw_engine_open(&e, f.plan, f.device, false, &err), &err);
     must(rw_model_init(e.model, 5, &err), &err);
     int i = rw_layout_find(&e.model->params->layout, name);
-    rw_params_set(e.model->params, RW_PARAM_VALUE, (size_t)i, first, n, nan);
+    rw_params_set(e.model->params, RW_PARAM_VALUE, (size_t)i, first, n, RW_F32, nan);
     must(rw_weights_save_pth(e.model->params, path, RW_F32, &err), &err);
     rw_engine_close(&e);
     close_run(&f);
@@ -162,9 +162,9 @@ static saved read_state(const char *model, const char *dir, int64_t step) {
     for (size_t i = 0; i < p->layout.n_segments; i++) {
         int64_t n = p->layout.segments[i].n;
         assert_true(s.n + n <= MANY);
-        rw_params_get(p, RW_PARAM_VALUE, i, 0, n, s.values + s.n);
-        rw_params_get(p, RW_PARAM_M, i, 0, n, s.m + s.n);
-        rw_params_get(p, RW_PARAM_V, i, 0, n, s.v + s.n);
+        rw_params_get(p, RW_PARAM_VALUE, i, 0, n, RW_F32, s.values + s.n);
+        rw_params_get(p, RW_PARAM_M, i, 0, n, RW_F32, s.m + s.n);
+        rw_params_get(p, RW_PARAM_V, i, 0, n, RW_F32, s.v + s.n);
         s.n += n;
     }
     rw_engine_close(&e);
