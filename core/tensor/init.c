@@ -7,6 +7,7 @@
 
 #include "core/base/alloc.h"
 #include "core/base/rng.h"
+#include "kernels/cpu/random.h"
 
 #include <math.h>
 #include <string.h>
@@ -124,8 +125,7 @@ typedef struct {
 
 static void uniform_values(const void *ctx, int64_t first, int64_t n, float *out) {
     const elementwise *x = ctx;
-    rw_rng r = {x->seed, x->stream, (uint64_t)first};
-    for (int64_t i = 0; i < n; i++) out[i] = (float)(x->init->value * (2 * rw_rng_uniform(&r) - 1));
+    rw_cpu_f32_uniforms(x->seed, x->stream, (uint64_t)first, n, x->init->value, out);
 }
 
 static void constant_values(const void *ctx, int64_t first, int64_t n, float *out) {
