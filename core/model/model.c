@@ -104,26 +104,19 @@ static void init_done(init_progress *p, const rw_layout *l, size_t i) {
     rw_info("initial values: %d %% of the parameters", 10 * tenths);
 }
 
-static rw_status init_with(rw_model *m, uint64_t seed, bool idle_only, rw_device *host64, rw_error *err) {
+static rw_status init(rw_model *m, uint64_t seed, bool idle_only, rw_error *err) {
+    const int threads = m->params->device->exec.threads;
     init_progress progress = {.began_ns = rw_now_ns()};
     size_t i = 0;
     for (rw_role_walk w = rw_role_walk_of(m->arch, &m->shape); rw_role_walk_next(&w); i++) {
         rw_init_site site = {&m->shape, w.layer};
-        rw_init init = w.role->init;
-        init.ctx = &site;
+        rw_init value = w.role->init;
+        value.ctx = &site;
         if (idle_only && !rw_role_idle(w.role, w.layer)) continue;
-        RW_TRY(rw_init_param(m->params, i, &init, seed, host64, err));
+        RW_TRY(rw_init_param(m->params, i, &value, seed, threads > 0 ? threads : rw_cpu_count(), err));
         init_done(&progress, &m->params->layout, i);
     }
     return RW_OK;
-}
-
-static rw_status init(rw_model *m, uint64_t seed, bool idle_only, rw_error *err) {
-    rw_device *host64;
-    RW_TRY(rw_device_open_cpu(&host64, RW_F64, m->params->device->exec.threads, err));
-    rw_status status = init_with(m, seed, idle_only, host64, err);
-    rw_device_close(host64);
-    return status;
 }
 
 rw_status rw_model_init(rw_model *m, uint64_t seed, rw_error *err) {

@@ -25,10 +25,10 @@ typedef struct {
     const void *ctx;
 } rw_init;
 
-/* Fills parameter i. Orthogonal: rows or columns (the shorter side) orthonormal times the gain, uniform over such
- * matrices (Haar), as torch.nn.init.orthogonal_; needs 2 * numel + 2 * min(rows, cols)^2 doubles on the host. `host64`
- * is a CPU device that computes in F64, for the products of matrices. */
-rw_status rw_init_param(rw_params *p, size_t i, const rw_init *init, uint64_t seed, rw_device *host64, rw_error *err);
+/* Fills parameter i with `threads` threads. Orthogonal: rows or columns (the shorter side) orthonormal times the gain,
+ * uniform over such matrices (Haar), as torch.nn.init.orthogonal_; the host holds the matrix in double meanwhile, and
+ * what orthogonal.h says. Errors: those of rw_orthogonal(). */
+rw_status rw_init_param(rw_params *p, size_t i, const rw_init *init, uint64_t seed, int threads, rw_error *err);
 
 #ifdef __cplusplus
 }

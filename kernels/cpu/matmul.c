@@ -2,7 +2,7 @@
  *
  * A product with one row (decoding) reads each weight once and is bound by memory. It has its own loops: an output is
  * the work of one thread and its sum has one order, so the bits are the same for any number of threads. A BLAS, made
- * for larger products, reached a third of the speed of memory here (586 MB of weights in 29 ms; now 10 ms).
+ * for larger products, reached a third of the speed of memory here (586 MB of weights in 29 ms; now 11 ms).
  *
  * An epilogue is a pass of its own behind the product, by the kernels that do the same alone. */
 #include "kernels/cpu/blas.h"

@@ -79,7 +79,7 @@ static double matrix(rw_init_kind kind, int64_t rows, int64_t cols, rw_device *d
     must(rw_params_new(&p, device, &l, &(rw_storage){0}, false, &err), &err);
     rw_init init = {.kind = kind, .value = 1};
     int64_t ns = rw_now_ns();
-    must(rw_init_param(p, 0, &init, 1, host64, &err), &err);
+    must(rw_init_param(p, 0, &init, 1, rw_cpu_count(), &err), &err);
     double seconds = since(ns);
     printf("%-10s %6lld x %5lld: %7.2f s; peak memory %.2f GB, of it the matrix %.2f GB",
            kind == RW_INIT_UNIFORM ? "uniform" : "orthogonal", (long long)rows, (long long)cols, seconds, peak_gb(),
