@@ -1,8 +1,8 @@
 /* Vectors of 32 bytes and the few things rows of numbers need: sums with one partial sum per lane, added up in a
  * fixed order, so that every build of the same `real` gives the same bits whatever its instruction set.
  *
- * rw_vec is the vector extension of gcc and clang; on narrower hardware the compiler splits it. Functions that
- * take or return one are inlined (the calling convention would depend on the instruction set). */
+ * rw_vec is the vector extension of gcc and clang; on narrower hardware the compiler splits it. No function takes or
+ * returns one (the calling convention would depend on the instruction set). */
 #ifndef RW_KERNELS_CPU_LANES_H
 #define RW_KERNELS_CPU_LANES_H
 
@@ -22,10 +22,10 @@ typedef real rw_half __attribute__((vector_size(16), aligned(sizeof(real)), may_
 #define RW_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (int32_t __attribute__((vector_size(16)))){__VA_ARGS__})
 #endif
 
-RW_INLINE rw_half rw_fold(rw_vec x) {
+RW_INLINE rw_half rw_fold(const rw_vec *x) {
     rw_half low, high;
-    memcpy(&low, &x, sizeof low);
-    memcpy(&high, (const char *)&x + sizeof low, sizeof high);
+    memcpy(&low, x, sizeof low);
+    memcpy(&high, (const char *)x + sizeof low, sizeof high);
     return low + high;
 }
 

@@ -474,13 +474,13 @@ RW_INLINE void grad_between(const backward_work *m, int64_t N, int64_t i, int64_
             g[q] = x;
         }
         if (late) {
-            lanes[LANES_KK * N] = rw_fold(dkk);
-            lanes[LANES_W * N] = rw_fold(dw);
+            lanes[LANES_KK * N] = rw_fold(&dkk);
+            lanes[LANES_W * N] = rw_fold(&dw);
         }
         if (early) {
-            lanes[LANES_R * N] = rw_fold(dr);
-            lanes[LANES_K * N] = rw_fold(dk);
-            lanes[LANES_B * N] = rw_fold(db);
+            lanes[LANES_R * N] = rw_fold(&dr);
+            lanes[LANES_K * N] = rw_fold(&dk);
+            lanes[LANES_B * N] = rw_fold(&db);
         }
     }
     for (int q = 0; early && q < IV; q++) {
