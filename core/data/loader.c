@@ -32,6 +32,7 @@ struct rw_loader {
     rw_plan_data plan; /* its strings are borrowed      */
     bool eval_only;
     int64_t rows, ctx_len, n_held, n_slots;
+    int64_t magic_prime; /* of sampler: cubic             */
     int64_t host_bytes;
     rw_cursor first; /* of batch `first.step`         */
     rw_source source;
@@ -134,11 +135,15 @@ static rw_status fill_row(const rw_loader *l, slot *s, int64_t row, int64_t star
     return RW_OK;
 }
 
+/* The cubic sampler counts from 1, as officially: samples 1 .. magic_prime are one pass. */
+static int64_t row_start(const rw_loader *l, uint64_t step, int64_t row) {
+    if (l->plan.sampler == RW_SAMPLER_CUBIC)
+        return rw_sampler_cubic(l->magic_prime, l->ctx_len, step * (uint64_t)l->rows + (uint64_t)row + 1);
+    return rw_sampler_random(l->first.seed, step, l->rows, row, l->source.n_tokens, l->ctx_len);
+}
+
 static rw_status make_batch(const rw_loader *l, slot *s, uint64_t step, rw_error *err) {
-    for (int64_t row = 0; row < l->rows; row++) {
-        int64_t start = rw_sampler_random(l->first.seed, step, l->rows, row, l->source.n_tokens, l->ctx_len);
-        RW_TRY(fill_row(l, s, row, start, l->ctx_len, err));
-    }
+    for (int64_t row = 0; row < l->rows; row++) RW_TRY(fill_row(l, s, row, row_start(l, step, row), l->ctx_len, err));
     s->batch.next.step = step + 1;
     return RW_OK;
 }
@@ -204,8 +209,14 @@ static uint64_t data_hash(const rw_source *s) {
     return rw_hash64(base, strlen(base), rw_hash64(sizes, sizeof sizes, s->hash));
 }
 
+/* Cubic needs a prime of the form 3k + 2 below the number of windows; the least, 2, needs 3 windows. */
+static int64_t least_tokens(const rw_plan_data *plan, bool eval_only) {
+    if (eval_only) return 2;
+    return plan->sampler == RW_SAMPLER_CUBIC ? 3 * plan->ctx_len : plan->ctx_len + 2;
+}
+
 static rw_status check_length(const rw_plan_data *plan, const rw_source *s, bool eval_only, rw_error *err) {
-    int64_t least = eval_only ? 2 : plan->ctx_len + 2;
+    int64_t least = least_tokens(plan, eval_only);
     if (s->n_tokens >= least) return RW_OK;
     return rw_fail(err, RW_E_DATA, RW_AT_FILE(s->file),
                    "%lld tokens are too few for ctx_len %lld: at least %lld are needed; add text or lower data.ctx_len",
@@ -278,6 +289,7 @@ rw_status rw_loader_open(rw_loader **out, const rw_plan_data *plan, const char *
     pthread_cond_init(&l->changed, NULL);
     rw_status s = open_source(&l->source, plan, file, info, err);
     if (s == RW_OK) s = set_cursor(l, cursor, err);
+    if (s == RW_OK) l->magic_prime = rw_sampler_magic_prime(l->source.n_tokens, l->ctx_len);
     if (s == RW_OK) s = allocate(l, file, err);
     if (s == RW_OK && !l->eval_only) s = start_thread(l, err);
     if (s == RW_OK)

@@ -59,7 +59,7 @@ typedef struct {
     const char *valid_file;        /* NULL: no validation */
     rw_tokenizer_choice tokenizer; /* none: the data are ids */
     const char *vocab_file;        /* path of the World vocabulary; NULL unless it is the tokenizer's */
-    rw_sampler_choice sampler;     /* random: uniform start offsets with replacement, as the official default */
+    rw_sampler_choice sampler;     /* core/data/sampler.h has both */
     int64_t ctx_len;               /* T */
     int64_t vocab_size;            /* ids must be below */
     int64_t rows_per_batch;        /* micro_bsz: packed rows of ctx_len tokens in a micro batch */

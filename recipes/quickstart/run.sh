@@ -2,6 +2,7 @@
 # sh recipes/quickstart/run.sh: from a fresh clone to a small model that answers questions, within six minutes on
 # two CPU cores. Installs what is missing, builds, trains for at most two minutes, draws the losses, and asks the
 # model questions that are not in its training text. A second run builds nothing again.
+#   run.sh model.arch=x052    arguments are keys of recipe.yaml with another value, here RWKV-5 instead of RWKV-6
 #   $RW_BUILD_DIR    another build folder than build/release
 set -eu
 
@@ -26,11 +27,14 @@ rw_say_in "ready after $((built - began)) s" "准备完毕，用时 $((built - b
 # A finished run makes room for a new one; an interrupted run is resumed.
 [ ! -f "$output/rwkv-final.pth" ] || rm -rf "$output"
 status=0
-"$program" "$here/recipe.yaml" || status=$?
+"$program" "$here/recipe.yaml" "$@" || status=$?
 [ "$status" = 0 ] || exit "$status"
 trained=$(date +%s)
 
 wanted=$(sed -n 's/^ *epoch_steps: *\([0-9]*\).*/\1/p' "$here/recipe.yaml")
+for argument; do
+    case $argument in train.epoch_steps=*) wanted=${argument#*=} ;; esac
+done
 last=$(sed -n 's/.*"step": *\([0-9]*\).*/\1/p' "$output/metrics.jsonl" | tail -n 1)
 made=$((last + 1)) # steps are counted from 0
 if [ "$made" -lt "$wanted" ]; then

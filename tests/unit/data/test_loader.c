@@ -80,6 +80,42 @@ static void check_batch(const rw_batch *b, uint64_t step, int64_t n_tokens) {
     }
 }
 
+/* Whole passes visit each window once, in the order of the official trainer, which counts samples from 1. */
+static void test_cubic(void **state) {
+    (void)state;
+    rw_plan_data plan = plan_for(count_up("a", 251)); /* 31 windows of 8, so the prime is 29 */
+    plan.sampler = RW_SAMPLER_CUBIC;
+    rw_loader *l = open_loader(&plan, NULL);
+    int seen[29] = {0};
+    for (int step = 0; step < 29; step++) {
+        const rw_batch *b = next(l);
+        for (int r = 0; r < ROWS; r++) {
+            int64_t start = rw_sampler_cubic(29, T, (uint64_t)(step * ROWS + r + 1));
+            assert_int_equal(start % T, 0);
+            seen[start / T]++;
+            for (int i = 0; i < T; i++) assert_int_equal(b->tokens[r * T + i], start + i + 1);
+            assert_int_equal(b->targets[r * T + T - 1], start + T + 1);
+        }
+    }
+    for (int i = 0; i < 29; i++) assert_int_equal(seen[i], ROWS);
+    rw_loader_close(l);
+}
+
+/* A loader that begins at the cursor of a batch gives what would have followed. */
+static void test_cubic_resumes(void **state) {
+    (void)state;
+    rw_plan_data plan = plan_for(count_up("a", 251));
+    plan.sampler = RW_SAMPLER_CUBIC;
+    rw_loader *l = open_loader(&plan, NULL);
+    rw_cursor cursor = {0};
+    for (int step = 0; step < 17; step++) cursor = next(l)->next;
+    rw_loader *resumed = open_loader(&plan, &cursor);
+    for (int step = 17; step < 40; step++)
+        assert_memory_equal(next(l)->tokens, next(resumed)->tokens, ROWS * T * sizeof(int32_t));
+    rw_loader_close(resumed);
+    rw_loader_close(l);
+}
+
 static void test_batches(void **state) {
     (void)state;
     rw_plan_data plan = plan_for(count_up("a", 1000));
@@ -241,6 +277,14 @@ static void test_too_short(void **state) {
     l = open_loader(&plan, NULL);
     assert_int_equal(next(l)->tokens[0], 1);
     rw_loader_close(l);
+    plan = plan_for(count_up("short", 3 * T - 1));
+    plan.sampler = RW_SAMPLER_CUBIC;
+    assert_int_equal(rw_loader_open(&l, &plan, plan.data_file, NULL, NULL, &err), RW_E_DATA);
+    assert_mentions(&err, "23 tokens are too few for ctx_len 8: at least 24 are needed");
+    plan.data_file = count_up("short", 3 * T);
+    l = open_loader(&plan, NULL);
+    assert_int_equal(next(l)->tokens[0], T + 1);
+    rw_loader_close(l);
     plan = plan_for("elsewhere");
     plan.valid_file = count_up("short", 1);
     assert_int_equal(rw_loader_open(&l, &plan, plan.valid_file, NULL, NULL, &err), RW_E_DATA);
@@ -399,6 +443,8 @@ static void test_no_memory(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_batches),
+        cmocka_unit_test(test_cubic),
+        cmocka_unit_test(test_cubic_resumes),
         cmocka_unit_test(test_borders_have_a_fixed_length),
         cmocka_unit_test(test_held),
         cmocka_unit_test(test_resume),
