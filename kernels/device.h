@@ -77,6 +77,7 @@ typedef struct {
 
 #include "kernels/adamw.h"
 #include "kernels/channel_mix.h"
+#include "kernels/copy_head.h"
 #include "kernels/ddlerp.h"
 #include "kernels/elementwise.h"
 #include "kernels/embedding.h"

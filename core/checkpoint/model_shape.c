@@ -51,7 +51,6 @@ static const named others[] = {
 
 /* Parts that training flags add to a model. */
 static const named additions[] = {
-    {"head_q.weight", "trained with head_qk"},
     {"att.time_state", "trained with train_type states"},
 };
 
@@ -122,12 +121,21 @@ static void take_sizes(survey *s) {
     for (int r = 0; r < s->arch->n_roles; r++) {
         int ndim = rw_shape_words(s->arch->roles[r].shape, words);
         const rw_file_tensor *t = first_of(s, &s->arch->roles[r], ndim);
-        if (t && s->shape.dim[s->arch->roles[r].needs] == 0) s->shape.dim[s->arch->roles[r].needs] = 1;
         for (int i = 0; t && i < ndim; i++) {
             bool alone = words[i].factor == 1 && words[i].dim < RW_DIM_COUNT;
             if (!alone || s->shape.dim[words[i].dim] || t->shape[i] > MAX_SIZE) continue;
             s->shape.dim[words[i].dim] = t->shape[i];
         }
+    }
+}
+
+/* What needs a part that has no size of its own (pre_ffn) shows that the model has it. */
+static void take_flags(survey *s) {
+    rw_shape_word words[RW_MAX_DIM];
+    for (int r = 0; r < s->arch->n_roles; r++) {
+        const rw_role *role = &s->arch->roles[r];
+        int ndim = rw_shape_words(role->shape, words);
+        if (!s->shape.dim[role->needs] && first_of(s, role, ndim)) s->shape.dim[role->needs] = 1;
     }
 }
 
@@ -157,7 +165,7 @@ static rw_status check_tensor(survey *s, const rw_role_walk *w, rw_error *err) {
     const rw_file_tensor *t = rw_tensor_file_find(s->f, w->name);
     int64_t expected[RW_MAX_DIM];
     int ndim = rw_shape_sizes(w->role->shape, &s->shape, expected);
-    if (!t) return RW_OK; /* idle */
+    if (!t) return RW_OK; /* optional */
     if (t->ndim != ndim || memcmp(t->shape, expected, (size_t)ndim * sizeof *expected))
         return fail_shape(s, t, expected, ndim, err);
     if (t->dtype != RW_F32 && t->dtype != RW_BF16 && t->dtype != RW_F16 && t->dtype != RW_F64)
@@ -172,7 +180,7 @@ static rw_status check_tensor(survey *s, const rw_role_walk *w, rw_error *err) {
 /* First that all are there: a size may come from any of them. */
 static rw_status check_roles(survey *s, rw_error *err) {
     for (rw_role_walk w = rw_role_walk_of(s->arch, &s->shape); rw_role_walk_next(&w);)
-        if (!rw_tensor_file_find(s->f, w.name) && !rw_role_idle(w.role, w.layer))
+        if (!rw_tensor_file_find(s->f, w.name) && !rw_role_optional(w.role, w.layer))
             return rw_fail(err, RW_E_FORMAT, RW_AT_FILE(path(s)), "tensor '%s' is missing; is this the whole model?",
                            w.name);
     for (rw_role_walk w = rw_role_walk_of(s->arch, &s->shape); rw_role_walk_next(&w);) RW_TRY(check_tensor(s, &w, err));
@@ -214,6 +222,7 @@ rw_status rw_model_shape_from_file(const rw_tensor_file *f, rw_plan_model *out, 
     RW_TRY(find_arch(&s, err));
     RW_TRY(count_layers(&s, err));
     take_sizes(&s);
+    take_flags(&s);
     s.known = rw_arena_alloc(arena, (size_t)f->n);
     if (!s.known) return rw_fail_memory(err, (size_t)f->n);
     RW_TRY(check_roles(&s, err));

@@ -47,7 +47,7 @@ static rw_status load_one(rw_params *p, rw_param_kind kind, size_t i, const rw_t
 static rw_status refuse_unknown(const rw_params *p, const rw_tensor_file *f, const char *path, rw_error *err) {
     for (int64_t i = 0; i < rw_tensor_file_count(f); i++) {
         const char *name = rw_tensor_file_at(f, i)->name;
-        if (rw_layout_find(&p->layout, name) < 0)
+        if (rw_layout_find(&p->layout, name) < 0 && !rw_layout_has_buffer(&p->layout, name))
             return rw_fail(err, RW_E_FORMAT, RW_AT_FILE(path), "tensor '%s' does not belong to this model", name);
     }
     return RW_OK;
@@ -55,7 +55,7 @@ static rw_status refuse_unknown(const rw_params *p, const rw_tensor_file *f, con
 
 /* Bucket 1 is block 0. A training state has them all. */
 static bool may_lack(const rw_segment *s, const char *prefix) {
-    return !*prefix && s->role && rw_role_idle(s->role, s->bucket - 1);
+    return !*prefix && s->role && rw_role_optional(s->role, s->bucket - 1);
 }
 
 rw_status rw_weights_load(rw_params *p, rw_param_kind kind, const rw_tensor_file *f, const char *path,
@@ -89,6 +89,24 @@ static rw_status fetch(const rw_save_tensor *t, int64_t first, int64_t n, void *
     return RW_OK;
 }
 
+static rw_status fetch_buffer(const rw_save_tensor *t, int64_t first, int64_t n, void *buf, rw_error *err) {
+    const rw_buffer *b = t->data;
+    (void)err;
+    for (int64_t i = 0; i < n; i++) ((double *)buf)[i] = b->value(b->ctx, first + i);
+    return RW_OK;
+}
+
+/* An official file has them, a training state does not need them. */
+static void fill_buffers(rw_weights_list *list, const rw_params *p, rw_dtype dtype) {
+    for (int i = 0; i < p->layout.n_buffers; i++) {
+        const rw_buffer *b = &p->layout.buffers[i];
+        rw_save_tensor *t = &list->tensors[list->n++];
+        *t = (rw_save_tensor){.name = b->name, .ndim = b->ndim, .src_dtype = RW_F64, .fetch = fetch_buffer, .data = b};
+        memcpy(t->shape, b->shape, sizeof b->shape);
+        t->dtype = dtype == RW_DTYPE_NONE ? rw_wide(p->device->compute) : dtype;
+    }
+}
+
 static size_t name_bytes(const rw_params *p, const char *const *prefixes, int n_kinds) {
     size_t n = 0;
     for (int k = 0; k < n_kinds; k++)
@@ -120,7 +138,7 @@ static void fill(rw_weights_list *list, rw_params *p, rw_param_kind kind, const 
 
 rw_status rw_weights_list_new(rw_weights_list *list, rw_params *p, const rw_param_kind *kinds,
                               const char *const *prefixes, int n_kinds, rw_dtype dtype, rw_error *err) {
-    size_t n = p->layout.n_segments * (size_t)n_kinds;
+    size_t n = p->layout.n_segments * (size_t)n_kinds + (size_t)p->layout.n_buffers;
     *list = (rw_weights_list){0};
     list->tensors = rw_alloc_array(n, sizeof *list->tensors);
     list->sources = rw_alloc_array(n, sizeof(source));
@@ -130,6 +148,7 @@ rw_status rw_weights_list_new(rw_weights_list *list, rw_params *p, const rw_para
         return rw_fail_memory(err, n * sizeof *list->tensors);
     }
     char *name = list->names;
+    if (!*prefixes[0]) fill_buffers(list, p, dtype);
     for (int k = 0; k < n_kinds; k++) fill(list, p, kinds[k], prefixes[k], dtype, &name);
     return RW_OK;
 }

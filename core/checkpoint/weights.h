@@ -16,7 +16,8 @@ extern "C" {
 rw_status rw_weights_load(rw_params *p, rw_param_kind kind, const rw_tensor_file *f, const char *path,
                           const char *prefix, rw_error *err);
 
-/* What a save writes, in official order: n entries for each kind. */
+/* What a save writes, in official order: the layout's buffers when the first prefix is empty, then n entries for each
+ * kind. */
 typedef struct {
     rw_save_tensor *tensors; /* owned */
     int64_t n;

@@ -64,7 +64,7 @@ static rw_status pass(rw_engine *e, bool train, double *out, bool add, rw_error 
     rw_tape_record(e->tape, train);
     rw_tensor *hidden = rw_model_forward(e->model, e->tape, e->rows, e->in.tokens, NULL, NULL, p->grad_cp);
     rw_tensor *loss =
-        hidden ? rw_head_loss(e->tape, hidden, e->model->head, e->in.targets, e->in.mask, p->head_chunk) : NULL;
+        rw_model_loss(e->model, e->tape, e->rows, e->in.tokens, hidden, e->in.targets, e->in.mask, p->head_chunk);
     rw_status status = sum_loss(e, loss, out, add, err);
     if (status == RW_OK && train) rw_tape_backward(e->tape, NULL);
     if (status == RW_OK) status = rw_tape_error(e->tape, err);

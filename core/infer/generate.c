@@ -149,6 +149,10 @@ static rw_status open_model(rw_generator *g, const char *path, rw_device *device
     rw_tensor_file *f;
     RW_TRY(rw_tensor_file_open(&f, path, err));
     rw_status status = rw_model_shape_from_file(f, &g->shape, &g->names, err);
+    if (status == RW_OK && g->shape.head_qk)
+        status = rw_fail(err, RW_E_UNSUPPORTED, RW_AT_FILE(path),
+                         "this model has head_qk, whose logits need every token before: it can be trained, but not "
+                         "generate text");
     if (status == RW_OK) status = rw_model_new(&g->model, &g->shape, device, NULL, err);
     if (status == RW_OK && real) status = rw_weights_load(g->model->params, RW_PARAM_VALUE, f, path, "", err);
     rw_tensor_file_close(f);

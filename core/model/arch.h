@@ -48,12 +48,17 @@ typedef struct rw_role {
     rw_role_group group;
     rw_dim needs;    /* only in models where this size is not 0; left out (n_layer): in all          */
     bool idle_first; /* block 0 has it and never uses it: a published file may lack it there       */
+    bool buffer;     /* known from its formula: files have it, memory does not, and nothing learns */
     rw_init init;    /* its formula gets an rw_init_site                                             */
 } rw_role;
 
 /* Never used, so that its gradient is exactly 0 and it never moves. */
 static inline bool rw_role_idle(const rw_role *role, int layer) {
     return role->idle_first && layer == 0;
+}
+/* A file may lack it. */
+static inline bool rw_role_optional(const rw_role *role, int layer) {
+    return role->buffer || rw_role_idle(role, layer);
 }
 
 /* -- what a model carries --------------------------------------------------------------------------------------- */

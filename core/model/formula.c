@@ -3,6 +3,11 @@
 
 #include <math.h>
 
+double rw_init_lower(const void *site, int64_t i) {
+    const int64_t side = ((const rw_init_site *)site)->shape->copy_ctx;
+    return i % side <= i / side;
+}
+
 double rw_init_mix(const void *site, int64_t i) {
     return pow(rw_init_x(site, i), rw_init_r(site));
 }

@@ -20,6 +20,7 @@ static inline double rw_init_x(const rw_init_site *s, int64_t i) {
 }
 
 /* Each is the `formula` of a role: site is an rw_init_site. */
+double rw_init_lower(const void *site, int64_t i);     /* [T,T]: 1 up to the diagonal, 0 after it       */
 double rw_init_mix(const void *site, int64_t i);       /* x^r                                           */
 double rw_init_mix_value(const void *site, int64_t i); /* x^r + 0.3 q                                   */
 double rw_init_mix_half(const void *site, int64_t i);  /* x^(r/2)                                       */

@@ -19,22 +19,42 @@ static rw_param_class class_of(const char *shape) {
     return rank <= 1 || heads ? RW_VECTOR : RW_MATRIX;
 }
 
-static rw_status declare(const rw_arch *arch, const rw_plan_model *shape, rw_layout *l, rw_arena *names,
-                         rw_error *err) {
+static rw_status declare_buffer(rw_model *m, const rw_role_walk *w, rw_layout *l, rw_error *err) {
+    rw_buffer b = {.name = rw_arena_strdup(&m->names, w->name), .value = w->role->init.formula};
+    rw_init_site *site = rw_arena_alloc(&m->names, sizeof *site);
+    if (!b.name || !site) return rw_fail_memory(err, sizeof *site);
+    *site = (rw_init_site){&m->shape, w->layer};
+    b.ctx = site;
+    b.ndim = rw_shape_sizes(w->role->shape, &m->shape, b.shape);
+    return rw_layout_add_buffer(l, &b, err);
+}
+
+static rw_status declare_param(rw_model *m, const rw_role_walk *w, rw_layout *l, rw_error *err) {
     int64_t sizes[RW_MAX_DIM];
-    for (rw_role_walk w = rw_role_walk_of(arch, shape); rw_role_walk_next(&w);) {
-        const char *name = rw_arena_strdup(names, w.name);
-        int ndim = rw_shape_sizes(w.role->shape, shape, sizes);
-        RW_TRY(rw_layout_add(l, name, class_of(w.role->shape), ndim, sizes, 1 + w.layer, w.role->place, err));
-        l->segments[l->n_segments - 1].role = w.role;
-    }
+    const char *name = rw_arena_strdup(&m->names, w->name);
+    int ndim = rw_shape_sizes(w->role->shape, &m->shape, sizes);
+    RW_TRY(rw_layout_add(l, name, class_of(w->role->shape), ndim, sizes, 1 + w->layer, w->role->place, err));
+    l->segments[l->n_segments - 1].role = w->role;
     return RW_OK;
+}
+
+static rw_status declare(rw_model *m, rw_layout *l, rw_error *err) {
+    for (rw_role_walk w = rw_role_walk_of(m->arch, &m->shape); rw_role_walk_next(&w);)
+        RW_TRY(w.role->buffer ? declare_buffer(m, &w, l, err) : declare_param(m, &w, l, err));
+    return RW_OK;
+}
+
+/* The next parameter of a walk, in the order of the layout. */
+static bool next_param(rw_role_walk *w) {
+    while (rw_role_walk_next(w))
+        if (!w->role->buffer) return true;
+    return false;
 }
 
 /* Fills the pointers to tensors; the order is that of declare(). */
 static void bind(rw_model *m) {
     rw_tensor *next = m->params->tensors;
-    for (rw_role_walk w = rw_role_walk_of(m->arch, &m->shape); rw_role_walk_next(&w);)
+    for (rw_role_walk w = rw_role_walk_of(m->arch, &m->shape); next_param(&w);)
         m->roles[(w.layer + 1) * m->arch->n_roles + w.index] = next++;
     m->emb = rw_params_find(m->params, "emb.weight");
     m->ln0_w = rw_params_find(m->params, "blocks.0.ln0.weight");
@@ -42,12 +62,14 @@ static void bind(rw_model *m) {
     m->ln_out_w = rw_params_find(m->params, "ln_out.weight");
     m->ln_out_b = rw_params_find(m->params, "ln_out.bias");
     m->head = rw_params_find(m->params, "head.weight");
+    m->head_q = rw_params_find(m->params, "head_q.weight");
+    m->head_k = rw_params_find(m->params, "head_k.weight");
 }
 
 static rw_status build(rw_model *m, rw_device *device, const rw_model_options *o, rw_error *err) {
     const rw_storage storage = o ? o->storage : (rw_storage){0};
     rw_layout l = {0};
-    rw_status status = declare(m->arch, &m->shape, &l, &m->names, err);
+    rw_status status = declare(m, &l, err);
     if (status == RW_OK && o && o->groups) o->groups(o->ctx, &l);
     if (status == RW_OK) status = rw_layout_place(&l, err);
     if (status == RW_OK) status = rw_params_new(&m->params, device, &l, &storage, o && o->train, err);
@@ -108,7 +130,7 @@ static rw_status init(rw_model *m, uint64_t seed, bool idle_only, rw_error *err)
     const int threads = m->params->device->exec.threads;
     init_progress progress = {.began_ns = rw_now_ns()};
     size_t i = 0;
-    for (rw_role_walk w = rw_role_walk_of(m->arch, &m->shape); rw_role_walk_next(&w); i++) {
+    for (rw_role_walk w = rw_role_walk_of(m->arch, &m->shape); next_param(&w); i++) {
         rw_init_site site = {&m->shape, w.layer};
         rw_init value = w.role->init;
         value.ctx = &site;
@@ -189,6 +211,15 @@ rw_tensor *rw_model_forward(rw_model *m, rw_tape *t, rw_rows rows, const int32_t
     rw_tensor *hidden = rw_layer_norm(t, x, m->ln_out_w, m->ln_out_b, LN_EPS);
     rw_tape_drop(t, x);
     return hidden;
+}
+
+rw_tensor *rw_model_loss(rw_model *m, rw_tape *t, rw_rows rows, const int32_t *tokens, rw_tensor *hidden,
+                         const int32_t *targets, const float *mask, int64_t chunk) {
+    if (!hidden || !m->head_q) return rw_head_loss(t, hidden, m->head, targets, mask, chunk);
+    rw_copy_head_in copy = {.rows = rows, .tokens = tokens};
+    copy.q = rw_matmul(t, hidden, m->head_q, true, NULL);
+    copy.k = rw_matmul(t, hidden, m->head_k, true, NULL);
+    return rw_head_loss_copy(t, hidden, m->head, &copy, targets, mask, chunk);
 }
 
 rw_tensor *rw_model_logits(rw_model *m, rw_tape *t, rw_tensor *hidden) {

@@ -1,7 +1,7 @@
 /* A model: parameters under their official names, initial values, and ONE forward pass:
  *     tokens + state -> hidden [R,C] + state
  * built of differentiable ops. Training, prefill and decoding of single tokens are this one function. The head is
- * separate: rw_head_loss() for training, rw_model_logits() for everything else. */
+ * separate: rw_model_loss() for training, rw_model_logits() for everything else. */
 #ifndef RW_MODEL_MODEL_H
 #define RW_MODEL_MODEL_H
 
@@ -28,6 +28,7 @@ struct rw_model {
     rw_tensor **roles;   /* owned [n_layer + 2][n_roles]: parameters; NULL where a part does not have one */
     rw_arena names;
     rw_tensor *emb, *ln0_w, *ln0_b, *ln_out_w, *ln_out_b, *head;
+    rw_tensor *head_q, *head_k; /* with head_qk; else NULL */
 };
 
 typedef struct {
@@ -56,7 +57,10 @@ static inline rw_tensor *rw_role_of(const rw_model *m, int layer, int role) {
  * are written instead, when nothing is recorded and grad_cp is 0. NULL after an error of the tape. */
 rw_tensor *rw_model_forward(rw_model *m, rw_tape *t, rw_rows rows, const int32_t *tokens, const rw_state *state_in,
                             rw_state *state_out, int grad_cp);
-/* hidden [R,C] -> logits [R,V] */
+/* The loss of each row, [R]: rw_head_loss(), with head_qk's part in a model that has it. */
+rw_tensor *rw_model_loss(rw_model *m, rw_tape *t, rw_rows rows, const int32_t *tokens, rw_tensor *hidden,
+                         const int32_t *targets, const float *mask, int64_t chunk);
+/* hidden [R,C] -> logits [R,V], without head_qk's part, which needs all rows of a sequence. */
 rw_tensor *rw_model_logits(rw_model *m, rw_tape *t, rw_tensor *hidden);
 
 #ifdef __cplusplus

@@ -44,4 +44,11 @@
     X(LN_OUT_B, "ln_out.bias", "C", AFTER, 0, PLAIN, CONSTANT(0))                                                      \
     X(HEAD, "head.weight", "V C", AFTER, 1, MATRIX, ORTHOGONAL_TALL(0.5))
 
+/* head_qk of x052 and x060: kernels/copy_head.h. */
+#define RW_ROLES_COPY_BEFORE(X)                                                                                        \
+    X(COPY_MASK, "copy_mask", "T T", BEFORE, 0, PLAIN, FORMULA(rw_init_lower), .needs = RW_DIM_head_qk, .buffer = true)
+#define RW_ROLES_COPY_AFTER(X)                                                                                         \
+    X(HEAD_Q, "head_q.weight", "Q C", AFTER, 2, MATRIX, CONSTANT(0), .needs = RW_DIM_head_qk)                          \
+    X(HEAD_K, "head_k.weight", "Q C", AFTER, 3, MATRIX, ORTHOGONAL(0.1), .needs = RW_DIM_head_qk)
+
 #endif

@@ -11,6 +11,7 @@
 /* -- parameters ---------------------------------------------------------------------------------------------------- */
 
 #define ROLES(X)                                                                                                       \
+    RW_ROLES_COPY_BEFORE(X)                                                                                            \
     RW_ROLES_BEFORE(X)                                                                                                 \
     RW_ROLES_NORMS(X)                                                                                                  \
     X(MIX_K, "att.time_mix_k", "1 1 C", TIME_MIX, 20, MIX, FORMULA(rw_init_mix))                                       \
@@ -36,7 +37,8 @@
     X(FFN_KEY, "ffn.key.weight", "F C", EVERY, 5, MATRIX, ORTHOGONAL(1))                                               \
     X(FFN_RECEPTANCE, "ffn.receptance.weight", "C C", EVERY, 6, MATRIX, CONSTANT(0))                                   \
     X(FFN_VALUE, "ffn.value.weight", "C F", EVERY, 7, MATRIX, CONSTANT(0))                                             \
-    RW_ROLES_AFTER(X)
+    RW_ROLES_AFTER(X)                                                                                                  \
+    RW_ROLES_COPY_AFTER(X)
 
 enum { ROLES(RW_ROLE_ENUM) N_ROLES };
 static const rw_role roles[] = {ROLES(RW_ROLE_ROW)};

@@ -30,6 +30,7 @@ static double maa_ffn(const void *site, int64_t i) {
 /* -- parameters ---------------------------------------------------------------------------------------------------- */
 
 #define ROLES(X)                                                                                                       \
+    RW_ROLES_COPY_BEFORE(X)                                                                                            \
     RW_ROLES_BEFORE(X)                                                                                                 \
     RW_ROLES_NORMS(X)                                                                                                  \
     X(MAA_X, "att.time_maa_x", "1 1 C", TIME_MIX, 20, MIX, FORMULA(maa))                                               \
@@ -61,7 +62,8 @@ static double maa_ffn(const void *site, int64_t i) {
     X(FFN_KEY, "ffn.key.weight", "F C", EVERY, 5, MATRIX, ORTHOGONAL(1))                                               \
     X(FFN_RECEPTANCE, "ffn.receptance.weight", "C C", EVERY, 6, MATRIX, CONSTANT(0))                                   \
     X(FFN_VALUE, "ffn.value.weight", "C F", EVERY, 7, MATRIX, CONSTANT(0))                                             \
-    RW_ROLES_AFTER(X)
+    RW_ROLES_AFTER(X)                                                                                                  \
+    RW_ROLES_COPY_AFTER(X)
 
 enum { ROLES(RW_ROLE_ENUM) N_ROLES };
 static const rw_role roles[] = {ROLES(RW_ROLE_ROW)};

@@ -26,6 +26,13 @@ rw_status rw_layout_add(rw_layout *l, const char *name, rw_param_class cls, int 
     return RW_OK;
 }
 
+rw_status rw_layout_add_buffer(rw_layout *l, const rw_buffer *buffer, rw_error *err) {
+    if (l->n_buffers == RW_MAX_BUFFERS)
+        return rw_fail(err, RW_E_INTERNAL, RW_AT_NONE, "a model has more than %d buffers", RW_MAX_BUFFERS);
+    l->buffers[l->n_buffers++] = *buffer;
+    return RW_OK;
+}
+
 static int by_place(const void *a, const void *b) {
     const rw_segment *x = *(rw_segment *const *)a, *y = *(rw_segment *const *)b;
     if (x->bucket != y->bucket) return x->bucket < y->bucket ? -1 : 1;
@@ -76,6 +83,12 @@ int rw_layout_find(const rw_layout *l, const char *name) {
     for (size_t i = 0; i < l->n_segments; i++)
         if (strcmp(l->segments[i].name, name) == 0) return (int)i;
     return -1;
+}
+
+bool rw_layout_has_buffer(const rw_layout *l, const char *name) {
+    for (int i = 0; i < l->n_buffers; i++)
+        if (strcmp(l->buffers[i].name, name) == 0) return true;
+    return false;
 }
 
 void rw_layout_done(rw_layout *l) {

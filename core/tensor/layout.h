@@ -38,6 +38,17 @@ typedef struct {
     int64_t offset;  /* first element in the flat buffers of its class            */
 } rw_segment;
 
+/* What official files hold beside parameters (copy_mask): element i is value(ctx, i). It takes no memory, and is
+ * written before the parameters. */
+typedef struct {
+    const char *name;
+    int ndim;
+    int64_t shape[RW_MAX_DIM];
+    double (*value)(const void *ctx, int64_t i);
+    const void *ctx;
+} rw_buffer;
+#define RW_MAX_BUFFERS 2
+
 /* Elements [first, first + n) of the flat buffers of trainable parameters; multiples of RW_BUCKET_ALIGN. */
 typedef struct {
     int64_t first, n;
@@ -52,6 +63,8 @@ typedef struct {
     size_t n_segments, cap;
     rw_bucket *buckets; /* owned; after rw_layout_place()                            */
     int n_buckets;
+    rw_buffer buffers[RW_MAX_BUFFERS];
+    int n_buffers;
     int64_t n_params;                                                  /* elements of all tensors */
     int64_t n_trainable[RW_PARAM_CLASSES], n_frozen[RW_PARAM_CLASSES]; /* of the flat buffers, padding included */
 } rw_layout;
@@ -59,9 +72,12 @@ typedef struct {
 /* Appends a parameter, trainable, scale 1. `name` must outlive the layout. */
 rw_status rw_layout_add(rw_layout *l, const char *name, rw_param_class cls, int ndim, const int64_t *shape, int bucket,
                         int place, rw_error *err);
+/* Appends a buffer; what it points to must outlive the layout. */
+rw_status rw_layout_add_buffer(rw_layout *l, const rw_buffer *buffer, rw_error *err);
 /* Sets the offsets; called once all are there and `trainable` is decided. */
 rw_status rw_layout_place(rw_layout *l, rw_error *err);
 int rw_layout_find(const rw_layout *l, const char *name); /* index, or -1 */
+bool rw_layout_has_buffer(const rw_layout *l, const char *name);
 void rw_layout_done(rw_layout *l);
 
 /* -- parameters: a layout's buffers on a device ------------------------------------------------------- */

@@ -75,6 +75,16 @@ rw_tensor *rw_binary(rw_tape *t, rw_binary_op op, rw_tensor *a, rw_tensor *b);
 rw_tensor *rw_head_loss(rw_tape *t, rw_tensor *hidden, rw_tensor *weight, const int32_t *targets, const float *mask,
                         int64_t chunk);
 
+/* The same with what head_qk adds to the logits: q, k [R,Q], the ids of the rows on the device, a scale of 1 / Q. Their
+ * gradients too are computed in the same pass. copy: or NULL. */
+typedef struct {
+    rw_rows rows;
+    const int32_t *tokens;
+    rw_tensor *q, *k;
+} rw_copy_head_in;
+rw_tensor *rw_head_loss_copy(rw_tape *t, rw_tensor *hidden, rw_tensor *weight, const rw_copy_head_in *copy,
+                             const int32_t *targets, const float *mask, int64_t chunk);
+
 #ifdef __cplusplus
 }
 #endif

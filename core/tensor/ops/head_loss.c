@@ -3,9 +3,13 @@
 
 #include "core/tensor/ops/ops_internal.h"
 
-/* The gradient of hidden was made in the forward pass and waits as the gradient of out[1]. */
+enum { HL_HIDDEN, HL_Q, HL_K, HL_WEIGHT, HL_IN };
+enum { HL_LOSS = HL_IN - 1, HL_OUT };
+
+/* The gradients of activations were made in the forward pass and wait as those of as many outputs. */
 static void head_loss_backward(rw_tape *t, rw_node *n) {
-    rw_grad_move(t, n->in[0], n->out[1]);
+    for (int i = HL_HIDDEN; i <= HL_K; i++)
+        if (n->out[i]) rw_grad_move(t, n->in[i], n->out[i]);
 }
 
 typedef struct {
@@ -14,7 +18,36 @@ typedef struct {
     bool add_weight;
     const int32_t *targets;
     const float *mask;
+    rw_copy_head_args copy; /* q NULL: none */
 } head_pass;
+
+/* -- head_qk ------------------------------------------------------------------------------------------ */
+
+static bool copy_args(rw_tape *t, const rw_copy_head_in *in, const rw_tensor *hidden, rw_copy_head_args *a) {
+    int64_t R = rw_rows_of(hidden), Q = in->q ? rw_last_dim(in->q) : 0;
+    if (!rw_op_narrow(t, "copy_head", "q", in->q, R * Q) || !rw_op_narrow(t, "copy_head", "k", in->k, R * Q) ||
+        !rw_op_check_rows(t, "copy_head", in->rows, hidden))
+        return false;
+    *a = (rw_copy_head_args){.dtype = hidden->dtype, .R = R, .Q = Q, .n_seq = in->rows.n_seq, .scale = 1 / (double)Q};
+    a->cu_seqlens = in->rows.cu_seqlens;
+    a->tokens = in->tokens;
+    a->q = in->q->data;
+    a->k = in->k->data;
+    return true;
+}
+
+static rw_copy_head_args copy_chunk(const head_pass *p, int64_t first, int64_t rows) {
+    rw_copy_head_args a = p->copy;
+    a.V = rw_rows_of(p->weight);
+    a.first = first;
+    a.n = rows;
+    a.logits = p->logits;
+    a.dlogits = p->logits;
+    a.add = first > 0 ? RW_COPY_HEAD_ADD_K : 0;
+    return a;
+}
+
+/* -- a chunk ------------------------------------------------------------------------------------------ */
 
 static char *elements(const void *base, rw_dtype dtype, int64_t i) {
     return (char *)base + i * rw_dtype_bytes(dtype);
@@ -28,11 +61,14 @@ static void head_chunk(rw_tape *t, const head_pass *p, int64_t first, int64_t ro
     rw_matmul_args mm = {
         .dtype = d, .M = rows, .N = V, .K = C, .a = h, .b = p->weight->data, .out = p->logits, .trans_b = true};
     KERN(t)->matmul(&mm, EXEC(t));
+    rw_copy_head_args copy = copy_chunk(p, first, rows);
+    if (copy.q) KERN(t)->copy_head_forward(&copy, EXEC(t));
     rw_head_loss_args hl = {.dtype = d, .R = rows, .V = V, .logits = p->logits, .targets = p->targets + first};
     hl.mask = p->mask ? p->mask + first : NULL;
     hl.loss = elements(p->loss->data, p->loss->dtype, first);
-    hl.want_grad = p->dhidden || p->dweight;
+    hl.want_grad = p->dhidden || p->dweight || copy.dq || copy.dk;
     KERN(t)->head_loss(&hl, EXEC(t));
+    if (copy.dq || copy.dk) KERN(t)->copy_head_backward(&copy, EXEC(t));
     if (p->dhidden) {
         rw_matmul_args g = {.dtype = d, .M = rows, .N = C, .K = V, .a = p->logits, .b = p->weight->data};
         g.out = elements(p->dhidden, d, first * C);
@@ -47,24 +83,38 @@ static void head_chunk(rw_tape *t, const head_pass *p, int64_t first, int64_t ro
     }
 }
 
-rw_tensor *rw_head_loss(rw_tape *t, rw_tensor *hidden, rw_tensor *weight, const int32_t *targets, const float *mask,
-                        int64_t chunk) {
+/* -- the op ------------------------------------------------------------------------------------------- */
+
+/* An output whose gradient is where that of x waits for the backward pass. */
+static rw_tensor *waiting(rw_tape *t, const rw_tensor *x, bool record, void **grad) {
+    if (!record || !x || !x->requires_grad) return NULL;
+    int32_t block = rw_block_take(t, x->room * rw_dtype_bytes(x->dtype), grad);
+    rw_tensor *y = rw_tape_wrap(t, x->dtype, x->ndim, x->shape, NULL);
+    if (!y) return NULL;
+    y->grad = *grad;
+    y->grad_block = block;
+    return y;
+}
+
+rw_tensor *rw_head_loss_copy(rw_tape *t, rw_tensor *hidden, rw_tensor *weight, const rw_copy_head_in *copy,
+                             const int32_t *targets, const float *mask, int64_t chunk) {
     if (!rw_op_narrow(t, "head_loss", "hidden", hidden, -1)) return NULL;
     int64_t R = rw_rows_of(hidden);
     if (!rw_op_narrow(t, "head_loss", "weight", weight, -1) ||
         !rw_op_narrow(t, "head_loss", "hidden", hidden, R * rw_last_dim(weight)))
         return NULL;
+    head_pass p = {.hidden = hidden, .weight = weight, .targets = targets, .mask = mask};
+    if (copy && !copy_args(t, copy, hidden, &p.copy)) return NULL;
     int64_t most = rw_room_rows(hidden), V = rw_rows_of(weight);
     if (chunk < 1 || chunk > most) chunk = most;
-    rw_tensor *in[] = {hidden, weight}, *out[2] = {rw_tape_tensor(t, rw_wide(hidden->dtype), 1, &R, most), NULL};
+    rw_tensor *in[HL_IN] = {hidden, copy ? copy->q : NULL, copy ? copy->k : NULL, weight}, *out[HL_OUT] = {NULL};
+    out[HL_LOSS] = p.loss = rw_tape_tensor(t, rw_wide(hidden->dtype), 1, &R, most);
     bool record = rw_op_records(t, in, LEN(in));
-    head_pass p = {.hidden = hidden, .weight = weight, .loss = out[0], .targets = targets, .mask = mask};
-    int32_t logits_block, dh_block = -1;
+    int32_t logits_block;
     p.logits = rw_scratch_take(t, chunk * V * rw_dtype_bytes(hidden->dtype), &logits_block);
-    if (record && hidden->requires_grad) {
-        dh_block = rw_block_take(t, hidden->room * rw_dtype_bytes(hidden->dtype), &p.dhidden);
-        out[1] = rw_tape_wrap(t, hidden->dtype, hidden->ndim, hidden->shape, NULL);
-    }
+    out[HL_HIDDEN] = waiting(t, hidden, record, &p.dhidden);
+    out[HL_Q] = waiting(t, in[HL_Q], record, &p.copy.dq);
+    out[HL_K] = waiting(t, in[HL_K], record, &p.copy.dk);
     if (record) {
         uint32_t add = 0;
         p.dweight = rw_grad_into(t, weight, 1, &add);
@@ -74,10 +124,11 @@ rw_tensor *rw_head_loss(rw_tape *t, rw_tensor *hidden, rw_tensor *weight, const 
         head_chunk(t, &p, first, R - first < chunk ? R - first : chunk);
     rw_block_release(t, logits_block);
     if (rw_tape_failed(t)) return NULL;
-    if (out[1]) {
-        out[1]->grad = p.dhidden;
-        out[1]->grad_block = dh_block;
-    }
     if (record) rw_node_new(t, head_loss_backward, in, LEN(in), out, LEN(out), 0, 0);
-    return out[0];
+    return out[HL_LOSS];
+}
+
+rw_tensor *rw_head_loss(rw_tape *t, rw_tensor *hidden, rw_tensor *weight, const int32_t *targets, const float *mask,
+                        int64_t chunk) {
+    return rw_head_loss_copy(t, hidden, weight, NULL, targets, mask, chunk);
 }

@@ -151,7 +151,12 @@ static void mistakes_are_named(void **state) {
     expect(m, RW_E_FORMAT, "10000 blocks; expected 1 to 256");
     m = make_model();
     put(m, "head_q.weight", 2, 4, C, 0);
-    expect(m, RW_E_UNSUPPORTED, "head_qk");
+    expect(m, RW_E_FORMAT, "tensor 'head_k.weight' is missing");
+    put(m, "head_k.weight", 2, 5, C, 0);
+    expect(m, RW_E_SHAPE, "tensor 'head_k.weight': expected shape [4, 8], found [5, 8]");
+    m = make_model();
+    put(m, "copy_mask", 2, 4, 4, 0);
+    expect(m, RW_E_FORMAT, "tensor 'head_q.weight' is missing");
     m->n = 0;
     put(m, "blocks.0.att.time_first", 1, C, 0, 0);
     expect(m, RW_E_UNSUPPORTED, "this is RWKV-4, 5.0 or 5.1; download a newer model");

@@ -130,7 +130,7 @@ static void official_order(void **state) {
 static void registered(void **state) {
     (void)state;
     rw_error err = {0};
-    const rw_role wrong[] = {{.name = "emb.weight", .shape = "V Q"}};
+    const rw_role wrong[] = {{.name = "emb.weight", .shape = "V Y"}};
     const rw_state_field wide[] = {{"wkv", "H N N N"}};
     const rw_arch taken = {.name = "x060"}, no_shape = {.name = "wrong", .roles = wrong, .n_roles = 1},
                   no_state = {.name = "wrong", .fields = wide, .n_fields = 1},
@@ -142,7 +142,7 @@ static void registered(void **state) {
     assert_int_equal(rw_arch_register(&taken, &err), RW_E_USAGE);
     assert_string_equal(err.msg, "there is an architecture 'x060' already");
     assert_int_equal(rw_arch_register(&no_shape, &err), RW_E_USAGE);
-    assert_string_equal(err.msg, "architecture 'wrong': 'V Q' is not a valid shape of parameter emb.weight");
+    assert_string_equal(err.msg, "architecture 'wrong': 'V Y' is not a valid shape of parameter emb.weight");
     assert_int_equal(rw_arch_register(&no_state, &err), RW_E_USAGE);
     assert_string_equal(err.msg, "architecture 'wrong': 'H N N N' is not a valid shape of state wkv");
     assert_int_equal(rw_arch_register(&many_states, &err), RW_E_USAGE);

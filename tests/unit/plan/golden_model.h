@@ -67,10 +67,9 @@ static inline const char *config_arch(const json_t *c) {
     return json_text(c, "arch", json_text(c, "my_testing", ""));
 }
 
-/* What this build can run: the architectures it has, without head_qk and trainable states. */
+/* What this build can run: the architectures it has, without trainable states. */
 static inline bool runs_here(const json_t *c) {
-    return rw_arch_find(config_arch(c), NULL) && json_int(c, "head_qk", 0) == 0 &&
-           strcmp(json_text(c, "train_type", ""), "states") != 0;
+    return rw_arch_find(config_arch(c), NULL) && strcmp(json_text(c, "train_type", ""), "states") != 0;
 }
 
 /* Sizes from a config.json; LoRA ranks are the official ones. */
@@ -84,6 +83,8 @@ static inline void plan_from_config(rw_plan *p, const json_t *c) {
     m->head_size = json_int(c, "head_size", 64);
     m->dim_ffn = json_int(c, "ffn_hidden", 0);
     m->pre_ffn = json_int(c, "pre_ffn", 0);
+    m->head_qk = json_int(c, "head_qk", 0);
+    m->copy_ctx = m->head_qk ? json_int(c, "ctx_len", 0) : 0;
     m->head_size_divisor = json_num(c, "head_size_divisor", 8);
     rw_arch_default_shape(rw_arch_find(m->arch, NULL), m);
     p->train.l2wrap = RW_L2WRAP_OFF;

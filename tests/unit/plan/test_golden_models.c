@@ -1,5 +1,5 @@
 /* Every architecture against the official code: logits, loss and every gradient of each folder models/<arch>-*, in fp64
- * and fp32, plain and with L2Wrap. Folders whose config asks for head_qk or trainable states are left out. */
+ * and fp32, plain and with L2Wrap. Folders whose config asks for trainable states are left out. */
 #include "tests/unit/plan/golden_model.h"
 
 #define MAX_TENSORS 4096
@@ -77,6 +77,22 @@ static void close_folder(folder *f) {
 
 /* -- comparing ---------------------------------------------------------------------------------------------- */
 
+/* Training adds this to a chunk of logits; here they are all in one. */
+static void add_copies(rw_engine *e, rw_tensor *hidden, const rw_tensor *logits) {
+    rw_model *m = e->model;
+    if (!m->head_q) return;
+    rw_copy_head_args a = {.dtype = logits->dtype, .R = e->rows.n_rows, .Q = m->shape.head_qk, .n = e->rows.n_rows};
+    a.V = m->shape.vocab_size;
+    a.cu_seqlens = e->rows.cu_seqlens;
+    a.n_seq = e->rows.n_seq;
+    a.scale = 1 / (double)a.Q;
+    a.tokens = e->in.tokens;
+    a.q = rw_matmul(e->tape, hidden, m->head_q, true, NULL)->data;
+    a.k = rw_matmul(e->tape, hidden, m->head_k, true, NULL)->data;
+    a.logits = logits->data;
+    e->device->kernels->copy_head_forward(&a, &e->device->exec);
+}
+
 static void check_logits(folder *f, worst *w) {
     char path[512];
     int64_t n;
@@ -90,6 +106,7 @@ static void check_logits(folder *f, worst *w) {
     rw_tensor *logits = rw_model_logits(e->model, e->tape, hidden);
     rw_error err = {0};
     must(rw_tape_error(e->tape, &err), &err);
+    add_copies(e, hidden, logits);
     assert_int_equal(rw_tensor_count(logits), n);
     double *ours = rw_alloc_array((size_t)n, sizeof *ours);
     to_double(logits->data, logits->dtype, n, ours);

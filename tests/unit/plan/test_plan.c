@@ -95,11 +95,8 @@ static void refuses(void **state) {
     (void)state;
     static const struct {
         const char *key, *value, *found;
-    } rows[] = {{"n_layer", "3", "2"},
-                {"n_embd", "128", "64"},
-                {"vocab_size", "300", "257"},
-                {"head_size", "64", "32"},
-                {"dim_ffn", "256", "224"}};
+    } rows[] = {{"n_layer", "3", "2"},     {"n_embd", "128", "64"},   {"vocab_size", "300", "257"},
+                {"head_size", "64", "32"}, {"dim_ffn", "256", "224"}, {"head_qk", "16", "0"}};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         char model[2048], message[2048];
         snprintf(model, sizeof model, "load_model: '%s', %s: %s", small_model(), rows[i].key, rows[i].value);
