@@ -70,7 +70,7 @@ void RW_CPU_NAME(gemm)(const rw_exec *ex, bool ta, bool tb, int64_t M, int64_t N
                        int64_t lda, const real *b, int64_t ldb, real beta, real *c, int64_t ldc) {
     product p = {ta, tb, M, N, K, alpha, a, b, lda, ldb, beta, c, ldc};
     int threads = ex ? ex->threads : 1;
-    if (threads <= 1 || omp_in_parallel() || (double)M * (double)N * (double)(K + 8) < 1e5) {
+    if (threads <= 1 || omp_in_parallel() || (double)M * (double)N * (double)(K + 8) < RW_GEMM_SERIAL_BELOW) {
         tile(&p, 0, M, 0, N);
         return;
     }

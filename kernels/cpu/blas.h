@@ -42,6 +42,7 @@ extern rw_dtrsm_fn *rw_blas_dtrsm;
  * b is stored [N,K]; ld*: elements from one stored row to the next. beta 0 overwrites c without reading it. K = 0
  * scales c. Uses ex->threads threads; called inside a parallel region it runs on the calling thread alone, which is
  * the way to do many small products at once. ex NULL: one thread. */
+#define RW_GEMM_SERIAL_BELOW 1e5 /* M N (K + 8): below, one thread makes one tile of it */
 void rw_cpu_f32_gemm(const rw_exec *ex, bool ta, bool tb, int64_t M, int64_t N, int64_t K, float alpha, const float *a,
                      int64_t lda, const float *b, int64_t ldb, float beta, float *c, int64_t ldc);
 void rw_cpu_f64_gemm(const rw_exec *ex, bool ta, bool tb, int64_t M, int64_t N, int64_t K, double alpha,

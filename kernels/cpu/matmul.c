@@ -1,4 +1,5 @@
-/* Matrix products: one call per problem with all threads, or, when there are many small ones, one thread each.
+/* Matrix products: one call per problem with all threads, or, when there are many so small that a thread makes one
+ * alone, one thread each. Either way a problem has the bits that it has alone.
  *
  * A product with one row (decoding) reads each weight once and is bound by memory. It has its own loops: an output is
  * the work of one thread and its sum has one order, so the bits are the same for any number of threads. A BLAS, made
@@ -11,8 +12,7 @@
 
 #include <assert.h>
 
-static const double split_from = 4e5;      /* multiply-adds per thread that pay for waking it */
-static const double split_row_from = 16e3; /* the same for one row, where waking is a greater part */
+static const double split_row_from = 16e3; /* multiply-adds per thread that pay for waking it, with one row */
 
 enum { COLUMNS = 64 }; /* of a [K,N] that one thread sums at a time: 256 bytes of each row in float */
 
@@ -137,7 +137,7 @@ void RW_CPU_NAME(matmul)(const rw_matmul_args *p, const rw_exec *ex) {
     int64_t batch = p->batch ? p->batch : 1;
     assert(!p->out_dtype || p->out_dtype == RW_REAL_DTYPE);
     assert(p->epilogue < RW_EPILOGUE_D_RELU_SQ || (p->act && !p->c));
-    if (batch == 1 || (double)p->M * (double)p->N * (double)p->K > split_from * ex->threads) {
+    if (batch == 1 || (double)p->M * (double)p->N * (double)(p->K + 8) >= RW_GEMM_SERIAL_BELOW) {
         for (int64_t i = 0; i < batch; i++) one(p, ex, i);
         return;
     }

@@ -21,6 +21,7 @@ static void must(rw_status status, const rw_error *err) {
 
 static void make_plan(rw_plan *p, int64_t n_layer, int64_t n_embd) {
     *p = (rw_plan){.threads = 1};
+    p->data.max_seq = 4;
     p->model = (rw_plan_model){.arch = "x060", .n_layer = n_layer, .n_embd = n_embd, .vocab_size = 65536};
     p->model.head_size = 64;
     p->model.n_head = n_embd / 64;

@@ -155,8 +155,9 @@ static int wide_gradients, narrow_gradients, wide_logits;
 
 static void look_at_matmul(const rw_matmul_args *a, const rw_exec *ex) {
     (void)ex;
-    wide_gradients += a->trans_a && a->out_dtype == RW_F32;
-    narrow_gradients += a->trans_a && a->out_dtype != RW_F32;
+    int n = a->batch ? (int)a->batch : 1;
+    wide_gradients += a->trans_a && a->out_dtype == RW_F32 ? n : 0;
+    narrow_gradients += a->trans_a && a->out_dtype != RW_F32 ? n : 0;
     wide_logits += !a->trans_a && a->out_dtype == RW_F32;
 }
 static void look_at_embedding(const rw_embedding_args *a, const rw_exec *ex) {
