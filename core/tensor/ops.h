@@ -61,6 +61,19 @@ typedef struct {
 } rw_wkv6_in;
 rw_tensor *rw_wkv6(rw_tape *t, const rw_wkv6_in *in, rw_tensor **s_out);
 
+/* r, w_raw, k0, v, a_up, v_up, v_first, g [R,C], r_k [H,N], the other vectors: C elements. s0 [n_seq,H,N,N], [H,N,N]
+ * (shared) or NULL. v_up with v_first (v0 is then needed), g, r_k, ln_w with ln_b, s_to: or NULL. -> [R,C]; *s_out (or
+ * NULL: not wanted) [n_seq,H,N,N]. */
+typedef struct {
+    rw_rows rows;
+    int64_t n_head, head_size;
+    rw_tensor *r, *w_raw, *k0, *v, *a_up, *v_up, *v_first, *g;
+    rw_tensor *w0, *a0, *v0, *k_k, *k_a, *r_k, *ln_w, *ln_b;
+    rw_tensor *s0, *s_to;
+    double eps;
+} rw_wkv7_in;
+rw_tensor *rw_wkv7(rw_tape *t, const rw_wkv7_in *in, rw_tensor **s_out);
+
 rw_tensor *rw_relu_sq(rw_tape *t, rw_tensor *x); /* in place: x must not be needed by others */
 rw_tensor *rw_rgate(rw_tape *t, rw_tensor *q, rw_tensor *p, rw_tensor *residual /* or NULL */);
 

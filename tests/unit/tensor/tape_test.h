@@ -70,7 +70,7 @@ static inline double *noise_array(uint64_t stream, int64_t n, double lo, double 
 
 /* -- finite differences --------------------------------------------------------------------------------------- */
 
-enum { TC_OUT = 8, TC_IN = 16, TC_SAMPLES = 40 };
+enum { TC_OUT = 8, TC_IN = 20, TC_SAMPLES = 40 };
 
 typedef struct {
     const char *name;

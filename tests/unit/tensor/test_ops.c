@@ -292,6 +292,71 @@ static void wkv6(void **state) {
     }
 }
 
+/* -- wkv7 ---------------------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    rw_rows rows;
+    int64_t n_states; /* 0: zeros */
+    bool value_mix, gate, bonus, norm, s_out;
+} wkv7_case;
+
+static void build_wkv7(rw_tape *t, rw_tensor *const *in, rw_tensor **out, const void *ctx) {
+    const wkv7_case *c = ctx;
+    rw_wkv7_in a = {.rows = c->rows, .n_head = H, .head_size = N, .eps = 64e-5};
+    rw_tensor **to[] = {&a.r, &a.w_raw, &a.k0, &a.v, &a.a_up, &a.w0, &a.a0, &a.k_k, &a.k_a};
+    int n = 0;
+    while (n < N_OF(to)) {
+        *to[n] = in[n];
+        n++;
+    }
+    if (c->n_states) a.s0 = in[n++];
+    if (c->value_mix) {
+        a.v_up = in[n++];
+        a.v_first = in[n++];
+        a.v0 = in[n++];
+    }
+    if (c->gate) a.g = in[n++];
+    if (c->bonus) a.r_k = in[n++];
+    if (c->norm) {
+        a.ln_w = in[n++];
+        a.ln_b = in[n++];
+    }
+    out[0] = rw_wkv7(t, &a, c->s_out ? &out[1] : NULL);
+}
+
+static void wkv7(void **state) {
+    (void)state;
+    static const wkv7_case cases[] = {{{R, 4, borders}, 4, true, true, true, true, true},
+                                      {{R, 4, borders}, 1, false, false, false, false, true}, /* a shared state */
+                                      {{R, 1, NULL}, 0, true, true, false, true, false},
+                                      {{R, 1, NULL}, 1, false, true, true, true, true},
+                                      {{R, 1, NULL}, 1, true, false, true, false, true}};
+    for (int k = 0; k < N_OF(cases); k++) {
+        const wkv7_case *c = &cases[k];
+        const int64_t D = H * N;
+        tc_input in[TC_IN] = {
+            {"r", 2, {R, D}, -1, 1},     {"w_raw", 2, {R, D}, -2, 1},   {"k0", 2, {R, D}, -1, 1},
+            {"v", 2, {R, D}, -1, 1},     {"a_up", 2, {R, D}, -1, 1},    {"w0", 3, {1, 1, D}, -2, 0},
+            {"a0", 3, {1, 1, D}, -1, 1}, {"k_k", 3, {1, 1, D}, 0.5, 1}, {"k_a", 3, {1, 1, D}, 0.5, 1.5}};
+        int n = 9;
+        if (c->n_states) in[n++] = (tc_input){"s0", 4, {c->n_states, H, N, N}, -1, 1};
+        if (c->value_mix) {
+            in[n++] = (tc_input){"v_up", 2, {R, D}, -1, 1};
+            in[n++] = (tc_input){"v_first", 2, {R, D}, -1, 1};
+            in[n++] = (tc_input){"v0", 3, {1, 1, D}, -1, 1};
+        }
+        if (c->gate) in[n++] = (tc_input){"g", 2, {R, D}, -1, 1};
+        if (c->bonus) in[n++] = (tc_input){"r_k", 2, {H, N}, -1, 1};
+        if (c->norm) {
+            in[n++] = (tc_input){"ln_w", 1, {D}, 0.5, 1.5};
+            in[n++] = (tc_input){"ln_b", 1, {D}, -1, 1};
+        }
+        char what[64];
+        snprintf(what, sizeof what, "wkv7, case %d", k);
+        tc_check(&b, what, build_wkv7, c, in, n);
+    }
+}
+
 /* -- elementwise
  * ------------------------------------------------------------------------------------------------------- */
 
@@ -525,6 +590,30 @@ static void mistakes_of_rows(void **state) {
     }
 }
 
+static void mistakes_of_wkv7(void **state) {
+    (void)state;
+    static const char *const said[] = {"wkv7: head size 48, expected 32, 64 or 128",
+                                       "wkv7: v_first is missing",
+                                       "wkv7: v0 is missing",
+                                       "wkv7: a state of 992 elements does not fit 4 sequences",
+                                       "wkv7: k_k has shape (31), expected 32 elements",
+                                       "wkv7: ln_b is missing"};
+    for (int k = 0; k < N_OF(said); k++) {
+        rw_tensor *last, *vector = wrong(1, 32, 0, 0, 0);
+        rw_wkv7_in w = {.rows = packed, .n_head = 1, .head_size = k == 0 ? 48 : 32};
+        w.r = w.w_raw = w.k0 = w.v = w.a_up = wrong(2, R, 32, 0, 0);
+        w.w0 = w.a0 = w.k_a = vector;
+        w.k_k = k == 4 ? wrong(1, 31, 0, 0, 0) : vector;
+        w.v_up = k == 1 || k == 2 ? w.r : NULL;
+        w.v_first = k == 2 ? w.r : NULL;
+        w.s0 = k == 3 ? wrong(3, 1, 32, 31, 0) : NULL;
+        w.ln_w = k == 5 ? vector : NULL;
+        assert_null(rw_wkv7(b.tape, &w, &last));
+        assert_null(last);
+        failed(said[k]);
+    }
+}
+
 static void mistakes_of_elements(void **state) {
     (void)state;
     assert_null(rw_rgate(b.tape, wrong(2, 4, 5, 0, 0), wrong(2, 4, 4, 0, 0), NULL));
@@ -554,6 +643,7 @@ int main(void) {
                                        cmocka_unit_test(token_shift),
                                        cmocka_unit_test(ddlerp),
                                        cmocka_unit_test(wkv6),
+                                       cmocka_unit_test(wkv7),
                                        cmocka_unit_test(channel_mix),
                                        cmocka_unit_test(unary),
                                        cmocka_unit_test(binary),
@@ -561,6 +651,7 @@ int main(void) {
                                        cmocka_unit_test(head_by_hand),
                                        cmocka_unit_test(mistakes_of_products),
                                        cmocka_unit_test(mistakes_of_rows),
+                                       cmocka_unit_test(mistakes_of_wkv7),
                                        cmocka_unit_test(mistakes_of_elements)};
     return cmocka_run_group_tests(tests, open_bench, close_bench);
 }
