@@ -13,7 +13,7 @@
 
 rw_sgemm_fn *rw_blas_sgemm;
 rw_dgemm_fn *rw_blas_dgemm;
-rw_dtrsm_fn *rw_blas_dtrsm;
+rw_strsm_fn *rw_blas_strsm;
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static char path[512], corename[64] = "none";
@@ -101,13 +101,13 @@ static rw_status open_locked(rw_error *err) {
                        path);
     *(void **)&rw_blas_sgemm = dlsym(lib, "cblas_sgemm");
     *(void **)&rw_blas_dgemm = dlsym(lib, "cblas_dgemm");
-    *(void **)&rw_blas_dtrsm = dlsym(lib, "cblas_dtrsm");
-    if (!rw_blas_sgemm || !rw_blas_dgemm || !rw_blas_dtrsm) {
+    *(void **)&rw_blas_strsm = dlsym(lib, "cblas_strsm");
+    if (!rw_blas_sgemm || !rw_blas_dgemm || !rw_blas_strsm) {
         rw_blas_sgemm = NULL;
         dlclose(lib);
         return rw_fail(
             err, RW_E_DEVICE, RW_AT_NONE,
-            "'%s' lacks cblas_sgemm, cblas_dgemm or cblas_dtrsm; set RWKV_BLAS to the path of libopenblas.so", path);
+            "'%s' lacks cblas_sgemm, cblas_dgemm or cblas_strsm; set RWKV_BLAS to the path of libopenblas.so", path);
     }
     void (*set_threads)(int) = (void (*)(int))dlsym(lib, "openblas_set_num_threads");
     if (set_threads) set_threads(1);

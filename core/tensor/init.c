@@ -80,7 +80,7 @@ static void formula_values(const void *ctx, int64_t first, int64_t n, float *out
 enum { ROWS = 16 };
 
 typedef struct {
-    const double *q;
+    const float *q;
     double gain;
     int64_t rows, cols;
 } orthogonal;
@@ -92,7 +92,7 @@ static void wide_values(const void *ctx, int64_t first, int64_t n, float *out) {
 
 static void tall_values(const void *ctx, int64_t first, int64_t n, float *out) {
     const orthogonal *x = ctx;
-    const double *q = x->q + first / x->cols;
+    const float *q = x->q + first / x->cols;
     for (int64_t j = 0; j < x->cols; j++)
         for (int64_t i = 0; i < n / x->cols; i++) out[i * x->cols + j] = (float)(x->gain * q[j * x->rows + i]);
 }
@@ -110,7 +110,7 @@ static rw_status fill_orthogonal(stage *s, const rw_init *init, uint64_t seed, r
     bool tall = init->kind == RW_INIT_ORTHOGONAL_TALL && rows > cols;
     double gain = tall ? init->value * sqrt((double)rows / (double)cols) : init->value;
     int64_t n = rows > cols ? rows : cols, k = rows > cols ? cols : rows;
-    double *q = rw_alloc_array((size_t)seg->n, sizeof *q); /* not fresh pages for each: clearing them takes long */
+    float *q = rw_alloc_array((size_t)seg->n, sizeof *q); /* not fresh pages for each: clearing them takes long */
     if (!q) return rw_fail_memory(err, (size_t)seg->n * sizeof *q);
     rw_status status = rw_orthogonal(q, k, n, seed, rw_hash_name(seg->name), s->threads, err);
     if (status == RW_OK) fill_from(s, &(orthogonal){q, gain, rows, cols});

@@ -26,7 +26,7 @@ typedef struct {
 } rw_init;
 
 /* Fills parameter i with `threads` threads. Orthogonal: rows or columns (the shorter side) orthonormal times the gain,
- * uniform over such matrices (Haar), as torch.nn.init.orthogonal_; the host holds the matrix in double meanwhile, and
+ * uniform over such matrices (Haar), as torch.nn.init.orthogonal_; the host holds the matrix once more meanwhile, and
  * what orthogonal.h says. Errors: those of rw_orthogonal(). */
 rw_status rw_init_param(rw_params *p, size_t i, const rw_init *init, uint64_t seed, int threads, rw_error *err);
 

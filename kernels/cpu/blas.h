@@ -27,16 +27,16 @@ const char *rw_blas_coretype_wanted(void);
 /* Are these kernels far below what the processor can do? */
 bool rw_blas_core_is_slow(const char *corename, bool has_avx2);
 
-/* cblas_sgemm, cblas_dgemm and cblas_dtrsm with 32-bit sizes; set by rw_blas_open. */
+/* cblas_sgemm, cblas_dgemm and cblas_strsm with 32-bit sizes; set by rw_blas_open. */
 typedef void rw_sgemm_fn(int order, int ta, int tb, int M, int N, int K, float alpha, const float *a, int lda,
                          const float *b, int ldb, float beta, float *c, int ldc);
 typedef void rw_dgemm_fn(int order, int ta, int tb, int M, int N, int K, double alpha, const double *a, int lda,
                          const double *b, int ldb, double beta, double *c, int ldc);
-typedef void rw_dtrsm_fn(int order, int side, int triangle, int ta, int diagonal, int M, int N, double alpha,
-                         const double *a, int lda, double *b, int ldb);
+typedef void rw_strsm_fn(int order, int side, int triangle, int ta, int diagonal, int M, int N, float alpha,
+                         const float *a, int lda, float *b, int ldb);
 extern rw_sgemm_fn *rw_blas_sgemm;
 extern rw_dgemm_fn *rw_blas_dgemm;
-extern rw_dtrsm_fn *rw_blas_dtrsm;
+extern rw_strsm_fn *rw_blas_strsm;
 
 /* c = alpha op(a) op(b) + beta c, row-major: op(a) [M,K], op(b) [K,N], c [M,N]. With ta, a is stored [K,M]; with tb,
  * b is stored [N,K]; ld*: elements from one stored row to the next. beta 0 overwrites c without reading it. K = 0
