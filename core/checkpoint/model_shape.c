@@ -45,8 +45,6 @@ static const named others[] = {
     {"time_mix_w1", "this was converted for web-rwkv; download the official .pth of the same model"},
     {"time_first", "this is RWKV-4, 5.0 or 5.1; download a newer model of that size, such as RWKV-5-World v2 or "
                    "RWKV-x060-World (recipes/README.md has a list)"},
-    {".att.x_", "this is RWKV-7 (x070), which this program cannot run yet; download an x052 or x060 model, such as "
-                "RWKV-x060-World (recipes/README.md has a list)"},
 };
 
 /* Parts that training flags add to a model. */

@@ -67,6 +67,12 @@ rw_status rw_arch_register(const rw_arch *arch, rw_error *err) {
     return RW_OK;
 }
 
+bool rw_arch_needs(const rw_arch *arch, rw_dim dim) {
+    for (int i = 0; i < arch->n_roles; i++)
+        if (arch->roles[i].needs == dim) return true;
+    return false;
+}
+
 void rw_arch_default_shape(const rw_arch *arch, rw_plan_model *shape) {
     if (!shape->head_size) shape->head_size = 64;
     if (!shape->n_head) shape->n_head = shape->n_embd / shape->head_size;

@@ -115,6 +115,9 @@ const rw_arch *rw_arch_find(const char *name, rw_error *err);
 #define RW_MAX_REGISTERED 8
 rw_status rw_arch_register(const rw_arch *arch, rw_error *err);
 
+/* Whether parameters depend on a size being there (their `needs`). */
+bool rw_arch_needs(const rw_arch *arch, rw_dim dim);
+
 /* Decides every size that is 0, but for n_layer and vocab_size, as the official code does from n_embd: heads of 64
  * channels, the rest by the architecture. n_embd must be a multiple of head_size. */
 void rw_arch_default_shape(const rw_arch *arch, rw_plan_model *shape);

@@ -58,18 +58,12 @@ static rw_status shape_from_file(rw_plan_model *m, const rw_recipe *r, rw_arena 
     return RW_OK;
 }
 
-static bool has_use(const rw_arch *arch, rw_dim d) {
-    for (int i = 0; i < arch->n_roles; i++)
-        if (arch->roles[i].needs == d) return true;
-    return false;
-}
-
 /* Parts that some architectures have and the recipe asks for: pre_ffn, head_qk. */
 static rw_status parts_exist(const rw_plan_model *m, const rw_recipe *r, rw_error *err) {
     static const rw_key_id parts[] = {RW_KEY_model_pre_ffn, RW_KEY_model_head_qk};
     const rw_arch *arch = rw_arch_find(m->arch, err);
     for (size_t i = 0; arch && i < sizeof parts / sizeof *parts; i++)
-        if (m->dim[dim_of_key(parts[i])] && !has_use(arch, dim_of_key(parts[i])))
+        if (m->dim[dim_of_key(parts[i])] && !rw_arch_needs(arch, dim_of_key(parts[i])))
             return rw_fail(err, RW_E_RECIPE, rw_recipe_where(r, parts[i]), "%s has no such part; leave this key out",
                            m->arch);
     return arch ? RW_OK : RW_E_UNSUPPORTED;

@@ -10,7 +10,7 @@ import tempfile
 import zipfile
 
 PACKAGE = "rwkv==0.8.32"
-ARCHS = ["x052", "x060"]
+ARCHS = ["x052", "x060", "x070"]
 TOKENS = 32
 PROMPT = "Q: where"
 HERE = os.path.dirname(os.path.abspath(__file__))

@@ -169,7 +169,7 @@ static void mistakes_are_named(void **state) {
     expect(m, RW_E_UNSUPPORTED, "LoRA adapter");
     m->n = 0;
     put(m, "blocks.0.att.x_r", 3, 1, 1, C);
-    expect(m, RW_E_UNSUPPORTED, "this is RWKV-7 (x070)");
+    expect(m, RW_E_FORMAT, "is missing; is this the whole model?");
     m->n = 0;
     put(m, "blocks.0.att.time_state", 3, H, N, N);
     expect(m, RW_E_UNSUPPORTED, "this file holds only initial states");

@@ -76,7 +76,7 @@ static void tables(void **state) {
     }
 }
 
-/* Official sizes of x060; a size that is given stays. */
+/* Official sizes of x060 and x070; a size that is given stays. */
 static void default_shapes(void **state) {
     (void)state;
     for (int i = 0; rw_arch_at(i); i++) {
@@ -94,6 +94,17 @@ static void default_shapes(void **state) {
     rw_arch_default_shape(&rw_arch_x060, &large);
     assert_true(small.dim_ffn == 320 && small.lora_mix == 32 && small.lora_decay == 64);
     assert_true(large.dim_ffn == 14336 && large.lora_mix == 64 && large.lora_decay == 128);
+    static const int64_t ranks[][5] = {
+        {64, 32, 32, 32, 32}, {768, 64, 64, 32, 128}, {2048, 128, 128, 64, 224}, {4096, 160, 160, 96, 320}};
+    for (int i = 0; i < 4; i++) {
+        rw_plan_model m = {.n_embd = ranks[i][0]};
+        rw_arch_default_shape(&rw_arch_x070, &m);
+        assert_int_equal(m.dim_ffn, 4 * m.n_embd);
+        assert_int_equal(m.lora_w, ranks[i][1]);
+        assert_int_equal(m.lora_a, ranks[i][2]);
+        assert_int_equal(m.lora_v, ranks[i][3]);
+        assert_int_equal(m.lora_g, ranks[i][4]);
+    }
 }
 
 /* -- the walk ------------------------------------------------------------------------------------------------- */
