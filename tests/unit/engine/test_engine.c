@@ -362,6 +362,70 @@ static void numbers_of_a_micro_batch(void **state) {
     }
 }
 
+/* Whether row `id` of the embedding was ever a token. */
+static bool was_token(int64_t id) {
+    batch x;
+    for (int k = 0; k < STEPS * ACCUMULATE; k++) {
+        make_batch(&x, k);
+        for (int i = 0; i < R; i++)
+            if (x.tokens[i] == id) return true;
+    }
+    return false;
+}
+
+/* Rows whose gradient is always 0 have not moved. Of the embedding, others have: all but those whose rows are masked.
+ */
+static void assert_unmoved(rw_params *p, const char *name, const float *before) {
+    const rw_tensor *x = rw_params_find(p, name);
+    int64_t rows = x->shape[0], each = rw_tensor_count(x) / rows, still = 0;
+    bool embedding = strcmp(name, "emb.weight") == 0;
+    for (int64_t r = 0; r < rows; r++) {
+        bool moved = memcmp((float *)x->data + r * each, before + r * each, (size_t)each * sizeof *before) != 0;
+        if (moved && !(embedding && was_token(r))) fail_msg("%s, row %lld moved", name, (long long)r);
+        still += !moved;
+    }
+    assert_true(still > 0 && (still < rows) == embedding);
+}
+
+/* x070 trains with eps 1e-18: a gradient that is 1e-20 in place of 0 would move a weight by a whole learning rate. */
+static void zero_gradients_move_nothing(void **state) {
+    (void)state;
+    static const char *const names[] = {"emb.weight", "blocks.0.att.v0", "blocks.0.att.v1", "blocks.0.att.v2"};
+    enum { NAMES = 4 };
+    for (int grad_cp = 0; grad_cp < 2; grad_cp++) {
+        rw_error err = {0};
+        rw_engine e;
+        rw_plan p = small_plan(B, RW_LOSS_NORM_STEP);
+        rw_device *d = cpu(RW_F32);
+        float *before[NAMES];
+        p.model = (rw_plan_model){.arch = "x070", .n_layer = 3, .n_embd = 64, .vocab_size = V, .head_size = 32};
+        rw_arch_default_shape(&rw_arch_x070, &p.model);
+        p.train.adam_eps = 1e-18;
+        p.train.weight_decay = 0;
+        p.train.grad_cp = grad_cp;
+        open_engine(&e, &p, d);
+        for (int i = 0; i < NAMES; i++) {
+            const rw_tensor *x = rw_params_find(e.model->params, names[i]);
+            before[i] = rw_alloc((size_t)rw_tensor_bytes(x));
+            memcpy(before[i], x->data, (size_t)rw_tensor_bytes(x));
+        }
+        for (int step = 0; step < STEPS; step++) {
+            begin(&e, step);
+            for (int i = 0; i < ACCUMULATE; i++) {
+                stage(&e, step * ACCUMULATE + i);
+                must(rw_engine_run(&e, &err), &err);
+            }
+            must(rw_engine_update(&e, &err), &err);
+        }
+        for (int i = 0; i < NAMES; i++) {
+            assert_unmoved(e.model->params, names[i], before[i]);
+            rw_free(before[i]);
+        }
+        rw_engine_close(&e);
+        rw_device_close(d);
+    }
+}
+
 /* Steps 0 to 3; before the update of step `poisoned` one gradient becomes NaN. Or, `left_out`, that step never was. */
 static outcome four_steps(int mode, int poisoned, bool left_out) {
     rw_error err = {0};
@@ -415,6 +479,7 @@ int main(void) {
                                        cmocka_unit_test(empty_sequences),
                                        cmocka_unit_test(wrong_batches),
                                        cmocka_unit_test(numbers_of_a_micro_batch),
+                                       cmocka_unit_test(zero_gradients_move_nothing),
                                        cmocka_unit_test(a_skipped_step_leaves_no_trace)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
