@@ -57,11 +57,6 @@ for arch in x052 x060; do
     trained "$arch" "1e-05 1e-05 1e-05"
 done
 
-if ! "$program" --keys | grep -q '^| `model.arch` |.* x070 |'; then
-    echo "recipes: 2 run; this build has no x070"
-    exit 0
-fi
-
 # The warmup of minipile.lua begins at 1 %; stopped and resumed, the order of the data and the weights are the same.
 run x070_pretrain.yaml x070
 trained x070 "6e-06 6.54e-05 0.0001248"
