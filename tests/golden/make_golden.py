@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Computes the small golden files of this folder, in float64, from the formulas of x060 (RWKV-6).
+"""Computes the small golden files of this folder, in float64, from the formulas of x052, x060 and x070 (RWKV-5 to 7).
 
 It shares nothing with the engine: the forward pass is written down as the formulas stand in the paper
-(arXiv:2404.05892), on a tape of some dozen array operations; the gradients come from that tape, and every one
+(arXiv:2404.05892 and 2503.14456), on a tape of some dozen array operations; the gradients come from that tape, and every one
 is compared with a complex step of the forward pass before anything is written (agreement to 1e-12 of its
 largest value, else the script stops). The layout is that of the large conformance set, so one test reads both:
 
@@ -157,7 +157,7 @@ def backward(loss):
             parent.grad = g if parent.grad is None else parent.grad + g
 
 
-# -- x060 -----------------------------------------------------------------------------------------------------
+# -- what the architectures share -----------------------------------------------------------------------------------------------------
 
 
 def layer_norm(x, weight, bias, eps=1e-5):
@@ -183,8 +183,46 @@ def wkv6(r, k, v, decay, u, state):
     return stack(rows, 1), state
 
 
-def time_mix(x, p, c, state):
+def linear(x, weight):
+    return x @ weight.transpose()
+
+
+def head_norm(y, p, c, eps):
+    """[B,T,H,N] -> [B,T,C]: a norm of each head."""
+    b, t, h, n = y.shape
+    return layer_norm(y, p("ln_x.weight").reshape(h, n), p("ln_x.bias").reshape(h, n), eps).reshape(b, t, h * n)
+
+
+# -- x052: one decay for each channel --------------------------------------------------------------------------
+
+
+def mix_of_x052(x, p, name):
+    mix = p("time_mix_" + name)
+    return x * mix + previous(x) * (var(1.0) - mix)
+
+
+def time_mix_of_x052(x, p, c, state, carry):
     """p(name) is a parameter of the layer, x the normalised input."""
+    b, t, d = x.shape
+    h, n = c["n_head"], c["head_size"]
+    heads = [linear(mix_of_x052(x, p, i), p(name + ".weight")).reshape(b, t, h, n)
+             for i, name in (("r", "receptance"), ("k", "key"), ("v", "value"))]
+    decay = exp(exp(p("time_decay")) * -1.0).reshape(1, 1, h, n) + np.zeros((b, t, h, n))
+    y, state = wkv6(*heads, decay, p("time_faaaa"), state)
+    y = head_norm(y * (1.0 / c["head_size_divisor"]), p, c, 1e-5)
+    gate = linear(mix_of_x052(x, p, "g"), p("gate.weight"))
+    return linear(y * gate * sigmoid(gate), p("output.weight")), state
+
+
+def channel_mix_of_x052(x, p):
+    inner = relu2(linear(mix_of_x052(x, p, "k"), p("key.weight")))
+    return sigmoid(linear(mix_of_x052(x, p, "r"), p("receptance.weight"))) * linear(inner, p("value.weight"))
+
+
+# -- x060: a decay for each token ------------------------------------------------------------------------------
+
+
+def time_mix_of_x060(x, p, c, state, carry):
     b, t, d = x.shape
     h, n = c["n_head"], c["head_size"]
     shift = previous(x) - x
@@ -194,25 +232,74 @@ def time_mix(x, p, c, state):
                           for number, i in enumerate("wkvrg"))
     raw = p("time_decay") + tanh(xw @ p("time_decay_w1")) @ p("time_decay_w2")
     decay = exp(exp(raw) * -1.0)
-    heads = [(xi @ p(name + ".weight").transpose()).reshape(b, t, h, n)
+    heads = [linear(xi, p(name + ".weight")).reshape(b, t, h, n)
              for xi, name in ((xr, "receptance"), (xk, "key"), (xv, "value"))]
     y, state = wkv6(*heads, decay.reshape(b, t, h, n), p("time_faaaa"), state)
-    y = layer_norm(y, p("ln_x.weight").reshape(h, n), p("ln_x.bias").reshape(h, n),
-                   1e-5 * c["head_size_divisor"] ** 2).reshape(b, t, d)
-    gate = xg @ p("gate.weight").transpose()
-    return (y * gate * sigmoid(gate)) @ p("output.weight").transpose(), state
+    y = head_norm(y, p, c, 1e-5 * c["head_size_divisor"] ** 2)
+    gate = linear(xg, p("gate.weight"))
+    return linear(y * gate * sigmoid(gate), p("output.weight")), state
 
 
-def channel_mix(x, p):
+def channel_mix_of_x060(x, p):
     shift = previous(x) - x
     xk, xr = x + shift * p("time_maa_k"), x + shift * p("time_maa_r")
-    inner = relu2(xk @ p("key.weight").transpose())
-    return sigmoid(xr @ p("receptance.weight").transpose()) * (inner @ p("value.weight").transpose())
+    inner = relu2(linear(xk, p("key.weight")))
+    return sigmoid(linear(xr, p("receptance.weight"))) * linear(inner, p("value.weight"))
+
+
+# -- x070: the state forgets along a direction -----------------------------------------------------------------
+
+
+def wkv7(r, decay, k, v, a, b, state):
+    """All [B,T,H,N]; state [B,H,N,N], row = value channel. S = S diag(w) + (S a) b^T + v k^T, then y = S r."""
+    rows = []
+    for t in range(r.shape[1]):
+        batch, h, n = r.value[:, t].shape
+        across = [x[:, t].reshape(batch, h, 1, n) for x in (r, decay, k, a, b)]
+        rt, wt, kt, at, bt = across
+        state = state * wt + (state * at).sum(-1, keep=True) * bt + v[:, t].reshape(batch, h, n, 1) * kt
+        rows.append((state * rt).sum(-1))
+    return stack(rows, 1), state
+
+
+def time_mix_of_x070(x, p, c, state, carry):
+    """carry: the values of block 0, put there by block 0."""
+    b, t, d = x.shape
+    h, n = c["n_head"], c["head_size"]
+    shift = previous(x) - x
+    xr, xw, xk, xv, xa, xg = (x + shift * p("x_" + i) for i in "rwkvag")
+    r, k, v = (linear(xi, p(name + ".weight")) for xi, name in ((xr, "receptance"), (xk, "key"), (xv, "value")))
+    decay = exp(sigmoid(p("w0") + tanh(xw @ p("w1")) @ p("w2")) * -math.exp(-0.5))
+    if carry:
+        v = v + (carry[0] - v) * sigmoid(p("v0") + (xv @ p("v1")) @ p("v2"))
+    else:
+        carry.append(v)
+    a = sigmoid(p("a0") + (xa @ p("a1")) @ p("a2"))
+    gate = sigmoid(xg @ p("g1")) @ p("g2")
+    removal = (k * p("k_k")).reshape(b, t, h, n)
+    removal = removal * rsqrt((removal * removal).sum(-1, keep=True))  # the norm's lower bound, 1e-12, is far away
+    k = k * ((a - 1.0) * p("k_a") + 1.0)
+    r, k, v, a, decay = (i.reshape(b, t, h, n) for i in (r, k, v, a, decay))
+    y, state = wkv7(r, decay, k, v, removal * -1.0, removal * a, state)
+    bonus = (r * k * p("r_k")).sum(-1, keep=True) * v
+    y = head_norm(y, p, c, 64e-5) + bonus.reshape(b, t, d)
+    return linear(y * gate, p("output.weight")), state
+
+
+def channel_mix_of_x070(x, p):
+    return linear(relu2(linear(x + (previous(x) - x) * p("x_k"), p("key.weight"))), p("value.weight"))
+
+
+# -- a whole model ---------------------------------------------------------------------------------------------
+
+BLOCKS = {"x052": (time_mix_of_x052, channel_mix_of_x052), "x060": (time_mix_of_x060, channel_mix_of_x060),
+          "x070": (time_mix_of_x070, channel_mix_of_x070)}
 
 
 def forward(params, c, idx):
     """params: name -> Var. Returns the logits [B,T,V] and what a recurrent run would carry on, by name."""
-    state = {}
+    state, carry = {}, []
+    time_mix, channel_mix = BLOCKS[c["arch"]]
     x = params["emb.weight"][idx]
     x = layer_norm(x, params["blocks.0.ln0.weight"], params["blocks.0.ln0.bias"])
     for layer in range(c["n_layer"]):
@@ -223,15 +310,16 @@ def forward(params, c, idx):
 
         zeros = var(np.zeros((idx.shape[0], c["n_head"], c["head_size"], c["head_size"])))
         a = norm("ln1", x)
-        out, wkv = time_mix(a, lambda name: params[block + "att." + name], c, zeros)
+        out, wkv = time_mix(a, lambda name: params[block + "att." + name], c, zeros, carry)
         x = x + out
         f = norm("ln2", x)
         x = x + channel_mix(f, lambda name: params[block + "ffn." + name])
         state[block + "ffn_x_prev"] = f.value[0, -1]
         state[block + "att_x_prev"] = a.value[0, -1]
-        state[block + "wkv"] = wkv.value[0].transpose(0, 2, 1)  # stored [head][key][value]
+        rows = wkv.value[0]  # stored [head][key][value], but for x070 as it is
+        state[block + "wkv"] = rows if c["arch"] == "x070" else rows.transpose(0, 2, 1)
     x = layer_norm(x, params["ln_out.weight"], params["ln_out.bias"])
-    return x @ params["head.weight"].transpose(), state
+    return linear(x, params["head.weight"]), state
 
 
 def cross_entropy(logits, targets, mask):
@@ -256,7 +344,8 @@ def gradients(weights, c, idx, targets, mask, wrap):
     logits, _ = forward(params, c, idx)
     loss = cross_entropy(logits, targets, mask)
     backward(loss + l2wrap(logits) if wrap else loss)
-    return float(loss.value), logits.value, {name: p.grad for name, p in params.items()}
+    grads = {name: np.zeros_like(p.value) if p.grad is None else p.grad for name, p in params.items()}
+    return float(loss.value), logits.value, grads
 
 
 def check_gradients(weights, c, idx, targets, mask, grads):
@@ -268,7 +357,9 @@ def check_gradients(weights, c, idx, targets, mask, grads):
         loss = cross_entropy(forward(params, c, idx)[0], targets, mask).value
         step, tape = loss.imag * 1e30, float((grads[name] * direction).sum())
         scale = np.abs(grads[name]).max() * math.sqrt(value.size)
-        worst = max(worst, abs(step - tape) / scale)
+        if scale == 0 and step != 0:
+            sys.exit("%s has a gradient" % name)
+        worst = max(worst, abs(step - tape) / (scale or 1))
     if not worst < 1e-12:
         sys.exit("gradients disagree with the complex step: %g" % worst)
     return worst
@@ -277,21 +368,41 @@ def check_gradients(weights, c, idx, targets, mask, grads):
 # -- models ---------------------------------------------------------------------------------------------------
 
 
-def parameter_shapes(c, rank_mix, rank_decay):
-    d, f, v = c["n_embd"], c["ffn_hidden"], c["vocab_size"]
-    heads = (c["n_head"], c["head_size"])
+def time_mix_shapes(c, ranks):
+    d, heads = c["n_embd"], (c["n_head"], c["head_size"])
+    if c["arch"] == "x052":
+        names = [("time_mix_" + i, (1, 1, d)) for i in "kvrg"] + [("time_decay", heads), ("time_faaaa", heads)]
+    elif c["arch"] == "x060":
+        mix, decay = ranks
+        names = [("time_maa_" + i, (1, 1, d)) for i in "xwkvrg"]
+        names += [("time_maa_w1", (d, 5 * mix)), ("time_maa_w2", (5, mix, d)), ("time_decay", (1, 1, d)),
+                  ("time_decay_w1", (d, decay)), ("time_decay_w2", (decay, d)), ("time_faaaa", heads)]
+    else:
+        names = [("x_" + i, (1, 1, d)) for i in "rwkvag"]
+        for i, rank in zip("wavg", ranks):
+            names += [(i + "1", (d, rank)), (i + "2", (rank, d))] + ([] if i == "g" else [(i + "0", (1, 1, d))])
+        names += [("k_k", (1, 1, d)), ("k_a", (1, 1, d)), ("r_k", heads)]
+    matrices = ["receptance", "key", "value", "output"] + (["gate"] if c["arch"] != "x070" else [])
+    return names + [(n + ".weight", (d, d)) for n in matrices] + [("ln_x.weight", (d,)), ("ln_x.bias", (d,))]
+
+
+def channel_mix_shapes(c):
+    d, f = c["n_embd"], c["ffn_hidden"]
+    if c["arch"] == "x070":
+        return [("x_k", (1, 1, d)), ("key.weight", (f, d)), ("value.weight", (d, f))]
+    mix = "time_mix_" if c["arch"] == "x052" else "time_maa_"
+    return [(mix + "k", (1, 1, d)), (mix + "r", (1, 1, d)), ("key.weight", (f, d)), ("receptance.weight", (d, d)),
+            ("value.weight", (d, f))]
+
+
+def parameter_shapes(c, ranks):
+    d, v = c["n_embd"], c["vocab_size"]
     rows = [("emb.weight", (v, d))]
     for layer in range(c["n_layer"]):
         block = [("ln1", (d,)), ("ln2", (d,))] + ([("ln0", (d,))] if layer == 0 else [])
         names = [(n + end, s) for n, s in block for end in (".weight", ".bias")]
-        names += [("att.time_maa_" + i, (1, 1, d)) for i in "xwkvrg"]
-        names += [("att.time_maa_w1", (d, 5 * rank_mix)), ("att.time_maa_w2", (5, rank_mix, d)),
-                  ("att.time_decay", (1, 1, d)), ("att.time_decay_w1", (d, rank_decay)),
-                  ("att.time_decay_w2", (rank_decay, d)), ("att.time_faaaa", heads)]
-        names += [("att.%s.weight" % n, (d, d)) for n in ("receptance", "key", "value", "output", "gate")]
-        names += [("att.ln_x.weight", (d,)), ("att.ln_x.bias", (d,))]
-        names += [("ffn.time_maa_k", (1, 1, d)), ("ffn.time_maa_r", (1, 1, d)), ("ffn.key.weight", (f, d)),
-                  ("ffn.receptance.weight", (d, d)), ("ffn.value.weight", (d, f))]
+        names += [("att." + n, s) for n, s in time_mix_shapes(c, ranks)]
+        names += [("ffn." + n, s) for n, s in channel_mix_shapes(c)]
         rows += [("blocks.%d.%s" % (layer, n), s) for n, s in names]
     return rows + [("ln_out.weight", (d,)), ("ln_out.bias", (d,)), ("head.weight", (v, d))]
 
@@ -304,28 +415,31 @@ def random_weight(random, name, shape):
         return 1 + 0.1 * x
     if name.endswith(".bias"):
         return 0.1 * x
-    if kind == "time_decay":
+    if kind in ("time_decay", "w0"):
         return np.linspace(-6, 0.5, x.size).reshape(shape) + 0.1 * x
-    if kind == "time_faaaa" or kind.endswith(("_w1", "_w2")):
-        return 0.3 * x
-    if kind.startswith("time_maa"):
+    if kind in ("k_k", "k_a"):
+        return 0.8 + 0.2 * x
+    if kind.startswith(("time_maa_", "time_mix_", "x_")) and shape[:2] == (1, 1):
         return 0.5 + 0.25 * x
     if name == "emb.weight":
         return 0.5 * x
-    return x * (1.2 / math.sqrt(shape[-1]))
+    if name.endswith(".weight"):
+        return x * (1.2 / math.sqrt(shape[-1]))
+    return 0.3 * x  # LoRA, bonuses, a0, v0
 
 
 def make_weights(c, seed, ranks):
     random = Random(seed)
     return {name: random_weight(random, name, shape).astype("<f4").astype(np.float64)
-            for name, shape in parameter_shapes(c, *ranks)}
+            for name, shape in parameter_shapes(c, ranks)}
 
 
 def config(**options):
     c = {"n_layer": 2, "n_embd": 32, "dim_ffn": 32, "head_size": 32, "head_size_divisor": 8, "vocab_size": 37,
          "ctx_len": 16, "pre_ffn": 0, "head_qk": 0, "dropout": 0, "my_qa_mask": 0, "my_testing": "x060",
-         "train_type": "", "arch": "x060", "dtype": "float32", "source": "formulas", "B": 2, "T": 9}
+         "train_type": "", "dtype": "float32", "source": "formulas", "B": 2, "T": 9}
     c.update(options)
+    c["arch"] = c["my_testing"]
     c["dim_att"] = c["n_embd"]
     c["ffn_hidden"] = c["dim_ffn"]
     c["n_head"] = c["n_embd"] // c["head_size"]
@@ -485,7 +599,7 @@ def make_model(folder, name, c, weights, own, seed, ce="all", wrap="wrap"):
     write_npy(os.path.join(where, "logits.npy"), logits)
     for file, kind, grads in (("ce", ce, plain), ("l2wrap", wrap, wrapped)):
         write_safetensors(os.path.join(where, "grads_%s.safetensors" % file),
-                          {n: g.astype("<f8") for n, g in grads.items() if in_subset(kind, n, g)})
+                          {n: g.astype("<f4") for n, g in grads.items() if in_subset(kind, n, g)})
     print("%-14s loss %.6f, gradients against a complex step %.1e" % (name, loss, worst))
 
 
@@ -571,12 +685,20 @@ def main():
     make_model(folder, "x060-tiny", tiny, weights, True, 602)
     make_model(folder, "x060-tinymask", dict(tiny, my_qa_mask=1), weights, False, 603, ce="small")
 
-    heads = config(n_embd=64, dim_ffn=32, vocab_size=40, B=1, T=17, ctx_len=17, head_size_divisor=4,
+    # One layer keeps the files small. A .pth does not say the divisor, so a generator takes the official 8.
+    heads = config(n_layer=1, n_embd=64, dim_ffn=32, vocab_size=40, B=1, T=17, ctx_len=17, head_size_divisor=4,
                    model="models/x060-heads/model.pth")
     wide = make_weights(heads, 611, (3, 5))
     make_model(folder, "x060-heads", heads, wide, True, 612, ce="small")
-    # a .pth does not say the divisor, so a generator takes the official 8
     make_rnn(folder, dict(heads, head_size_divisor=8), wide, heads["model"], 6, 16, 613)
+
+    old = config(my_testing="x052", n_layer=1, head_size_divisor=4, model="models/x052-tiny/model.pth")
+    make_model(folder, "x052-tiny", old, make_weights(old, 631, ()), True, 632, ce="small")
+
+    new = config(my_testing="x070", T=21, ctx_len=21, model="models/x070-tiny/model.pth")
+    newest = make_weights(new, 641, (3, 4, 2, 5))
+    make_model(folder, "x070-tiny", new, newest, True, 642)
+    make_rnn(folder, new, newest, new["model"], 6, 16, 643)
 
     flags = {"lr_init": 2e-3, "lr_final": 2e-4, "warmup_steps": 2, "epoch_begin": 0, "epoch_steps": 8, "epoch_count": 1,
              "my_exit_tokens": 0, "my_pile_stage": 0, "my_pile_edecay": 0, "layerwise_lr": 1, "weight_decay": 0.1,

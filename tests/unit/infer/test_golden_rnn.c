@@ -166,6 +166,7 @@ static void official(void **state) {
 static void own(void **state) {
     (void)state;
     run_case(rw_own_golden_path("."), rw_own_golden_path("rnn/x060"));
+    run_case(rw_own_golden_path("."), rw_own_golden_path("rnn/x070"));
 }
 
 int main(void) {
