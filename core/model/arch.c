@@ -67,12 +67,6 @@ rw_status rw_arch_register(const rw_arch *arch, rw_error *err) {
     return RW_OK;
 }
 
-bool rw_arch_needs(const rw_arch *arch, rw_dim dim) {
-    for (int i = 0; i < arch->n_roles; i++)
-        if (arch->roles[i].needs == dim) return true;
-    return false;
-}
-
 void rw_arch_default_shape(const rw_arch *arch, rw_plan_model *shape) {
     if (!shape->head_size) shape->head_size = 64;
     if (!shape->n_head) shape->n_head = shape->n_embd / shape->head_size;
@@ -126,6 +120,12 @@ const char *rw_dim_name(rw_dim dim) {
 void rw_dims_print(const rw_plan_model *model, rw_str *out) {
     for (int d = 0; d < RW_DIM_COUNT; d++)
         if (model->dim[d]) rw_str_appendf(out, d ? ", %s %lld" : "%s %lld", dims[d].name, (long long)model->dim[d]);
+}
+
+bool rw_arch_has_part(const rw_arch *arch, rw_dim dim) {
+    for (int i = 0; i < arch->n_roles; i++)
+        if (arch->roles[i].needs == dim) return true;
+    return false;
 }
 
 void rw_role_name(const rw_role *role, int64_t layer, char name[RW_PARAM_NAME]) {
