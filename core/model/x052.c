@@ -62,24 +62,26 @@ static const rw_state_field fields[] = {
  * d^2 times as large is the same. */
 static rw_tensor *time_mix(const rw_model *m, rw_tape *t, rw_block_io *io, rw_tensor *x) {
     const rw_plan_model *s = &m->shape;
-    enum { XK, XV, XR, XG, N_MIX };
+    enum { XR, XK, XV, XG, N_MIX }; /* as their weights lie */
     rw_token_shift_in shift = {.rows = io->rows, .x = x, .gamma = W(LN1_W), .beta = W(LN1_B), .eps = 1e-5};
-    shift.n_mix = N_MIX;
+    shift.n_mix = shift.n_slab = N_MIX;
     shift.times_current = true;
+    shift.mu[XR] = W(MIX_R);
     shift.mu[XK] = W(MIX_K);
     shift.mu[XV] = W(MIX_V);
-    shift.mu[XR] = W(MIX_R);
     shift.mu[XG] = W(MIX_G);
     shift.shift_in = io->state_in[ATT_SHIFT];
     shift.shift_to = io->state_out[ATT_SHIFT];
     rw_tensor *mix[N_MIX];
     rw_token_shift(t, &shift, mix, NULL, rw_block_state_out(io, ATT_SHIFT));
 
+    rw_tensor *w[] = {W(RECEPTANCE), W(KEY), W(VALUE), W(GATE)}, *rkvg[N_MIX];
+    rw_linear_group(t, N_MIX, mix, w, true, rkvg);
     rw_wkv6_in wkv = {.rows = io->rows, .n_head = s->n_head, .head_size = s->head_size};
-    wkv.r = rw_matmul(t, mix[XR], W(RECEPTANCE), true, NULL);
-    wkv.k = rw_matmul(t, mix[XK], W(KEY), true, NULL);
-    wkv.v = rw_matmul(t, mix[XV], W(VALUE), true, NULL);
-    wkv.gate = rw_matmul(t, mix[XG], W(GATE), true, NULL);
+    wkv.r = rkvg[XR];
+    wkv.k = rkvg[XK];
+    wkv.v = rkvg[XV];
+    wkv.gate = rkvg[XG];
     wkv.w0 = W(DECAY);
     wkv.u = W(FAAAA);
     wkv.s0 = io->state_in[WKV];

@@ -103,11 +103,13 @@ static rw_tensor *time_mix(const rw_model *m, rw_tape *t, rw_block_io *io, rw_te
     rw_tensor *xw = mix[0], *xk = mix[1], *xv = mix[2], *xr = mix[3], *xg = mix[4];
 
     rw_tensor *decay = rw_matmul_act(t, xw, W(DECAY_W1), false, RW_EPILOGUE_TANH);
+    rw_tensor *x4[] = {xr, xk, xv, xg}, *w4[] = {W(RECEPTANCE), W(KEY), W(VALUE), W(GATE)}, *rkvg[4];
+    rw_linear_group(t, 4, x4, w4, true, rkvg);
     rw_wkv6_in wkv = {.rows = io->rows, .n_head = s->n_head, .head_size = s->head_size};
-    wkv.r = rw_matmul(t, xr, W(RECEPTANCE), true, NULL);
-    wkv.k = rw_matmul(t, xk, W(KEY), true, NULL);
-    wkv.v = rw_matmul(t, xv, W(VALUE), true, NULL);
-    wkv.gate = rw_matmul(t, xg, W(GATE), true, NULL);
+    wkv.r = rkvg[0];
+    wkv.k = rkvg[1];
+    wkv.v = rkvg[2];
+    wkv.gate = rkvg[3];
     wkv.w_raw = rw_matmul(t, decay, W(DECAY_W2), false, NULL);
     wkv.w0 = W(DECAY);
     wkv.u = W(FAAAA);

@@ -21,6 +21,11 @@ extern "C" {
 rw_tensor *rw_matmul(rw_tape *t, rw_tensor *a, rw_tensor *b, bool trans_b, rw_tensor *c);
 /* The same without c, through an activation: relu_sq, tanh or sigmoid. */
 rw_tensor *rw_matmul_act(rw_tape *t, rw_tensor *a, rw_tensor *b, bool trans_b, rw_epilogue act);
+/* y[i] = x[i] w[i]^T (trans_w, w[i] [N,K]) or x[i] w[i] (w[i] [K,N]), all of the same sizes, n <= RW_GROUP_MAX. In one
+ * call where everything lies at constant strides, as outputs of token_shift (n_slab) and ddlerp and weights of
+ * neighbouring places do; else in one call each. The results lie at one stride. */
+#define RW_GROUP_MAX 8
+void rw_linear_group(rw_tape *t, int n, rw_tensor *const *x, rw_tensor *const *w, bool trans_w, rw_tensor **y);
 /* A wide result (logits); no backward pass. */
 rw_tensor *rw_matmul_wide(rw_tape *t, rw_tensor *a, rw_tensor *b, bool trans_b);
 
@@ -39,6 +44,7 @@ typedef struct {
     rw_tensor *x, *gamma, *beta;
     double eps;
     int n_mix;
+    int n_slab; /* the first so many outputs lie at one stride, for rw_linear_group() */
     bool times_current;
     rw_tensor *mu[RW_MAX_MIX];
     rw_tensor *shift_in; /* or NULL */
@@ -46,7 +52,8 @@ typedef struct {
 } rw_token_shift_in;
 void rw_token_shift(rw_tape *t, const rw_token_shift_in *in, rw_tensor **out, rw_tensor **xn, rw_tensor **shift_out);
 
-/* xn [R,C], h [R,5*rank] (used up: holds tanh(h) afterwards), w2 [5,rank,C], mu[5]: C elements each. -> out[5] */
+/* xn [R,C], h [R,5*rank] (used up: holds tanh(h) afterwards), w2 [5,rank,C], mu[5]: C elements each. -> out[5], those
+ * of r, k, v, g in this order at one stride */
 void rw_ddlerp(rw_tape *t, rw_rows rows, rw_tensor *xn, rw_tensor *shift_in, rw_tensor *h, rw_tensor *w2,
                rw_tensor *const mu[RW_DDLERP_MIX], rw_tensor *out[RW_DDLERP_MIX]);
 

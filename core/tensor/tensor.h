@@ -21,6 +21,8 @@ extern "C" {
 
 #define RW_MAX_DIM 4
 
+struct rw_slab;
+
 typedef struct rw_tensor {
     rw_dtype dtype;
     int ndim;
@@ -36,6 +38,8 @@ typedef struct rw_tensor {
     rw_epilogue activation; /* made by a product with it, see ops/matmul.c                            */
     bool grad_inside;       /* grad is that of what the activation got                                */
     int32_t n_uses;         /* recorded ops that have it as input                                     */
+    struct rw_slab *slab;   /* memory shared with others at one stride; or NULL                       */
+    int slab_at;            /* which of them it is                                                    */
     int32_t block;          /* tape's counted block of `data`; -1: memory of somebody else           */
     int32_t grad_block;     /* the same of an activation's `grad`                                    */
 } rw_tensor;

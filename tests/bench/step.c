@@ -23,14 +23,15 @@ static rw_gemm_shape shapes[MAX_SHAPES];
 static int n_shapes;
 
 static void note_shape(const rw_matmul_args *a) {
+    int batch = a->batch ? (int)a->batch : 1;
     for (int i = 0; i < n_shapes; i++) {
         rw_gemm_shape *s = &shapes[i];
         if (s->M != a->M || s->N != a->N || s->K != a->K || s->trans_a != a->trans_a || s->trans_b != a->trans_b)
             continue;
-        s->count++;
+        s->count += batch;
         return;
     }
-    if (n_shapes < MAX_SHAPES) shapes[n_shapes++] = (rw_gemm_shape){a->M, a->N, a->K, a->trans_a, a->trans_b, 1, 0};
+    if (n_shapes < MAX_SHAPES) shapes[n_shapes++] = (rw_gemm_shape){a->M, a->N, a->K, a->trans_a, a->trans_b, batch, 0};
 }
 
 static void noting_matmul(const rw_matmul_args *a, const rw_exec *ex) {

@@ -5,6 +5,9 @@
 
 enum { DL_XN, DL_SHIFT, DL_H, DL_W2, DL_MU, DL_IN = DL_MU + RW_DDLERP_MIX };
 
+/* In memory the outputs of k, v, r, g lie in the order r k v g, as the weights that they meet do. */
+static const int place[RW_DDLERP_MIX - 1] = {1, 2, 0, 3};
+
 /* The largest pass, for the queries. */
 static rw_ddlerp_args largest(rw_tape *t, rw_ddlerp_args a, rw_tensor *const *in) {
     a.R = rw_room_rows(in[DL_XN]);
@@ -21,6 +24,14 @@ static void point(rw_ddlerp_args *a, rw_tensor *const *in, rw_tensor *const *out
         a->mu[i] = in[DL_MU + i]->data;
         a->out[i] = rw_data_of(out[i]);
     }
+}
+
+static void run_forward(rw_tape *t, rw_ddlerp_args *a, rw_tensor *const *in) {
+    rw_ddlerp_args most = largest(t, *a, in);
+    int32_t b;
+    a->scratch = rw_scratch_take(t, KERN(t)->ddlerp_forward_scratch(&most, EXEC(t)), &b);
+    if (!rw_tape_failed(t)) KERN(t)->ddlerp_forward(a, EXEC(t));
+    rw_block_release(t, b);
 }
 
 static void ddlerp_backward(rw_tape *t, rw_node *n) {
@@ -64,17 +75,15 @@ void rw_ddlerp(rw_tape *t, rw_rows rows, rw_tensor *xn, rw_tensor *shift_in, rw_
     rw_ddlerp_args sizes = {.dtype = xn->dtype, .R = rows.n_rows, .C = C, .rank = rank, .n_seq = rows.n_seq};
     sizes.cu_seqlens = rows.cu_seqlens;
     sizes.shift_in_stride = rw_op_state_stride(t, "ddlerp", shift_in, rows, C);
-    for (int i = 0; i < RW_DDLERP_MIX; i++) out[i] = rw_op_matrix(t, xn, C);
+    out[0] = rw_op_matrix(t, xn, C);
+    rw_tape_slab(t, LEN(place), place, xn, C, out + 1);
     rw_ddlerp_args a = sizes;
     point(&a, in, out);
-    rw_ddlerp_args most = largest(t, a, in);
-    int32_t b;
-    a.scratch = rw_scratch_take(t, KERN(t)->ddlerp_forward_scratch(&most, EXEC(t)), &b);
-    if (rw_tape_failed(t))
+    run_forward(t, &a, in);
+    if (rw_tape_failed(t)) {
         rw_op_forget(out, RW_DDLERP_MIX);
-    else
-        KERN(t)->ddlerp_forward(&a, EXEC(t));
-    rw_block_release(t, b);
+        return;
+    }
     rw_node *n = rw_node_new(t, ddlerp_backward, in, LEN(in), out, RW_DDLERP_MIX, ~0u, 0);
     rw_node_args(t, n, &sizes, sizeof sizes);
 }

@@ -65,7 +65,7 @@ static void matmul_backward(rw_tape *t, rw_node *n) {
 
 /* -- forward ------------------------------------------------------------------------------------------ */
 
-static bool fits(rw_tape *t, const rw_tensor *a, const rw_tensor *b, bool trans_b) {
+bool rw_product_fits(rw_tape *t, const rw_tensor *a, const rw_tensor *b, bool trans_b) {
     char sa[RW_SHAPE_TEXT], sb[RW_SHAPE_TEXT];
     if (!rw_op_narrow(t, "matmul", "a", a, -1) || !rw_op_narrow(t, "matmul", "b", b, -1)) return false;
     if (rw_last_dim(a) == (trans_b ? rw_last_dim(b) : rw_rows_of(b))) return true;
@@ -74,31 +74,32 @@ static bool fits(rw_tape *t, const rw_tensor *a, const rw_tensor *b, bool trans_
     return false;
 }
 
-static rw_matmul_args sizes_of(const rw_tensor *a, const rw_tensor *b, bool trans_b) {
+rw_matmul_args rw_product_sizes(const rw_tensor *a, const rw_tensor *b, bool trans_b) {
     rw_matmul_args s = {.dtype = a->dtype, .M = rw_rows_of(a), .K = rw_last_dim(a), .trans_b = trans_b};
     s.N = trans_b ? rw_rows_of(b) : rw_last_dim(b);
     return s;
 }
 
-static void run(rw_tape *t, rw_matmul_args args, rw_tensor *const *in, rw_tensor *y) {
+static void run(rw_tape *t, rw_matmul_args args, rw_tensor *const *in, void *out) {
     args.a = in[MM_A]->data;
     args.b = in[MM_B]->data;
     args.c = rw_data_of(in[MM_C]);
-    args.out = y->data;
+    args.out = out;
     KERN(t)->matmul(&args, EXEC(t));
 }
 
 static rw_tensor *product(rw_tape *t, rw_tensor *a, rw_tensor *b, bool trans_b, rw_tensor *c, rw_epilogue act) {
-    if (!fits(t, a, b, trans_b)) return NULL;
-    rw_matmul_args sizes = sizes_of(a, b, trans_b);
+    if (!rw_product_fits(t, a, b, trans_b)) return NULL;
+    rw_matmul_args sizes = rw_product_sizes(a, b, trans_b);
     sizes.epilogue = act;
     if (!rw_op_narrow_opt(t, "matmul", "c", c, sizes.M * sizes.N)) return NULL;
     rw_tensor *y = rw_op_matrix(t, a, sizes.N), *in[MM_IN] = {a, b, c};
     if (!y) return NULL;
     y->activation = act;
-    run(t, sizes, in, y);
-    uint32_t keep_out = act == RW_EPILOGUE_NONE ? 0 : KEEP(0);
-    rw_node *n = rw_node_new(t, matmul_backward, in, MM_IN, &y, 1, KEEP(MM_A) | KEEP(MM_B), keep_out);
+    run(t, sizes, in, y->data);
+    bool reads_a = b->requires_grad || a->activation != RW_EPILOGUE_NONE, reads_b = a->requires_grad;
+    uint32_t keep_in = (reads_a ? KEEP(MM_A) : 0) | (reads_b ? KEEP(MM_B) : 0);
+    rw_node *n = rw_node_new(t, matmul_backward, in, MM_IN, &y, 1, keep_in, act == RW_EPILOGUE_NONE ? 0 : KEEP(0));
     rw_node_args(t, n, &sizes, sizeof sizes);
     return y;
 }
@@ -113,9 +114,11 @@ rw_tensor *rw_matmul_act(rw_tape *t, rw_tensor *a, rw_tensor *b, bool trans_b, r
     return NULL;
 }
 
+/* -- wide --------------------------------------------------------------------------------------------- */
+
 rw_tensor *rw_matmul_wide(rw_tape *t, rw_tensor *a, rw_tensor *b, bool trans_b) {
-    if (!fits(t, a, b, trans_b)) return NULL;
-    rw_matmul_args sizes = sizes_of(a, b, trans_b);
+    if (!rw_product_fits(t, a, b, trans_b)) return NULL;
+    rw_matmul_args sizes = rw_product_sizes(a, b, trans_b);
     rw_tensor *in[MM_IN] = {a, b};
     if (rw_op_records(t, in, MM_IN)) {
         rw_tape_fail(t, RW_E_SHAPE, "matmul: a wide product has no backward pass");
@@ -123,6 +126,6 @@ rw_tensor *rw_matmul_wide(rw_tape *t, rw_tensor *a, rw_tensor *b, bool trans_b) 
     }
     sizes.out_dtype = rw_wide(sizes.dtype);
     rw_tensor *y = rw_tape_tensor(t, sizes.out_dtype, 2, (int64_t[]){sizes.M, sizes.N}, rw_room_rows(a) * sizes.N);
-    if (y) run(t, sizes, in, y);
+    if (y) run(t, sizes, in, y->data);
     return y;
 }

@@ -7,7 +7,7 @@
 #ifndef RW_TENSOR_OPS_INTERNAL_H
 #define RW_TENSOR_OPS_INTERNAL_H
 
-#include "core/tensor/tape_internal.h"
+#include "core/tensor/node.h"
 
 #define KEEP(i) (1u << (i))
 #define EXEC(t) (&rw_tape_device(t)->exec)
@@ -63,6 +63,9 @@ static inline bool rw_op_wide_pair(rw_tape *t, const char *op, const char *what_
 }
 /* The borders fit the rows of x, and these are no more than were announced. */
 bool rw_op_check_rows(rw_tape *t, const char *op, rw_rows rows, const rw_tensor *x);
+/* Two factors of a product, b transposed or not. */
+bool rw_product_fits(rw_tape *t, const rw_tensor *a, const rw_tensor *b, bool trans_b);
+rw_matmul_args rw_product_sizes(const rw_tensor *a, const rw_tensor *b, bool trans_b);
 /* A carried state of n_seq rows of `each` elements, or one shared row. Returns the stride; -1: wrong. */
 int64_t rw_op_state_stride(rw_tape *t, const char *op, rw_tensor *s, rw_rows rows, int64_t each);
 

@@ -61,7 +61,8 @@ static void hand_out(const rw_token_shift_in *p, rw_tensor *const *made, rw_tens
 
 static void make_outputs(rw_tape *t, const rw_token_shift_in *p, bool xn, bool shift_out, rw_tensor **made) {
     int64_t C = rw_last_dim(p->x);
-    for (int i = 0; i < p->n_mix; i++) made[i] = rw_op_matrix(t, p->x, C);
+    int first = p->n_slab > 1 && rw_tape_slab(t, p->n_slab, NULL, p->x, C, made) ? p->n_slab : 0;
+    for (int i = first; i < p->n_mix; i++) made[i] = rw_op_matrix(t, p->x, C);
     if (xn) made[TS_XN] = rw_op_matrix(t, p->x, C);
     if (shift_out) made[TS_SHIFT_OUT] = rw_op_state_out(t, "token_shift", p->shift_to, p->rows, 1, &C);
 }

@@ -1,6 +1,6 @@
-/* What tape.c shares with the ops: nodes, and how gradients are asked for. */
-#ifndef RW_TENSOR_TAPE_INTERNAL_H
-#define RW_TENSOR_TAPE_INTERNAL_H
+/* What the tape shares with the ops: nodes, and how gradients are asked for. */
+#ifndef RW_TENSOR_NODE_H
+#define RW_TENSOR_NODE_H
 
 #include "core/tensor/tensor.h"
 
@@ -47,6 +47,9 @@ void *rw_scratch_take(rw_tape *t, int64_t n_bytes, int32_t *block);
 void *rw_grad_into(rw_tape *t, rw_tensor *x, uint32_t bit, uint32_t *add);
 /* x's gradient becomes that of y, which is used up (the residual connection); added when x has one already. */
 void rw_grad_move(rw_tape *t, rw_tensor *x, rw_tensor *y);
+/* n matrices [rows of x, cols] in one block, at one stride; so are their gradients, later. place[i]: where out[i] is
+ * among them; NULL: in order. False when memory is short. */
+bool rw_tape_slab(rw_tape *t, int n, const int *place, const rw_tensor *x, int64_t cols, rw_tensor **out);
 /* A tensor over a block; the open scope owns the reference that the caller gives. */
 rw_tensor *rw_tensor_over(rw_tape *t, rw_dtype dtype, int ndim, const int64_t *shape, int32_t block, void *data);
 

@@ -1,0 +1,235 @@
+/* The tape's record: nodes, gradients, the walk back, segments. See tensor.h for what it promises. */
+#include "core/tensor/tape_state.h"
+
+#include <assert.h>
+#include <string.h>
+
+/* -- nodes -------------------------------------------------------------------------------------------- */
+
+static bool any_requires_grad(rw_tensor *const *in, int n_in) {
+    for (int i = 0; i < n_in; i++)
+        if (in[i] && in[i]->requires_grad) return true;
+    return false;
+}
+
+static rw_node *add_node(rw_tape *t, void (*backward)(rw_tape *, rw_node *), rw_tensor *const *in, int n_in,
+                         rw_tensor *const *out, int n_out, uint32_t keep_in, uint32_t keep_out) {
+    if (rw_tape_failed(t) || !t->recording) return NULL;
+    if (n_in > RW_NODE_IN || n_out > RW_NODE_OUT) {
+        rw_tape_fail(t, RW_E_SHAPE, "an op has %d inputs and %d outputs; the tape holds %d and %d", n_in, n_out,
+                     RW_NODE_IN, RW_NODE_OUT);
+        return NULL;
+    }
+    rw_node *n = rw_pool_next(&t->nodes);
+    if (!n) {
+        rw_tape_fail(t, RW_E_MEMORY, "not enough memory for the tape");
+        return NULL;
+    }
+    n->backward = backward;
+    n->args_begin = t->args.used;
+    n->n_in = n_in;
+    n->n_out = n_out;
+    for (size_t k = 0; k < sizeof n->kept / sizeof *n->kept; k++) n->kept[k] = -1;
+    for (int i = 0; i < n_in; i++) {
+        n->in[i] = in[i];
+        if (in[i]) in[i]->n_uses++;
+        if (in[i] && keep_in >> i & 1) rw_block_retain(t, in[i]->block);
+    }
+    for (int i = 0; i < n_out; i++) {
+        n->out[i] = out[i];
+        if (!out[i]) continue;
+        out[i]->requires_grad = true;
+        if (keep_out >> i & 1) rw_block_retain(t, out[i]->block);
+    }
+    n->keep_in = keep_in;
+    n->keep_out = keep_out;
+    return n;
+}
+
+rw_node *rw_node_new(rw_tape *t, void (*backward)(rw_tape *, rw_node *), rw_tensor *const *in, int n_in,
+                     rw_tensor *const *out, int n_out, uint32_t keep_in, uint32_t keep_out) {
+    return any_requires_grad(in, n_in) ? add_node(t, backward, in, n_in, out, n_out, keep_in, keep_out) : NULL;
+}
+
+void rw_node_args(rw_tape *t, rw_node *n, const void *args, size_t n_bytes) {
+    if (!n) return;
+    void *copy = rw_args_push(&t->args, n_bytes);
+    if (copy)
+        memcpy(copy, args, n_bytes);
+    else
+        rw_tape_fail(t, RW_E_MEMORY, "not enough memory for the tape");
+    n->args = copy;
+}
+
+/* The block of x's gradient is no longer one of its slab's gradients. */
+static void leave_slab(rw_tensor *x) {
+    rw_slab *s = x->slab;
+    if (s && x->grad_block == s->grad_block && --s->n_grads == 0) s->grad_block = -1;
+}
+
+static void drop_grad(rw_tape *t, rw_tensor *x) {
+    if (!x || x->is_param || x->grad_block < 0) return;
+    leave_slab(x);
+    rw_block_release(t, x->grad_block);
+    x->grad_block = -1;
+    x->grad = NULL;
+}
+
+static void let_go(rw_tape *t, rw_node *n) {
+    for (int i = 0; i < n->n_in; i++)
+        if (n->in[i] && n->keep_in >> i & 1) rw_block_release(t, n->in[i]->block);
+    for (int i = 0; i < n->n_out; i++) {
+        if (!n->out[i]) continue;
+        if (n->keep_out >> i & 1) rw_block_release(t, n->out[i]->block);
+        drop_grad(t, n->out[i]);
+    }
+    for (size_t k = 0; k < sizeof n->kept / sizeof *n->kept; k++) rw_block_release(t, n->kept[k]);
+}
+
+static bool any_grad(const rw_node *n) {
+    for (int i = 0; i < n->n_out; i++)
+        if (n->out[i] && n->out[i]->grad) return true;
+    return false;
+}
+
+/* Undoes the nodes from the last down to `first`. */
+static void walk_back(rw_tape *t, size_t first) {
+    while (t->nodes.n > first && !rw_tape_failed(t)) {
+        rw_node *n = rw_pool_at(&t->nodes, t->nodes.n - 1);
+        size_t here = t->nodes.n;
+        if (any_grad(n)) n->backward(t, n);
+        let_go(t, n);
+        t->args.used = n->args_begin;
+        t->nodes.n = here - 1;
+    }
+}
+
+rw_status rw_tape_backward(rw_tape *t, rw_error *err) {
+    bool was = rw_tape_record(t, false);
+    walk_back(t, 0);
+    rw_tape_record(t, was);
+    return rw_tape_error(t, err);
+}
+
+/* -- gradients ------------------------------------------------------------------------------------------ */
+
+/* The first of a slab to get a gradient takes the memory of all. */
+static void grad_in_slab(rw_tape *t, rw_tensor *x) {
+    rw_slab *s = x->slab;
+    if (s->n_grads == 0)
+        s->grad_block = rw_block_take(t, s->n * s->pitch, &s->grads);
+    else
+        rw_block_retain(t, s->grad_block);
+    if (s->grad_block < 0) return;
+    s->n_grads++;
+    x->grad_block = s->grad_block;
+    x->grad = (char *)s->grads + x->slab_at * s->pitch;
+}
+
+void *rw_grad_into(rw_tape *t, rw_tensor *x, uint32_t bit, uint32_t *add) {
+    *add &= ~bit;
+    if (!x || !x->requires_grad) return NULL;
+    if (x->is_param) {
+        if (x->grad_written) *add |= bit;
+        x->grad_written = true;
+        return x->grad;
+    }
+    if (x->grad) {
+        *add |= bit;
+        return x->grad;
+    }
+    if (x->slab)
+        grad_in_slab(t, x);
+    else
+        x->grad_block = rw_block_take(t, x->room * rw_dtype_bytes(x->dtype), &x->grad);
+    return x->grad;
+}
+
+static void add_into(rw_tape *t, rw_tensor *x, void *to, const void *from) {
+    rw_binary_args a = {.dtype = x->dtype, .op = RW_BINARY_ADD, .n = rw_tensor_count(x), .a = to, .b = from, .out = to};
+    t->device->kernels->binary_forward(&a, &t->device->exec);
+}
+
+static void copy_into(rw_tape *t, rw_tensor *x, void *to, const void *from) {
+    rw_unary_args a = {.dtype = x->dtype, .op = RW_UNARY_COPY, .n = rw_tensor_count(x), .x = from, .out = to};
+    t->device->kernels->unary_forward(&a, &t->device->exec);
+}
+
+void rw_grad_move(rw_tape *t, rw_tensor *x, rw_tensor *y) {
+    if (!x || !x->requires_grad || !y->grad) return;
+    if (!x->is_param && !x->grad) {
+        leave_slab(y);
+        x->grad = y->grad;
+        x->grad_block = y->grad_block;
+        y->grad = NULL;
+        y->grad_block = -1;
+        return;
+    }
+    rw_tape_seed_grad(t, x, y->grad);
+}
+
+void rw_tape_seed_grad(rw_tape *t, rw_tensor *x, const void *grad) {
+    uint32_t add = 0;
+    void *to = x ? rw_grad_into(t, x, 1, &add) : NULL;
+    if (!to) return;
+    if (add)
+        add_into(t, x, to, grad);
+    else
+        copy_into(t, x, to, grad);
+}
+
+static void reshape_backward(rw_tape *t, rw_node *n) {
+    rw_grad_move(t, n->in[0], n->out[0]);
+}
+
+rw_tensor *rw_tape_reshape(rw_tape *t, rw_tensor *x, int ndim, const int64_t *shape) {
+    if (!x || rw_tape_failed(t)) return NULL;
+    rw_block_retain(t, x->block);
+    rw_tensor *y = rw_tensor_over(t, x->dtype, ndim, shape, x->block, x->data);
+    if (!y) return NULL;
+    y->room = x->room;
+    if (rw_tensor_count(x) != rw_tensor_count(y)) {
+        rw_tape_fail(t, RW_E_SHAPE, "reshape: %lld elements cannot become %lld", (long long)rw_tensor_count(x),
+                     (long long)rw_tensor_count(y));
+        return NULL;
+    }
+    rw_node_new(t, reshape_backward, &x, 1, &y, 1, 0, 0);
+    return y;
+}
+
+/* -- segments --------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    rw_segment_fn fn;
+    int64_t ctx[RW_SEGMENT_CTX / sizeof(int64_t)]; /* a copy */
+} segment_args;
+
+static void segment_backward(rw_tape *t, rw_node *n) {
+    const segment_args *a = n->args;
+    size_t first = t->nodes.n;
+    rw_scope s = rw_scope_begin(t);
+    rw_tensor *again[RW_SEGMENT_MAX] = {0};
+    rw_tape_record(t, true);
+    a->fn(t, a->ctx, n->in, again);
+    rw_tape_record(t, false);
+    for (int i = 0; i < n->n_out; i++)
+        if (n->out[i] && again[i] && again[i]->requires_grad) rw_grad_move(t, again[i], n->out[i]);
+    rw_scope_end(t, s, NULL, 0);
+    walk_back(t, first);
+}
+
+/* Recorded in any case: parameters that fn uses may want a gradient when no input does. */
+void rw_tape_segment(rw_tape *t, rw_segment_fn fn, const void *ctx, size_t n_ctx, rw_tensor *const *in, int n_in,
+                     rw_tensor **out, int n_out) {
+    if (rw_tape_failed(t)) return;
+    assert(n_ctx <= RW_SEGMENT_CTX && n_out <= RW_SEGMENT_MAX);
+    rw_scope s = rw_scope_begin(t);
+    bool was = rw_tape_record(t, false);
+    fn(t, ctx, in, out);
+    rw_tape_record(t, was);
+    rw_scope_end(t, s, out, n_out);
+    rw_node *n = add_node(t, segment_backward, in, n_in, out, n_out, ~0u, 0);
+    segment_args a = {.fn = fn};
+    if (n_ctx) memcpy(a.ctx, ctx, n_ctx);
+    rw_node_args(t, n, &a, sizeof a);
+}
