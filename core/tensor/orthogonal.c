@@ -73,6 +73,7 @@ static void draw(work *x, int64_t j) {
     rw_cpu_f32_normals(x->seed, x->stream, (uint64_t)((x->first + j) * blocks), m, v);
     const double norm = length_of(v, m), scale = 1 / sqrt(norm * (norm + fabs(v[0])));
     x->sign[j] = v[0] < 0 ? 1 : -1;
+    q_of(x, 0, j)[j * x->n] = x->sign[j];
     const double first = (v[0] - x->sign[j] * norm) * scale;
     for (int64_t i = 0; i < m; i++) v[i] = (float)(v[i] * scale);
     v[0] = (float)first;
@@ -129,14 +130,12 @@ static void panel(work *x) {
         for (int64_t j = 0; j < x->b; j++) draw(x, j);
 #pragma omp for schedule(dynamic, 1)
         for (int64_t i = 0; i < gram_tasks; i++) gram_task(x, i);
-#pragma omp single
+#pragma omp single nowait
         add_chunks(x->gram, x->b * BLOCK, x->n_chunks, BLOCK * BLOCK);
 #pragma omp for schedule(dynamic, 1)
         for (int64_t i = 0; i < tasks; i++) project_task(x, i);
 #pragma omp for schedule(dynamic, 1)
         for (int64_t i = 0; i < x->n_tiles; i++) solve_task(x, i);
-#pragma omp single
-        for (int64_t j = 0; j < x->b; j++) q_of(x, 0, 0)[j * x->n + j] = x->sign[j];
 #pragma omp for schedule(dynamic, 1)
         for (int64_t i = 0; i < tasks; i++) reflect_task(x, i);
     }
