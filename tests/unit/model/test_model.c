@@ -367,7 +367,7 @@ int main(void) {
     for (int i = 0; rw_arch_at(i); i++)
         for (pre_ffn = 0; pre_ffn < 2; pre_ffn++) {
             arch = rw_arch_at(i);
-            if (pre_ffn && !rw_arch_needs(arch, RW_DIM_pre_ffn)) continue;
+            if (pre_ffn && !rw_arch_has_part(arch, RW_DIM_pre_ffn)) continue;
             print_message("%s%s\n", arch->name, pre_ffn ? " with pre_ffn" : "");
             failed += cmocka_run_group_tests_name(arch->name, tests, open_model, close_model);
         }
