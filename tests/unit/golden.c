@@ -11,6 +11,7 @@
 
 #include <dirent.h>
 #include <ftw.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -55,6 +56,31 @@ void rw_golden_each(const char *folder, void (*fn)(void *ctx, const char *name),
         free(names[i]);
     }
     free(names);
+}
+
+/* A new file for each run of a program. */
+static FILE *open_log(void) {
+    static bool begun;
+    const char *path = getenv("RWKV_GOLDEN_LOG");
+    if (!path || !path[0]) return NULL;
+    FILE *log = fopen(path, begun ? "a" : "w");
+    if (!log) fail_msg("%s cannot be written", path);
+    begun = true;
+    return log;
+}
+
+void rw_golden_report(const char *root, const char *folder, const char *format, ...) {
+    char text[512];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    print_message("  %s: %s\n", folder, text);
+    const char *big = rw_golden_dir();
+    FILE *log = big && strcmp(root, big) == 0 ? open_log() : NULL;
+    if (!log) return;
+    fprintf(log, "%s: %s\n", folder, text);
+    fclose(log);
 }
 
 const char *rw_golden_vocab(void) {

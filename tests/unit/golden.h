@@ -16,6 +16,11 @@ const char *rw_golden_path(const char *relative);
 /* Calls fn with each name in a folder of the big set ("models"), sorted; folders are not known by name, so that
  * another set of the same layout serves as well. Skips or fails as rw_golden_path() when the folder is missing. */
 void rw_golden_each(const char *folder, void (*fn)(void *ctx, const char *name), void *ctx);
+/* Says how well a folder of a set compares: `root` is rw_golden_dir() or the small set, `folder` relative to it. What
+ * is said of the big set also goes to the file $RWKV_GOLDEN_LOG, where golden.covered looks for folders that no test
+ * has read. */
+void rw_golden_report(const char *root, const char *folder, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
 /* The World vocabulary: ../data beside the big set, else $RWKV_VOCAB, else ../shared/data. */
 const char *rw_golden_vocab(void);
 

@@ -7,13 +7,6 @@
 
 #include <jansson.h>
 
-static const char *const containers[] = {
-    "state_dict_f32",       "state_dict_bf16",    "state_dict_f16",
-    "plain_dict_f32",       "flat_views_bf16",    "strided_f32",
-    "parameters_f32",       "cuda_tag_bf16",      "forward_module_prefix_bf16",
-    "newer_container_bf16", "legacy_nonzip_bf16",
-};
-
 static float *read_f32(const rw_tensor_file *f, const rw_file_tensor *t, int64_t *n) {
     rw_error err = {0};
     *n = 1;
@@ -23,14 +16,22 @@ static float *read_f32(const rw_tensor_file *f, const rw_file_tensor *t, int64_t
     return out;
 }
 
-static void compare(const char *container) {
-    char path[128];
-    snprintf(path, sizeof path, "pth/%s.pth", container);
+typedef struct {
+    int files, tensors, values;
+} totals;
+
+/* Its name ends with the type that says what it must equal. */
+static void compare(void *ctx, const char *container) {
+    totals *all = ctx;
+    char path[512];
+    const char *kind = strrchr(container, '_'), *end = strrchr(container, '.');
+    if (!end || strcmp(end, ".pth") != 0) return;
+    if (!kind) fail_msg("pth/%s: no type in its name", container);
+    snprintf(path, sizeof path, "pth/%s", container);
     rw_tensor_file *f = open_good(rw_golden_path(path));
-    snprintf(path, sizeof path, "pth/expected_%s.safetensors", strrchr(container, '_') + 1);
+    snprintf(path, sizeof path, "pth/expected_%.*s.safetensors", (int)(end - kind - 1), kind + 1);
     rw_tensor_file *e = open_good(rw_golden_path(path));
     assert_int_equal(rw_tensor_file_count(f), rw_tensor_file_count(e));
-    int64_t n_values = 0;
     for (int64_t i = 0; i < rw_tensor_file_count(e); i++) {
         const rw_file_tensor *want = rw_tensor_file_at(e, i), *got = rw_tensor_file_find(f, want->name);
         int64_t n, n_want;
@@ -39,18 +40,23 @@ static void compare(const char *container) {
         for (int d = 0; d < want->ndim; d++) assert_int_equal(got->shape[d], want->shape[d]);
         float *a = read_f32(f, got, &n), *b = read_f32(e, want, &n_want);
         if (memcmp(a, b, (size_t)n * sizeof *a)) fail_msg("%s: %s differs", container, want->name);
-        n_values += n;
+        all->values += (int)n;
         free(a);
         free(b);
     }
-    print_message("%-28s %d tensors, %d values equal\n", container, (int)rw_tensor_file_count(f), (int)n_values);
+    all->files++;
+    all->tensors += (int)rw_tensor_file_count(f);
     rw_tensor_file_close(f);
     rw_tensor_file_close(e);
 }
 
 static void containers_are_read(void **state) {
     (void)state;
-    for (size_t i = 0; i < sizeof containers / sizeof *containers; i++) compare(containers[i]);
+    totals all = {0};
+    rw_golden_each("pth", compare, &all);
+    rw_golden_report(rw_golden_dir(), "pth", "%d files, %d tensors, %d values equal", all.files, all.tensors,
+                     all.values);
+    assert_true(all.files > 0 && all.values > 0);
 }
 
 static json_t *read_config(const char *path) {
@@ -128,10 +134,13 @@ static void one_init(void *ctx, const char *name) {
     snprintf(weights, sizeof weights, "%s/init/%s/pth/rwkv-init.pth", rw_golden_dir(), name);
     if (!rw_exists(stats) || !rw_exists(weights)) return;
     json_t *c = read_config(stats), *config = json_object_get(c, "config");
-    if (rw_arch_find(arch_of(config), NULL))
+    if (rw_arch_find(arch_of(config), NULL)) {
         compare_shape(weights, config, RW_BF16);
-    else
+        snprintf(weights, sizeof weights, "init/%s/pth", name);
+        rw_golden_report(rw_golden_dir(), weights, "sizes read from the file");
+    } else {
         expect_named(weights, arch_of(config));
+    }
     json_decref(c);
     ++*n;
 }
@@ -167,26 +176,30 @@ static void other_variants_are_named(void **state) {
 }
 
 /* Every cut of a real file gives a message, never a crash; so does every single wrong byte. */
+static void damage(void *ctx, const char *name) {
+    int64_t n;
+    char path[512];
+    snprintf(path, sizeof path, "pth/%s", name);
+    const char *cut = ctx;
+    char *bytes = take_file(rw_golden_path(path), &n);
+    for (int64_t k = 0; k < n; k++) {
+        put_file(cut, bytes, (size_t)k);
+        expect_refused(cut, "");
+    }
+    for (int64_t k = 0; k < n; k++) {
+        bytes[k] ^= (char)(k % 2 ? 0x81 : 0xff);
+        put_file(cut, bytes, (size_t)n);
+        read_everything(cut);
+        bytes[k] ^= (char)(k % 2 ? 0x81 : 0xff);
+    }
+    rw_free(bytes);
+}
+
 static void damaged_official_files(void **state) {
     (void)state;
-    const char *cut = rw_test_path("cut.pth");
-    static const char *const names[] = {"pth/flat_views_bf16.pth", "pth/legacy_nonzip_bf16.pth",
-                                        "pth/expected_f32.safetensors"};
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-        int64_t n;
-        char *bytes = take_file(rw_golden_path(names[i]), &n);
-        for (int64_t k = 0; k < n; k++) {
-            put_file(cut, bytes, (size_t)k);
-            expect_refused(cut, "");
-        }
-        for (int64_t k = 0; k < n; k++) {
-            bytes[k] ^= (char)(k % 2 ? 0x81 : 0xff);
-            put_file(cut, bytes, (size_t)n);
-            read_everything(cut);
-            bytes[k] ^= (char)(k % 2 ? 0x81 : 0xff);
-        }
-        rw_free(bytes);
-    }
+    char cut[512];
+    snprintf(cut, sizeof cut, "%s", rw_test_path("cut.pth"));
+    rw_golden_each("pth", damage, cut);
 }
 
 int main(void) {

@@ -9,9 +9,11 @@
 #include <cmocka.h>
 
 #include "core/data/binidx.h"
+#include "core/data/sampler.h"
 #include "core/data/tokenize.h"
 #include "tests/unit/data/fixture.h"
 
+#include <jansson.h>
 #include <unistd.h>
 
 static void same_files(const char *ours, const char *theirs) {
@@ -27,7 +29,10 @@ static void same_files(const char *ours, const char *theirs) {
     rw_free(b);
 }
 
-static void check(const char *jsonl, const char *official, rw_tokenize_layout layout, const char *suffix) {
+static int n_pairs;
+
+/* Returns the tokens. */
+static int64_t check(const char *jsonl, const char *official, rw_tokenize_layout layout, const char *suffix) {
     rw_error err = {0};
     rw_tokenize_progress done;
     char name[300], path[300];
@@ -47,21 +52,39 @@ static void check(const char *jsonl, const char *official, rw_tokenize_layout la
     close(fd);
     assert_int_equal(info.n_tokens, done.n_tokens);
     assert_int_equal(info.n_items, done.n_documents);
+    n_pairs++;
+    return info.n_tokens;
 }
 
-static void test_preprocess_data(void **state) {
-    (void)state;
-    check("docs.jsonl", "docs_text_document", RW_LAYOUT_PREPROCESS, "_text_document");
-    check("sample.jsonl", "sample_text_document", RW_LAYOUT_PREPROCESS, "_text_document");
+static const char *text_of(const json_t *j, const char *key) {
+    return json_string_value(json_object_get(j, key));
 }
 
-static void test_make_data(void **state) {
+/* One entry of info.json: what make_data.py wrote names the order of its lines; its magic prime is ours. */
+static void check_entry(const char *official, const json_t *entry) {
+    const char *shuffled = text_of(entry, "shuffled"), *jsonl = text_of(entry, "jsonl");
+    assert_non_null(jsonl);
+    if (!shuffled) {
+        check(jsonl, official, RW_LAYOUT_PREPROCESS, "_text_document");
+        return;
+    }
+    int64_t n_tokens = check(shuffled, official, RW_LAYOUT_MAKE_DATA, "");
+    assert_int_equal(rw_sampler_magic_prime(n_tokens, json_integer_value(json_object_get(entry, "ctx_len"))),
+                     json_integer_value(json_object_get(entry, "magic_prime")));
+}
+
+static void test_official_files(void **state) {
     (void)state;
-    check("make1x.shuffled.jsonl", "make1x", RW_LAYOUT_MAKE_DATA, "");
-    check("make3x.shuffled.jsonl", "make3x", RW_LAYOUT_MAKE_DATA, "");
+    json_t *info = json_load_file(rw_golden_path("binidx/info.json"), 0, NULL), *entry;
+    const char *name;
+    assert_non_null(info);
+    json_object_foreach(info, name, entry) if (text_of(entry, "by")) check_entry(name, entry);
+    json_decref(info);
+    rw_golden_report(rw_golden_dir(), "binidx", "%d pairs equal to the byte", n_pairs);
+    assert_true(n_pairs > 0);
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_preprocess_data), cmocka_unit_test(test_make_data)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_official_files)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -77,7 +77,8 @@ static void check_file(const char *name, const char *key) {
         rw_str_done(&text);
         json_decref(object);
     }
-    printf("%s: %d cases, %zu bytes, all ids equal\n", name, line, n_bytes);
+    rw_golden_report(rw_golden_dir(), "tokenizer", "%s %d cases, %zu bytes, all ids equal", rw_path_base(name), line,
+                     n_bytes);
     assert_true(line > 0);
     rw_free(data);
     rw_tokenizer_close(t);

@@ -298,8 +298,8 @@ static void test_wkv(void **state_) {
     totals all = {.n_files = {0}};
     rw_golden_each("wkv", one_file, &all);
     for (int i = 0; i < KINDS; i++) {
-        printf("wkv/%s: %d files, worst f64 %.2g, f32 %.2g of the largest\n", kinds[i].arch, all.n_files[i],
-               all.worst[i][0], all.worst[i][1]);
+        rw_golden_report(rw_golden_dir(), "wkv", "%s %d files, worst f64 %.2g, f32 %.2g of the largest", kinds[i].arch,
+                         all.n_files[i], all.worst[i][0], all.worst[i][1]);
         assert_true(all.n_files[i] > 0);
     }
 }

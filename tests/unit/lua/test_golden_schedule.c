@@ -144,7 +144,8 @@ static void check_source(const char *source, int least_rows) {
         if (end > p) rows += check_line(p, (size_t)(end - p), ++line, source, &worst);
     }
     rw_free(data);
-    print_message("schedule, %s: %d rows, worst relative difference %.3e (bound %.0e)\n", source, rows, worst, BOUND);
+    rw_golden_report(rw_golden_dir(), "schedule", "%s %d rows, worst relative difference %.3e (bound %.0e)", source,
+                     rows, worst, BOUND);
     assert_true(rows >= least_rows);
     assert_true(worst <= BOUND);
 }

@@ -67,9 +67,13 @@ static inline const char *config_arch(const json_t *c) {
     return json_text(c, "arch", json_text(c, "my_testing", ""));
 }
 
-/* What this build can run: the architectures it has. */
-static inline bool runs_here(const json_t *c) {
-    return rw_arch_find(config_arch(c), NULL) != NULL;
+/* Is there such a file, of an architecture that this build has? */
+static inline bool runs_here(const char *config) {
+    if (!rw_exists(config)) return false;
+    json_t *c = read_json(config);
+    bool runs = rw_arch_find(config_arch(c), NULL) != NULL;
+    json_decref(c);
+    return runs;
 }
 
 static inline bool trains_states(const json_t *c) {

@@ -107,9 +107,10 @@ static void check_trainable(const rw_layout *l, const json_t *config) {
     assert_int_equal(n, official);
 }
 
-static void one_run(const char *root, const char *dir, const char *name, bool fp64) {
+static void one_run(const char *root, const char *folder, bool fp64) {
     rw_error err = {0};
-    char path[512];
+    char path[512], dir[512];
+    format_path(dir, root, folder);
     json_t *config = read_json(format_path(path, dir, "config.json"));
     steps s = {.n = 0};
     read_log(&s, format_path(path, dir, "log.jsonl"));
@@ -151,8 +152,8 @@ static void one_run(const char *root, const char *dir, const char *name, bool fp
         if (!(d <= worst)) worst = d;
     }
     double beyond = 0, rms = final_rms(e.model->params, format_path(path, dir, "final.pth"), s.lr[s.n - 1], &beyond);
-    print_message("  %-16s %s: %d steps, worst loss %.2e, final weights rms %.2e, largest difference %.2g lr\n", name,
-                  fp64 ? "fp64" : "fp32", s.n, worst, rms, beyond);
+    rw_golden_report(root, folder, "%s %d steps, worst loss %.2e, final weights rms %.2e, largest difference %.2g lr",
+                     fp64 ? "fp64" : "fp32", s.n, worst, rms, beyond);
     assert_true(s.n > 0 && worst <= (fp64 ? 1e-6 : 1e-5));
     if (!fp64) assert_true(rms <= 2e-6 && beyond <= 1);
     check_frozen(e.model->params, weights);
@@ -173,17 +174,13 @@ typedef struct {
 
 static rw_status one_folder(void *ctx, const char *name, rw_error *err) {
     walk *w = ctx;
-    char dir[512], path[600];
+    char folder[300], path[600];
     (void)err;
-    snprintf(dir, sizeof dir, "%s/train/%s", w->root, name);
-    snprintf(path, sizeof path, "%s/config.json", dir);
-    if (!rw_exists(path)) return RW_OK;
-    json_t *config = read_json(path);
-    bool runs = runs_here(config);
-    json_decref(config);
-    if (!runs) return RW_OK;
-    one_run(w->root, dir, name, true);
-    one_run(w->root, dir, name, false);
+    snprintf(folder, sizeof folder, "train/%s", name);
+    snprintf(path, sizeof path, "%s/%s/config.json", w->root, folder);
+    if (!runs_here(path)) return RW_OK;
+    one_run(w->root, folder, true);
+    one_run(w->root, folder, false);
     w->runs++;
     return RW_OK;
 }
