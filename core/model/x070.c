@@ -124,15 +124,16 @@ enum { V_FIRST }; /* carry */
 
 #define W(role) rw_role_of(m, io->layer, role)
 
-enum { XR, XW, XK, XV, XA, XG, N_MIX };
+enum { XR, XK, XV, XW, XA, XG, N_MIX }; /* r, k, v as their weights lie */
 
 static void shift_tokens(const rw_model *m, rw_tape *t, rw_block_io *io, rw_tensor *x, rw_tensor *mix[N_MIX]) {
     rw_token_shift_in in = {.rows = io->rows, .x = x, .gamma = W(LN1_W), .beta = W(LN1_B), .eps = 1e-5};
     in.n_mix = N_MIX;
+    in.n_slab = XV + 1;
     in.mu[XR] = W(X_R);
-    in.mu[XW] = W(X_W);
     in.mu[XK] = W(X_K);
     in.mu[XV] = W(X_V);
+    in.mu[XW] = W(X_W);
     in.mu[XA] = W(X_A);
     in.mu[XG] = W(X_G);
     in.shift_in = io->state_in[ATT_SHIFT];
@@ -145,20 +146,31 @@ static rw_tensor *lora(rw_tape *t, rw_tensor *x, rw_tensor *down, rw_epilogue f,
     return rw_matmul(t, rw_matmul_act(t, x, down, false, f), up, false, NULL);
 }
 
-/* The products; of block 0 its values go to the others. */
+/* In block 0 each by itself: its values stay until the last block, and would hold the memory of a group. */
+static void project_rkv(const rw_model *m, rw_tape *t, rw_block_io *io, rw_tensor *const mix[N_MIX], rw_tensor *y[]) {
+    rw_tensor *w[] = {W(RECEPTANCE), W(KEY), W(VALUE)};
+    if (io->layer > 0)
+        rw_linear_group(t, 3, mix, w, true, y);
+    else
+        for (int i = 0; i < 3; i++) y[i] = rw_matmul(t, mix[i], w[i], true, NULL);
+}
+
+/* The products; of block 0 its values go to the others. The group comes last, so that it is the first to write the
+ * gradient of mix[XV]: it must write all of its gradients alike. */
 static void project(const rw_model *m, rw_tape *t, rw_block_io *io, rw_tensor *const mix[N_MIX], rw_wkv7_in *in) {
-    in->r = rw_matmul(t, mix[XR], W(RECEPTANCE), true, NULL);
-    in->k0 = rw_matmul(t, mix[XK], W(KEY), true, NULL);
-    in->v = rw_matmul(t, mix[XV], W(VALUE), true, NULL);
+    rw_tensor *rkv[3];
     in->w_raw = lora(t, mix[XW], W(W1), RW_EPILOGUE_TANH, W(W2));
     in->a_up = lora(t, mix[XA], W(A1), RW_EPILOGUE_NONE, W(A2));
     in->g = lora(t, mix[XG], W(G1), RW_EPILOGUE_SIGMOID, W(G2));
-    if (io->layer == 0) {
+    if (io->layer > 0) in->v_up = lora(t, mix[XV], W(V1), RW_EPILOGUE_NONE, W(V2));
+    project_rkv(m, t, io, mix, rkv);
+    in->r = rkv[XR];
+    in->k0 = rkv[XK];
+    in->v = rkv[XV];
+    if (io->layer > 0)
+        in->v_first = io->carry[V_FIRST];
+    else
         io->carry[V_FIRST] = in->v;
-        return;
-    }
-    in->v_first = io->carry[V_FIRST];
-    in->v_up = lora(t, mix[XV], W(V1), RW_EPILOGUE_NONE, W(V2));
 }
 
 /* x + output(wkv7(...)): see kernels/wkv7.h */

@@ -2,7 +2,7 @@
 # sh recipes/quickstart/run.sh: from a fresh clone to a small model that answers questions, within six minutes on
 # two CPU cores. Installs what is missing, builds, trains for at most two minutes, draws the losses, and asks the
 # model questions that are not in its training text. A second run builds nothing again.
-#   run.sh model.arch=x052    arguments are keys of recipe.yaml with another value, here RWKV-5 instead of RWKV-6
+#   run.sh model.arch=x070    arguments are keys of recipe.yaml with another value, here RWKV-7 instead of RWKV-6
 #   $RW_BUILD_DIR    another build folder than build/release
 set -eu
 
