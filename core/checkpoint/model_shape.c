@@ -47,11 +47,6 @@ static const named others[] = {
                    "RWKV-x060-World (recipes/README.md has a list)"},
 };
 
-/* Parts that training flags add to a model. */
-static const named additions[] = {
-    {"att.time_state", "trained with train_type states"},
-};
-
 static rw_status refuse_others(const survey *s, rw_error *err) {
     for (size_t i = 0; i < sizeof others / sizeof *others; i++)
         if (any_name_has(s->f, others[i].part))
@@ -59,23 +54,16 @@ static rw_status refuse_others(const survey *s, rw_error *err) {
     return RW_OK;
 }
 
-static rw_status refuse_additions(const survey *s, rw_error *err) {
-    for (size_t i = 0; i < sizeof additions / sizeof *additions; i++)
-        if (any_name_has(s->f, additions[i].part))
-            return rw_fail(err, RW_E_UNSUPPORTED, RW_AT_FILE(path(s)),
-                           "%s (it has tensors '%s'), which this program cannot run yet", rw_message(additions[i].what),
-                           additions[i].part);
-    return RW_OK;
-}
-
 static rw_status find_arch(survey *s, rw_error *err) {
     RW_TRY(refuse_others(s, err));
     for (int i = 0; rw_arch_at(i) && !s->arch; i++)
         if (rw_arch_at(i)->mark && any_name_has(s->f, rw_arch_at(i)->mark)) s->arch = rw_arch_at(i);
-    if (s->arch) return refuse_additions(s, err);
+    if (s->arch) return RW_OK;
     if (any_name_has(s->f, "att.time_state"))
-        return rw_fail(err, RW_E_UNSUPPORTED, RW_AT_FILE(path(s)),
-                       "this file holds only initial states (time_state), not a model");
+        return rw_fail(
+            err, RW_E_UNSUPPORTED, RW_AT_FILE(path(s)),
+            "this file holds only initial states (time_state), not a model; name the model they belong to, and "
+            "this file in model.load_state or with generate --state");
     return rw_fail(
         err, RW_E_FORMAT, RW_AT_FILE(path(s)),
         "not an RWKV model: expected tensors such as blocks.0.att.key.weight; the first of %lld here is '%.200s'",

@@ -53,9 +53,13 @@ static rw_status refuse_unknown(const rw_params *p, const rw_tensor_file *f, con
     return RW_OK;
 }
 
+static bool is_state(const rw_segment *s) {
+    return s->role && s->role->group == RW_GROUP_STATE;
+}
+
 /* Bucket 1 is block 0. A training state has them all. */
 static bool may_lack(const rw_segment *s, const char *prefix) {
-    return !*prefix && s->role && rw_role_optional(s->role, s->bucket - 1);
+    return !*prefix && s->role && (rw_role_optional(s->role, s->bucket - 1) || is_state(s));
 }
 
 rw_status rw_weights_load(rw_params *p, rw_param_kind kind, const rw_tensor_file *f, const char *path,
@@ -63,7 +67,7 @@ rw_status rw_weights_load(rw_params *p, rw_param_kind kind, const rw_tensor_file
     char name[256];
     for (size_t i = 0; i < p->layout.n_segments; i++) {
         const rw_segment *s = &p->layout.segments[i];
-        if (kind != RW_PARAM_VALUE && !s->trainable) continue;
+        if (*prefix && !s->trainable) continue;
         snprintf(name, sizeof name, "%s%s", prefix, s->name);
         const rw_file_tensor *t = rw_tensor_file_find(f, name);
         if (!t && may_lack(s, prefix)) continue;
@@ -72,6 +76,33 @@ rw_status rw_weights_load(rw_params *p, rw_param_kind kind, const rw_tensor_file
         RW_TRY(load_one(p, kind, i, f, t, err));
     }
     return *prefix ? RW_OK : refuse_unknown(p, f, path, err);
+}
+
+static rw_status load_states(rw_params *p, const rw_tensor_file *f, const char *path, rw_error *err) {
+    int64_t n = 0;
+    for (size_t i = 0; i < p->layout.n_segments; i++) {
+        const rw_segment *s = &p->layout.segments[i];
+        if (!is_state(s)) continue;
+        const rw_file_tensor *t = rw_tensor_file_find(f, s->name);
+        if (!t) return rw_fail(err, RW_E_FORMAT, RW_AT_FILE(path), "tensor '%s' is missing", s->name);
+        if (!same_shape(s, t)) return shape_error(s, t, path, err);
+        RW_TRY(load_one(p, RW_PARAM_VALUE, i, f, t, err));
+        n++;
+    }
+    if (rw_tensor_file_count(f) == n) return RW_OK;
+    return rw_fail(
+        err, RW_E_FORMAT, RW_AT_FILE(path),
+        "expected the initial states (time_state) of %lld blocks alone, found %lld tensors; a whole model is "
+        "loaded as one",
+        (long long)n, (long long)rw_tensor_file_count(f));
+}
+
+rw_status rw_weights_load_states(rw_params *p, const char *path, rw_error *err) {
+    rw_tensor_file *f;
+    RW_TRY(rw_tensor_file_open(&f, path, err));
+    rw_status status = load_states(p, f, path, err);
+    rw_tensor_file_close(f);
+    return status;
 }
 
 /* -- saving --------------------------------------------------------------------------------------------------- */
@@ -119,7 +150,7 @@ static void fill(rw_weights_list *list, rw_params *p, rw_param_kind kind, const 
                  char **name) {
     for (size_t i = 0; i < p->layout.n_segments; i++) {
         const rw_segment *s = &p->layout.segments[i];
-        if (kind != RW_PARAM_VALUE && !s->trainable) continue;
+        if (!s->trainable) continue;
         source *src = (source *)list->sources + list->n;
         rw_save_tensor *t = &list->tensors[list->n++];
         *src = (source){p, kind, i};

@@ -11,12 +11,15 @@ extern "C" {
 
 /* Fills `kind` of every parameter from the tensor PREFIX + name. All must be there with the right shape, whatever the
  * order and dtype; with an empty prefix (an official file) a tensor that the model does not know is an error too, and
- * idle parameters (core/model/arch.h) may be missing: they keep their values. Errors: E_FORMAT with
- * the file and the tensor's name. */
+ * idle parameters (core/model/arch.h) and initial states may be missing: they keep their values. A prefix: trainable
+ * parameters alone, as they are saved. Errors: E_FORMAT with the file and the tensor's name. */
 rw_status rw_weights_load(rw_params *p, rw_param_kind kind, const rw_tensor_file *f, const char *path,
                           const char *prefix, rw_error *err);
+/* Fills the initial states from a file of exactly them (train_type states). Errors: E_FORMAT. */
+rw_status rw_weights_load_states(rw_params *p, const char *path, rw_error *err);
 
-/* What a save writes, in official order: the layout's buffers when the first prefix is empty, then n entries for each
+/* What a save writes, trainable parameters alone, since the others are as in the file that they came from; in official
+ * order: the layout's buffers when the first prefix is empty, then n entries for each
  * kind. */
 typedef struct {
     rw_save_tensor *tensors; /* owned */
@@ -31,7 +34,7 @@ rw_status rw_weights_list_new(rw_weights_list *list, rw_params *p, const rw_para
                               const char *const *prefixes, int n_kinds, rw_dtype dtype, rw_error *err);
 void rw_weights_list_done(rw_weights_list *list);
 
-/* The official file: values alone. */
+/* The official file: values alone, of all parameters or, with train_type states, of these. */
 rw_status rw_weights_save_pth(rw_params *p, const char *path, rw_dtype dtype, rw_error *err);
 
 #ifdef __cplusplus

@@ -42,7 +42,7 @@ static rw_status encode_prompt(session *s, const char *prompt, rw_error *err) {
 }
 
 static rw_status open_session(session *s, const rw_options *o, rw_device *device, rw_error *err) {
-    RW_TRY(rw_generator_open(&s->model, o->generate.model, device, err));
+    RW_TRY(rw_generator_open(&s->model, o->generate.model, o->generate.state, device, err));
     RW_TRY(open_tokenizer(s, o, err));
     RW_TRY(encode_prompt(s, o->generate.prompt, err));
     size_t V = (size_t)rw_generator_model(s->model)->vocab_size;

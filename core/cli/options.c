@@ -32,6 +32,7 @@ static const option options[] = {
     {"--trust", TRAIN, SWITCH, FIELD(train.recipe.trust), 0, 0, ""},
     {"--env", TRAIN, NAMES, 0, 0, 0, "the name of a variable"},
     {"--prompt", GENERATE, TEXT, FIELD(generate.prompt), 0, 0, "a string"},
+    {"--state", GENERATE, TEXT, FIELD(generate.state), 0, 0, "a file"},
     {"--temperature", GENERATE, NUMBER, FIELD(generate.temperature), 0, 100, "a number from 0 to 100"},
     {"--top-p", GENERATE, NUMBER, FIELD(generate.top_p), 0, 1, "a number from 0 to 1"},
     {"--tokens", GENERATE, COUNT, FIELD(generate.tokens), 1, 1e9, "an integer >= 1"},
@@ -307,7 +308,7 @@ const char *rw_options_help(void) {
                                   "      --trust                   scripts run without sandbox; any output folder\n"
                                   "      --env NAME                let the recipe read this variable (or RWKV_*)\n"
                                   "  rwkv-run generate MODEL.pth --prompt TEXT\n"
-                                  "      --temperature 1  --top-p 1  --tokens 256  --seed 0\n"
+                                  "      --temperature 1  --top-p 1  --tokens 256  --seed 0  --state FILE\n"
                                   "      --tokenizer world|byte    --vocab FILE  (also $RWKV_VOCAB)\n"
                                   "  rwkv-run inspect FILE         what a .pth, .bin/.idx or saved state holds\n"
                                   "  rwkv-run tokenize IN.jsonl OUT_PREFIX   text to .bin and .idx\n"
@@ -328,7 +329,7 @@ const char *rw_options_help(void) {
                                   "      --trust                   脚本不受沙箱限制，输出可写到任何文件夹\n"
                                   "      --env NAME                允许配方读取该环境变量（RWKV_* 总是允许）\n"
                                   "  rwkv-run generate MODEL.pth --prompt 文本\n"
-                                  "      --temperature 1  --top-p 1  --tokens 256  --seed 0\n"
+                                  "      --temperature 1  --top-p 1  --tokens 256  --seed 0  --state FILE\n"
                                   "      --tokenizer world|byte    --vocab FILE（或 $RWKV_VOCAB）\n"
                                   "  rwkv-run inspect FILE         查看 .pth、.bin/.idx 或训练状态的内容\n"
                                   "  rwkv-run tokenize IN.jsonl OUT_PREFIX   文本转为 .bin 和 .idx\n"

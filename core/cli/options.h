@@ -33,6 +33,7 @@ typedef struct {
     } train;
     struct {
         const char *model, *prompt;
+        const char *state;  /* a file of initial states; NULL: the model's own      */
         double temperature; /* 1; 0: the likeliest token each time                  */
         double top_p;       /* 1: no limit                                          */
         int64_t tokens;     /* at most so many; 256                                 */

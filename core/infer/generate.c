@@ -127,8 +127,25 @@ rw_status rw_generator_feed(rw_generator *g, const int32_t *tokens, int64_t n, f
     return RW_OK;
 }
 
-void rw_generator_reset(rw_generator *g) {
-    for (int i = 0; i < 2; i++) g->device->zero(g->device, g->state[i], g->state_bytes);
+/* The initial state of one field in one block, through the host. */
+static rw_status begin_field(rw_generator *g, int field, int layer, rw_error *err) {
+    const rw_tensor *from = rw_model_initial(g->model, layer, field);
+    if (!from) return RW_OK;
+    size_t index = (size_t)(from - g->model->params->tensors);
+    int64_t n = field_elements(g, field), n_bytes = n * rw_dtype_bytes(state_dtype(g));
+    void *host = rw_alloc((size_t)n_bytes);
+    if (!host) return rw_fail_memory(err, (size_t)n_bytes);
+    rw_params_get(g->model->params, RW_PARAM_VALUE, index, 0, n, state_dtype(g), host);
+    g->device->upload(g->device, state_at(g, g->now, field, layer), host, n_bytes);
+    rw_free(host);
+    return RW_OK;
+}
+
+rw_status rw_generator_reset(rw_generator *g, rw_error *err) {
+    g->device->zero(g->device, g->state[g->now], g->state_bytes);
+    for (int f = 0; f < arch_of(g)->n_fields; f++)
+        for (int l = 0; l < g->shape.n_layer; l++) RW_TRY(begin_field(g, f, l, err));
+    return RW_OK;
 }
 
 rw_status rw_generator_state(rw_generator *g, int layer, int field, float *out, rw_error *err) {
@@ -144,7 +161,15 @@ rw_status rw_generator_state(rw_generator *g, int layer, int field, float *out, 
 /* -- opening ----------------------------------------------------------------------------------------------------------
  */
 
-static rw_status open_model(rw_generator *g, const char *path, rw_device *device, bool real, rw_error *err) {
+static rw_status begin_with_state(rw_generator *g, const char *path, rw_error *err) {
+    if (!rw_arch_has_part(rw_arch_find(g->shape.arch, NULL), RW_DIM_time_state))
+        return rw_fail(err, RW_E_UNSUPPORTED, RW_AT_FILE(path), "%s has no initial states", g->shape.arch);
+    g->shape.time_state = 1;
+    return RW_OK;
+}
+
+static rw_status open_model(rw_generator *g, const char *path, const char *state, rw_device *device, bool real,
+                            rw_error *err) {
     g->device = device;
     rw_tensor_file *f;
     RW_TRY(rw_tensor_file_open(&f, path, err));
@@ -153,9 +178,11 @@ static rw_status open_model(rw_generator *g, const char *path, rw_device *device
         status = rw_fail(err, RW_E_UNSUPPORTED, RW_AT_FILE(path),
                          "this model has head_qk, whose logits need every token before: it can be trained, but not "
                          "generate text");
+    if (status == RW_OK && state) status = begin_with_state(g, path, err);
     if (status == RW_OK) status = rw_model_new(&g->model, &g->shape, device, NULL, err);
     if (status == RW_OK && real) status = rw_weights_load(g->model->params, RW_PARAM_VALUE, f, path, "", err);
     rw_tensor_file_close(f);
+    if (status == RW_OK && real && state) status = rw_weights_load_states(g->model->params, state, err);
     return status;
 }
 
@@ -171,11 +198,11 @@ static rw_status open_buffers(rw_generator *g, int64_t arena_bytes, rw_error *er
 }
 
 /* The arena that the largest piece, with logits of every row, needs: by running it on the meta device. */
-static rw_status measure(const char *path, rw_device *like, int64_t *arena_bytes, rw_error *err) {
+static rw_status measure(const char *path, const char *state, rw_device *like, int64_t *arena_bytes, rw_error *err) {
     rw_device *meta;
     RW_TRY(rw_device_open_meta(&meta, like, err));
     rw_generator *g = rw_alloc(sizeof *g);
-    rw_status status = g ? open_model(g, path, meta, false, err) : rw_fail_memory(err, sizeof *g);
+    rw_status status = g ? open_model(g, path, state, meta, false, err) : rw_fail_memory(err, sizeof *g);
     if (status == RW_OK) status = open_buffers(g, 0, err);
     if (status == RW_OK) status = piece(g, NULL, RW_PREFILL, false, NULL, NULL, err);
     if (status == RW_OK) *arena_bytes = g->arena.high_water;
@@ -184,14 +211,15 @@ static rw_status measure(const char *path, rw_device *like, int64_t *arena_bytes
     return status;
 }
 
-rw_status rw_generator_open(rw_generator **out, const char *path, rw_device *device, rw_error *err) {
+rw_status rw_generator_open(rw_generator **out, const char *path, const char *state, rw_device *device, rw_error *err) {
     *out = NULL;
     int64_t arena_bytes = 0;
-    RW_TRY(measure(path, device, &arena_bytes, err));
+    RW_TRY(measure(path, state, device, &arena_bytes, err));
     rw_generator *g = rw_alloc(sizeof *g);
     if (!g) return rw_fail_memory(err, sizeof *g);
-    rw_status status = open_model(g, path, device, true, err);
+    rw_status status = open_model(g, path, state, device, true, err);
     if (status == RW_OK) status = open_buffers(g, arena_bytes, err);
+    if (status == RW_OK) status = rw_generator_reset(g, err);
     if (status != RW_OK) {
         rw_generator_close(g);
         return status;

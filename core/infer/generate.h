@@ -15,13 +15,14 @@ extern "C" {
 
 typedef struct rw_generator rw_generator;
 
-/* Reads the weights of a .pth onto the device, which must outlive the generator. Free with rw_generator_close(). */
-rw_status rw_generator_open(rw_generator **out, const char *path, rw_device *device, rw_error *err);
+/* Reads the weights of a .pth onto the device, which must outlive the generator; `state`: a file of initial states to
+ * begin with, or NULL. Free with rw_generator_close(). */
+rw_status rw_generator_open(rw_generator **out, const char *path, const char *state, rw_device *device, rw_error *err);
 void rw_generator_close(rw_generator *g);
 const rw_plan_model *rw_generator_model(const rw_generator *g);
 
-/* Forgets what was read: the state is zeros again. */
-void rw_generator_reset(rw_generator *g);
+/* Forgets what was read: the state is the model's initial one again, zeros where none was trained. */
+rw_status rw_generator_reset(rw_generator *g, rw_error *err);
 /* Reads n >= 1 tokens. logits [V]: after the last of them; all_logits [n,V] (or NULL): after each. Errors: E_DATA for
  * an id outside the vocabulary. */
 rw_status rw_generator_feed(rw_generator *g, const int32_t *tokens, int64_t n, float *logits, float *all_logits,

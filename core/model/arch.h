@@ -31,6 +31,7 @@ typedef enum {
     RW_GROUP_MIX,    /* the share of the token before: time_mix_*, time_maa_*                           */
     RW_GROUP_BONUS,  /* time_faaaa                                                                      */
     RW_GROUP_DECAY,  /* time_decay                                                                      */
+    RW_GROUP_STATE,  /* time_state: with train_type states the only ones that learn                         */
     RW_GROUP_W0      /* att.w0 of x070: a decay, in official code without the faster stage 2            */
 } rw_role_group;
 
@@ -66,7 +67,8 @@ static inline bool rw_role_optional(const rw_role *role, int layer) {
 /* From token to token, in each block: a state of n_seq rows of this shape. Coming in, a tensor without the first
  * dimension is shared by all sequences. */
 typedef struct {
-    const char *name, *shape; /* at most three words */
+    const char *name, *shape; /* at most three words                                                   */
+    const char *initial;      /* the parameter of the block that begins it when no state comes in; or NULL */
 } rw_state_field;
 #define RW_MAX_FIELDS 4
 /* From block to block, within a pass: x070 hands the values of block 0 on. */
@@ -138,6 +140,9 @@ int rw_shape_sizes(const char *shape, const rw_plan_model *model, int64_t sizes[
 const char *rw_dim_name(rw_dim dim);
 /* Appends "n_layer 2, n_embd 64, ...": the sizes that are not 0. */
 void rw_dims_print(const rw_plan_model *model, rw_str *out);
+
+/* Whether an architecture has parameters that need a size other than 0: a part such as pre_ffn. */
+bool rw_arch_has_part(const rw_arch *arch, rw_dim dim);
 
 #define RW_PARAM_NAME 128
 /* The official name, whole, of a role's parameter in a block; `layer` counts for parameters of blocks alone. */

@@ -6,16 +6,19 @@
 #include "core/base/log.h"
 #include "core/base/thread.h"
 
+#include <string.h>
+
 #define LN_EPS 1e-5
 
 /* -- parameters -------------------------------------------------------------------------------------------- */
 
-/* One dimension longer than 1 makes a vector; [H,N] is one too, a number for each channel. */
+/* One dimension longer than 1 makes a vector; so does all that is kept by heads (a number for each channel, a state):
+ * kernels want it wide. */
 static rw_param_class class_of(const char *shape) {
     rw_shape_word words[RW_MAX_DIM];
     int n = rw_shape_words(shape, words), rank = 0;
     for (int i = 0; i < n; i++) rank += words[i].factor > 1 || words[i].dim != RW_DIM_COUNT;
-    bool heads = n == 2 && words[0].dim == RW_DIM_n_head && words[1].dim == RW_DIM_head_size;
+    bool heads = n > 0 && words[0].dim == RW_DIM_n_head;
     return rank <= 1 || heads ? RW_VECTOR : RW_MATRIX;
 }
 
@@ -51,11 +54,19 @@ static bool next_param(rw_role_walk *w) {
     return false;
 }
 
+static int role_named(const rw_arch *arch, const char *name) {
+    for (int i = 0; name && i < arch->n_roles; i++)
+        if (strcmp(arch->roles[i].name, name) == 0) return i;
+    return -1;
+}
+
 /* Fills the pointers to tensors; the order is that of declare(). */
 static void bind(rw_model *m) {
     rw_tensor *next = m->params->tensors;
     for (rw_role_walk w = rw_role_walk_of(m->arch, &m->shape); next_param(&w);)
         m->roles[(w.layer + 1) * m->arch->n_roles + w.index] = next++;
+    for (int f = 0; f < RW_MAX_FIELDS; f++)
+        m->initial[f] = role_named(m->arch, f < m->arch->n_fields ? m->arch->fields[f].initial : NULL);
     m->emb = rw_params_find(m->params, "emb.weight");
     m->ln0_w = rw_params_find(m->params, "blocks.0.ln0.weight");
     m->ln0_b = rw_params_find(m->params, "blocks.0.ln0.bias");
@@ -181,6 +192,7 @@ static rw_tensor *run_block(const block_site *site, rw_tape *t, rw_tensor *x, rw
     for (int i = 0; i < RW_MAX_CARRY; i++) in[SEG_CARRY + i] = carry[i];
     for (int f = 0; f < RW_MAX_FIELDS; f++) {
         if (state_in) in[SEG_STATE + f] = state_in->at[f][site->layer];
+        if (!in[SEG_STATE + f]) in[SEG_STATE + f] = rw_model_initial(site->model, site->layer, f);
         if (state_out) out[SEG_STATE + f] = state_out->at[f][site->layer];
     }
     if (grad_cp)

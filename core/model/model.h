@@ -13,8 +13,8 @@
 extern "C" {
 #endif
 
-/* What a model carries from token to token: the fields of its architecture, in each layer, wide. NULL: zeros (coming
- * in) or not wanted (going out). */
+/* What a model carries from token to token: the fields of its architecture, in each layer, wide. NULL: its beginning
+ * (coming in) or not wanted (going out). */
 typedef struct {
     rw_tensor *at[RW_MAX_FIELDS][RW_MAX_LAYERS];
 } rw_state;
@@ -23,9 +23,10 @@ typedef struct {
 
 struct rw_model {
     const rw_arch *arch;
-    rw_plan_model shape; /* sizes; strings borrowed from the plan                                        */
-    rw_params *params;   /* owned                                                                        */
-    rw_tensor **roles;   /* owned [n_layer + 2][n_roles]: parameters; NULL where a part does not have one */
+    rw_plan_model shape;        /* sizes; strings borrowed from the plan                                        */
+    rw_params *params;          /* owned                                                                        */
+    rw_tensor **roles;          /* owned [n_layer + 2][n_roles]: parameters; NULL where a part does not have one */
+    int initial[RW_MAX_FIELDS]; /* the role that begins a field; -1: none                                */
     rw_arena names;
     rw_tensor *emb, *ln0_w, *ln0_b, *ln_out_w, *ln_out_b, *head;
     rw_tensor *head_q, *head_k; /* with head_qk; else NULL */
@@ -50,6 +51,11 @@ rw_status rw_model_init_idle(rw_model *m, uint64_t seed, rw_error *err);
 /* Parameter `role` (index into arch->roles) of a block; layer -1: before the blocks, n_layer: after them. */
 static inline rw_tensor *rw_role_of(const rw_model *m, int layer, int role) {
     return m->roles[(layer + 1) * m->arch->n_roles + role];
+}
+
+/* What begins a field of the state in a block: the trained [field's shape], or NULL: zeros. */
+static inline rw_tensor *rw_model_initial(const rw_model *m, int layer, int field) {
+    return m->initial[field] < 0 ? NULL : rw_role_of(m, layer, m->initial[field]);
 }
 
 /* hidden [R,C]: the output of ln_out. tokens: rows.n_rows ids on the device. grad_cp 1: blocks are computed again in

@@ -45,6 +45,7 @@ static double maa_ffn(const void *site, int64_t i) {
     X(DECAY_W1, "att.time_decay_w1", "C Rd", TIME_MIX, 30, PLAIN, CONSTANT(0))                                         \
     X(DECAY_W2, "att.time_decay_w2", "Rd C", TIME_MIX, 30, PLAIN, UNIFORM(0.01))                                       \
     X(FAAAA, "att.time_faaaa", "H N", TIME_MIX, 20, BONUS, FORMULA(rw_init_bonus))                                     \
+    X(STATE, "att.time_state", "H N N", TIME_MIX, 25, STATE, CONSTANT(0), .needs = RW_DIM_time_state)                  \
     X(RECEPTANCE, "att.receptance.weight", "C C", TIME_MIX, 0, MATRIX, ORTHOGONAL(1))                                  \
     X(KEY, "att.key.weight", "C C", TIME_MIX, 1, MATRIX, ORTHOGONAL(0.1))                                              \
     X(VALUE, "att.value.weight", "C C", TIME_MIX, 2, MATRIX, ORTHOGONAL(1))                                            \
@@ -81,7 +82,7 @@ enum { ATT_SHIFT, FFN_SHIFT, WKV, N_FIELDS };
 static const rw_state_field fields[] = {
     [ATT_SHIFT] = {"att_shift", "C"}, /* the layer norm of the last token */
     [FFN_SHIFT] = {"ffn_shift", "C"},
-    [WKV] = {"wkv", "H N N"}, /* row = value channel */
+    [WKV] = {"wkv", "H N N", "att.time_state"}, /* row = value channel */
 };
 
 #define W(role) rw_role_of(m, io->layer, role)

@@ -11,7 +11,8 @@ static const struct {
     double scale, stage2; /* of the learning rate */
     bool decays;
 } groups[] = {[RW_GROUP_PLAIN] = {1, 1, false}, [RW_GROUP_MATRIX] = {1, 1, true}, [RW_GROUP_MIX] = {1, 5, false},
-              [RW_GROUP_BONUS] = {1, 5, false}, [RW_GROUP_DECAY] = {2, 5, false}, [RW_GROUP_W0] = {2, 2, false}};
+              [RW_GROUP_BONUS] = {1, 5, false}, [RW_GROUP_DECAY] = {2, 5, false}, [RW_GROUP_STATE] = {1, 1, true},
+              [RW_GROUP_W0] = {2, 2, false}};
 
 /* Dimensions longer than 1: [1,1,C] counts as a vector, [1,N] too. */
 static int rank_of(const rw_segment *s) {
@@ -25,6 +26,7 @@ void rw_optim_groups(rw_layout *l, const rw_plan_train *plan) {
     for (size_t i = 0; i < l->n_segments; i++) {
         rw_segment *s = &l->segments[i];
         rw_role_group g = s->role ? s->role->group : RW_GROUP_PLAIN;
+        if (plan->train_type == RW_TRAIN_STATES && g != RW_GROUP_STATE) s->trainable = false;
         s->lr_scale = !plan->layerwise_lr ? 1 : stage2 ? groups[g].stage2 : groups[g].scale;
         s->decay = plan->weight_decay > 0 && groups[g].decays && rank_of(s) >= 2;
     }

@@ -10,9 +10,10 @@
 extern "C" {
 #endif
 
-/* Sets lr_scale and decay of every segment by the group of its role, as RWKV-LM does: with layerwise_lr, time_decay and
- * att.w0 learn twice as fast (stage 2: time_decay, the mixes and time_faaaa five times); weight decay only for matrices
- * (two or more dimensions longer than 1), never for LoRA factors, mixes or decays, and only when weight_decay > 0. */
+/* Sets trainable, lr_scale and decay of every segment by the group of its role, as RWKV-LM does: with layerwise_lr,
+ * time_decay and att.w0 learn twice as fast (stage 2: time_decay, the mixes and time_faaaa five times); weight decay
+ * only for matrices (two or more dimensions longer than 1), never for LoRA factors, mixes or decays, and only when
+ * weight_decay > 0. With train_type states only the initial states are trainable. */
 void rw_optim_groups(rw_layout *l, const rw_plan_train *plan);
 
 /* What the buffers hold in plan->optim_form (kernels/adamw.h). Gradients of the bf16 forms are bf16 after one micro

@@ -58,20 +58,26 @@ static rw_status shape_from_file(rw_plan_model *m, const rw_recipe *r, rw_arena 
     return RW_OK;
 }
 
-/* Parts that some architectures have and the recipe asks for: pre_ffn, head_qk. */
+/* Parts that some architectures have, and the key that asks for each. */
 static rw_status parts_exist(const rw_plan_model *m, const rw_recipe *r, rw_error *err) {
-    static const rw_key_id parts[] = {RW_KEY_model_pre_ffn, RW_KEY_model_head_qk};
+    static const struct {
+        rw_dim dim;
+        rw_key_id key;
+    } parts[] = {{RW_DIM_pre_ffn, RW_KEY_model_pre_ffn},
+                 {RW_DIM_head_qk, RW_KEY_model_head_qk},
+                 {RW_DIM_time_state, RW_KEY_train_train_type}};
     const rw_arch *arch = rw_arch_find(m->arch, err);
     for (size_t i = 0; arch && i < sizeof parts / sizeof *parts; i++)
-        if (m->dim[dim_of_key(parts[i])] && !rw_arch_needs(arch, dim_of_key(parts[i])))
-            return rw_fail(err, RW_E_RECIPE, rw_recipe_where(r, parts[i]), "%s has no such part; leave this key out",
-                           m->arch);
+        if (m->dim[parts[i].dim] && !rw_arch_has_part(arch, parts[i].dim))
+            return rw_fail(err, RW_E_RECIPE, rw_recipe_where(r, parts[i].key),
+                           "%s has no such part; leave this key out", m->arch);
     return arch ? RW_OK : RW_E_UNSUPPORTED;
 }
 
 rw_status rw_plan_decide_model(rw_plan *p, const rw_recipe *r, rw_arena *arena, rw_error *err) {
     rw_plan_model *m = &p->model;
     RW_TRY(m->load_model ? shape_from_file(m, r, arena, err) : shape_from_scratch(m, &p->data, err));
+    if (p->train.train_type == RW_TRAIN_STATES) m->time_state = 1;
     RW_TRY(parts_exist(m, r, err));
     m->copy_ctx = m->head_qk ? p->data.ctx_len : 0;
     if (m->n_embd % 32)

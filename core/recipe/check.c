@@ -57,7 +57,17 @@ static void check_from_scratch(checker *c) {
                         "expected 2 or more from scratch, got 1: the official initial values divide by n_layer - 1");
 }
 
+static void check_states(checker *c) {
+    bool states = chosen(c, RW_KEY_train_train_type, RW_TRAIN_STATES);
+    if (states && !given(c, RW_KEY_model_load_model))
+        rw_problems_add(c->p, at(c, RW_KEY_train_train_type),
+                        "states are trained for a model that was trained before; name it in model.load_model");
+    if (!states && given(c, RW_KEY_model_load_state))
+        rw_problems_add(c->p, at(c, RW_KEY_model_load_state), "needs train.train_type: states");
+}
+
 static void check_model(checker *c) {
+    check_states(c);
     if (!given(c, RW_KEY_model_load_model)) check_from_scratch(c);
     check_multiple(c, RW_KEY_model_n_embd, 32);
     check_multiple(c, RW_KEY_model_dim_ffn, 32);
@@ -218,6 +228,8 @@ static void check_data_file(checker *c, rw_key_id id) {
 static void check_files(checker *c) {
     if (given(c, RW_KEY_model_load_model))
         need_file(c, at(c, RW_KEY_model_load_model), value(c, RW_KEY_model_load_model)->s);
+    if (given(c, RW_KEY_model_load_state))
+        need_file(c, at(c, RW_KEY_model_load_state), value(c, RW_KEY_model_load_state)->s);
     check_data_file(c, RW_KEY_data_data_file);
     check_data_file(c, RW_KEY_data_valid_file);
     /* Where it is not named, core/plan looks for it: core/data knows the places. */

@@ -38,6 +38,7 @@ typedef enum {
 typedef struct {
     const char *arch;       /* a name of archs.def */
     const char *load_model; /* path of a .pth, or NULL: from scratch */
+    const char *load_state; /* path of a file of initial states, or NULL: zeros, or those of load_model */
     union {                 /* each size by name, and all of them by number */
         int64_t dim[RW_DIM_COUNT];
         struct {
@@ -72,6 +73,7 @@ typedef struct {
 /* -- training ------------------------------------------------------------------------------------- */
 
 typedef struct {
+    rw_train_type_choice train_type; /* which parameters learn */
     int64_t micro_bsz, ctx_len, accumulate;
     int64_t epoch_steps, epoch_count, epoch_begin;
     int64_t n_steps; /* epoch_steps * epoch_count */

@@ -283,19 +283,28 @@ static rw_status open_data(trainer *t, const char *resume, rw_error *err) {
     return d->valid_file ? rw_loader_open(&t->valid, d, d->valid_file, NULL, &info, err) : RW_OK;
 }
 
-static rw_status fill_model(trainer *t, rw_error *err) {
-    const char *path = t->plan->model.load_model;
+static rw_status load_model(trainer *t, rw_error *err) {
+    const rw_plan_model *m = &t->plan->model;
     rw_params *p = t->engine.model->params;
-    if (!path) {
-        RW_TRY(rw_model_init(t->engine.model, t->plan->train.random_seed, err));
-        return rw_output_save_init(&t->output, p, &t->metrics, err);
-    }
     rw_tensor_file *f;
-    RW_TRY(rw_tensor_file_open(&f, path, err));
+    RW_TRY(rw_tensor_file_open(&f, m->load_model, err));
     rw_status status = rw_model_init_idle(t->engine.model, t->plan->train.random_seed, err);
-    if (status == RW_OK) status = rw_weights_load(p, RW_PARAM_VALUE, f, path, "", err);
+    if (status == RW_OK) status = rw_weights_load(p, RW_PARAM_VALUE, f, m->load_model, "", err);
     rw_tensor_file_close(f);
+    if (status == RW_OK && m->load_state) status = rw_weights_load_states(p, m->load_state, err);
     return status;
+}
+
+static rw_status fill_model(trainer *t, rw_error *err) {
+    if (t->plan->model.load_model) return load_model(t, err);
+    RW_TRY(rw_model_init(t->engine.model, t->plan->train.random_seed, err));
+    return rw_output_save_init(&t->output, t->engine.model->params, &t->metrics, err);
+}
+
+/* What does not learn is not in the saved state. */
+static rw_status load_saved(trainer *t, const char *resume, rw_error *err) {
+    if (t->plan->train.train_type != RW_TRAIN_ALL) RW_TRY(load_model(t, err));
+    return rw_state_load(resume, t->engine.model->params, &t->progress, err);
 }
 
 /* The device counts on from where the saved run stood. */
@@ -312,7 +321,7 @@ static rw_status begin(trainer *t, rw_device *device, const char *resume, rw_err
     t->batches = rw_alloc_array((size_t)t->plan->train.accumulate, sizeof *t->batches);
     if (!t->batches) return rw_fail_memory(err, sizeof *t->batches);
     RW_TRY(rw_engine_open(&t->engine, t->plan, device, true, err));
-    if (resume) RW_TRY(rw_state_load(resume, t->engine.model->params, &t->progress, err));
+    if (resume) RW_TRY(load_saved(t, resume, err));
     RW_TRY(open_data(t, resume, err)); /* mistakes in the data show before long work */
     if (!resume) RW_TRY(fill_model(t, err));
     if (t->progress.step % t->plan->train.epoch_steps == 0) { /* saved between a step and the end of its epoch */

@@ -62,7 +62,7 @@ static rw_generator *open_model(const int64_t size[3], rw_device *device, double
     rw_plan_model shape = shape_of(size);
     *bytes = write_model(path, &shape, device);
     rw_generator *g;
-    rw_status status = rw_generator_open(&g, path, device, &err);
+    rw_status status = rw_generator_open(&g, path, NULL, device, &err);
     unlink(path);
     must(status, &err);
     return g;

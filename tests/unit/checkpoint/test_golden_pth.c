@@ -115,8 +115,6 @@ static void one_model(void *ctx, const char *name) {
     json_t *c = read_config(config);
     if (!rw_arch_find(arch_of(c), NULL))
         expect_named(weights, arch_of(c));
-    else if (text_is(c, "train_type", "states"))
-        expect_named(weights, "trained with train_type states");
     else
         compare_shape(weights, c, text_is(c, "dtype", "bfloat16") ? RW_BF16 : RW_F32);
     json_decref(c);

@@ -75,7 +75,7 @@ static void greedy(rw_generator *g, const int32_t *prompt, int64_t n_prompt, con
     int64_t V = rw_generator_model(g)->vocab_size;
     float *logits = rw_alloc_array((size_t)V, 4), *all = rw_alloc_array((size_t)(n_prompt * V), 4);
     double *wide = rw_alloc_array((size_t)(n_prompt * V), sizeof *wide);
-    rw_generator_reset(g);
+    must(rw_generator_reset(g, &err), &err);
     for (int64_t at = 0; at < n_prompt; at += piece) {
         int64_t n = n_prompt - at < piece ? n_prompt - at : piece;
         must(rw_generator_feed(g, prompt + at, n, logits, all + at * V, &err), &err);
@@ -108,7 +108,7 @@ static void every_length(rw_generator *g) {
     int32_t ids[RW_PREFILL];
     for (int i = 0; i < RW_PREFILL; i++) ids[i] = (int32_t)(i * 7 % V);
     for (int64_t n = 1; n <= RW_PREFILL; n++) {
-        rw_generator_reset(g);
+        must(rw_generator_reset(g, &err), &err);
         must(rw_generator_feed(g, ids, n, logits, NULL, &err), &err);
     }
     rw_free(logits);
@@ -126,7 +126,7 @@ static void run_case(const char *root, const char *dir) {
     rw_device *device;
     rw_generator *g;
     must(rw_device_open_cpu(&device, RW_F32, 2, &err), &err);
-    must(rw_generator_open(&g, path, device, &err), &err);
+    must(rw_generator_open(&g, path, NULL, device, &err), &err);
     double *golden = read_npy(format_path(path, dir, "all_logits.npy"), &n);
     assert_true(n >= (n_prompt + n_want) * rw_generator_model(g)->vocab_size);
     greedy(g, prompt, n_prompt, want, n_want, golden, 1);

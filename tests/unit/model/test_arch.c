@@ -142,7 +142,7 @@ static void registered(void **state) {
     (void)state;
     rw_error err = {0};
     const rw_role wrong[] = {{.name = "emb.weight", .shape = "V Y"}};
-    const rw_state_field wide[] = {{"wkv", "H N N N"}};
+    const rw_state_field wide[] = {{.name = "wkv", .shape = "H N N N"}};
     const rw_arch taken = {.name = "x060"}, no_shape = {.name = "wrong", .roles = wrong, .n_roles = 1},
                   no_state = {.name = "wrong", .fields = wide, .n_fields = 1},
                   many_states = {.name = "wrong", .fields = wide, .n_fields = RW_MAX_FIELDS + 1};

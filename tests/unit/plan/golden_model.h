@@ -67,9 +67,13 @@ static inline const char *config_arch(const json_t *c) {
     return json_text(c, "arch", json_text(c, "my_testing", ""));
 }
 
-/* What this build can run: the architectures it has, without trainable states. */
+/* What this build can run: the architectures it has. */
 static inline bool runs_here(const json_t *c) {
-    return rw_arch_find(config_arch(c), NULL) && strcmp(json_text(c, "train_type", ""), "states") != 0;
+    return rw_arch_find(config_arch(c), NULL) != NULL;
+}
+
+static inline bool trains_states(const json_t *c) {
+    return strcmp(json_text(c, "train_type", ""), "states") == 0;
 }
 
 /* Sizes from a config.json; LoRA ranks are the official ones. */
@@ -83,6 +87,7 @@ static inline void plan_from_config(rw_plan *p, const json_t *c) {
     m->head_size = json_int(c, "head_size", 64);
     m->dim_ffn = json_int(c, "ffn_hidden", 0);
     m->pre_ffn = json_int(c, "pre_ffn", 0);
+    m->time_state = trains_states(c);
     m->head_qk = json_int(c, "head_qk", 0);
     m->copy_ctx = m->head_qk ? json_int(c, "ctx_len", 0) : 0;
     m->head_size_divisor = json_num(c, "head_size_divisor", 8);
@@ -103,6 +108,7 @@ static inline void plan_from_weights(rw_plan *p, const json_t *c, const rw_tenso
     must(rw_model_shape_from_file(weights, &p->model, &arena, &err), &err);
     rw_arena_done(&arena);
     assert_string_equal(p->model.arch, config.arch);
+    if (!json_object_get(c, "ffn_hidden")) config.dim_ffn = p->model.dim_ffn; /* train/: not said */
     for (int d = 0; d < RW_DIM_COUNT; d++)
         if (strncmp(rw_dim_name((rw_dim)d), "lora_", 5) != 0) assert_int_equal(p->model.dim[d], config.dim[d]);
 }

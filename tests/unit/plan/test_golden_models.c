@@ -1,5 +1,5 @@
 /* Every architecture against the official code: logits, loss and every gradient of each folder models/<arch>-*, in fp64
- * and fp32, plain and with L2Wrap. Folders whose config asks for trainable states are left out. */
+ * and fp32, plain and with L2Wrap. */
 #include "tests/unit/plan/golden_model.h"
 
 #define MAX_TENSORS 4096

@@ -27,6 +27,7 @@ static void read_log(steps *s, const char *path) {
 }
 
 static void train_keys(rw_plan_train *t, const json_t *c) {
+    t->train_type = trains_states(c) ? RW_TRAIN_STATES : RW_TRAIN_ALL;
     t->l2wrap = RW_L2WRAP_V5;
     t->beta1 = json_num(c, "beta1", 0.9);
     t->beta2 = json_num(c, "beta2", 0.99);
@@ -80,6 +81,32 @@ static double final_rms(rw_params *p, const char *path, double lr, double *beyon
     return worst;
 }
 
+/* What does not learn keeps every bit. */
+static void check_frozen(rw_params *p, const rw_tensor_file *init) {
+    for (size_t i = 0; i < p->layout.n_segments; i++) {
+        const rw_segment *s = &p->layout.segments[i];
+        if (s->trainable) continue;
+        int64_t n;
+        double *want = read_tensor(init, rw_tensor_file_find(init, s->name), &n);
+        double *have = rw_alloc_array((size_t)n, sizeof *have);
+        rw_params_get(p, RW_PARAM_VALUE, i, 0, n, RW_F64, have);
+        assert_memory_equal(have, want, (size_t)n * sizeof *have);
+        assert_null(p->tensors[i].grad);
+        rw_free(want);
+        rw_free(have);
+    }
+}
+
+/* The optimizer has these parameters and no others. */
+static void check_trainable(const rw_layout *l, const json_t *config) {
+    size_t n = 0, i, official = 0;
+    json_t *group;
+    json_array_foreach(json_object_get(config, "groups"), i, group) official +=
+        json_array_size(json_object_get(group, "params"));
+    for (i = 0; i < l->n_segments; i++) n += l->segments[i].trainable;
+    assert_int_equal(n, official);
+}
+
 static void one_run(const char *root, const char *dir, const char *name, bool fp64) {
     rw_error err = {0};
     char path[512];
@@ -105,6 +132,7 @@ static void one_run(const char *root, const char *dir, const char *name, bool fp
     must(rw_engine_open(&e, &plan, device, true, &err), &err);
     must(rw_weights_load(e.model->params, RW_PARAM_VALUE, weights, init, "", &err), &err);
     check_groups(&e.model->params->layout, config);
+    check_trainable(&e.model->params->layout, config);
 
     int32_t *ids = read_ids(batches, "idx", &n), *targets = read_ids(batches, "targets", &n), cu[65];
     float *mask = rw_alloc_array((size_t)(B * T), sizeof *mask);
@@ -127,6 +155,7 @@ static void one_run(const char *root, const char *dir, const char *name, bool fp
                   fp64 ? "fp64" : "fp32", s.n, worst, rms, beyond);
     assert_true(s.n > 0 && worst <= (fp64 ? 1e-6 : 1e-5));
     if (!fp64) assert_true(rms <= 2e-6 && beyond <= 1);
+    check_frozen(e.model->params, weights);
     rw_engine_close(&e);
     rw_device_close(device);
     rw_tensor_file_close(weights);

@@ -50,7 +50,33 @@ static void official_rule(void **state) {
     rw_device_close(device);
 }
 
+/* Only initial states learn, in the group of the matrices. */
+static void states_alone(void **state) {
+    (void)state;
+    rw_error err = {0};
+    rw_device *device;
+    rw_model *m;
+    int n = 0;
+    must(rw_device_open_cpu(&device, RW_F32, 1, &err), &err);
+    rw_plan_train plan = {.train_type = RW_TRAIN_STATES, .layerwise_lr = true, .weight_decay = 0.1};
+    rw_plan_model shape = {.arch = "x060", .n_layer = 2, .n_embd = 64, .vocab_size = 99, .time_state = 1};
+    rw_arch_default_shape(&rw_arch_x060, &shape);
+    must(rw_model_new(&m, &shape, device, NULL, &err), &err);
+    rw_optim_groups(&m->params->layout, &plan);
+    for (size_t i = 0; i < m->params->layout.n_segments; i++) {
+        const rw_segment *s = &m->params->layout.segments[i];
+        assert_int_equal(s->trainable, has(s->name, "time_state"));
+        if (!s->trainable) continue;
+        assert_true(s->decay && s->lr_scale == 1);
+        assert_int_equal(s->cls, RW_VECTOR); /* wide */
+        n++;
+    }
+    assert_int_equal(n, 2);
+    rw_model_free(m);
+    rw_device_close(device);
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(official_rule)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(official_rule), cmocka_unit_test(states_alone)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
