@@ -162,7 +162,7 @@ rw_status rw_generator_state(rw_generator *g, int layer, int field, float *out, 
  */
 
 static rw_status begin_with_state(rw_generator *g, const char *path, rw_error *err) {
-    if (!rw_arch_has_part(rw_arch_find(g->shape.arch, NULL), RW_DIM_time_state))
+    if (!rw_arch_needs(rw_arch_find(g->shape.arch, NULL), RW_DIM_time_state))
         return rw_fail(err, RW_E_UNSUPPORTED, RW_AT_FILE(path), "%s has no initial states", g->shape.arch);
     g->shape.time_state = 1;
     return RW_OK;

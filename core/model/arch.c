@@ -128,12 +128,6 @@ void rw_dims_print(const rw_plan_model *model, rw_str *out) {
         if (model->dim[d]) rw_str_appendf(out, d ? ", %s %lld" : "%s %lld", dims[d].name, (long long)model->dim[d]);
 }
 
-bool rw_arch_has_part(const rw_arch *arch, rw_dim dim) {
-    for (int i = 0; i < arch->n_roles; i++)
-        if (arch->roles[i].needs == dim) return true;
-    return false;
-}
-
 void rw_role_name(const rw_role *role, int64_t layer, char name[RW_PARAM_NAME]) {
     bool block = role->where != RW_WHERE_BEFORE && role->where != RW_WHERE_AFTER;
     if (block)

@@ -141,9 +141,6 @@ const char *rw_dim_name(rw_dim dim);
 /* Appends "n_layer 2, n_embd 64, ...": the sizes that are not 0. */
 void rw_dims_print(const rw_plan_model *model, rw_str *out);
 
-/* Whether an architecture has parameters that need a size other than 0: a part such as pre_ffn. */
-bool rw_arch_has_part(const rw_arch *arch, rw_dim dim);
-
 #define RW_PARAM_NAME 128
 /* The official name, whole, of a role's parameter in a block; `layer` counts for parameters of blocks alone. */
 void rw_role_name(const rw_role *role, int64_t layer, char name[RW_PARAM_NAME]);
