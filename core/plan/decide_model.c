@@ -76,12 +76,21 @@ static rw_status parts_exist(const rw_plan_model *m, const rw_recipe *r, rw_erro
     return arch ? RW_OK : RW_E_UNSUPPORTED;
 }
 
+static rw_status check_dim_att(const rw_plan_model *m, const rw_recipe *r, rw_error *err) {
+    int64_t dim_att = rw_recipe_given(r, RW_KEY_model_dim_att) ? r->values[RW_KEY_model_dim_att].i : 0;
+    if (dim_att == 0 || dim_att == m->n_embd) return RW_OK;
+    return rw_fail(err, RW_E_RECIPE, rw_recipe_where(r, RW_KEY_model_dim_att),
+                   "expected n_embd, which is %lld, got %lld; leave this key out", (long long)m->n_embd,
+                   (long long)dim_att);
+}
+
 rw_status rw_plan_decide_model(rw_plan *p, const rw_recipe *r, rw_arena *arena, rw_error *err) {
     rw_plan_model *m = &p->model;
     RW_TRY(m->load_model ? shape_from_file(m, r, arena, err) : shape_from_scratch(m, &p->data, err));
     if (p->train.train_type == RW_TRAIN_STATES) m->time_state = 1;
     RW_TRY(parts_exist(m, r, err));
     m->copy_ctx = m->head_qk ? p->data.ctx_len : 0;
+    RW_TRY(check_dim_att(m, r, err));
     if (m->n_embd % 32)
         return rw_fail(err, RW_E_RECIPE, rw_recipe_where(r, RW_KEY_model_n_embd),
                        "expected a multiple of %lld, got %lld", (long long)32, (long long)m->n_embd);
