@@ -17,9 +17,9 @@
 typedef struct {
     const rw_tensor_file *f;
     const rw_arch *arch;
-    rw_plan_model shape; /* n_layer and the sizes found so far */
-    int64_t n_found;
-    bool *known; /* [count of the file]; in the arena */
+    const rw_plan_model *stated; /* with load_partial: what else the model is to have; else NULL */
+    rw_plan_model shape;         /* n_layer and the sizes found so far */
+    bool *known;                 /* [count of the file]; in the arena */
 } survey;
 
 static const char *path(const survey *s) {
@@ -43,6 +43,12 @@ static const named others[] = {
     {"embeddings.weight", "this model uses Hugging Face's tensor names; download the official .pth of the same model"},
     {"lora_A", "this is a LoRA adapter, not a whole model; merge it into its base model first"},
     {"time_mix_w1", "this was converted for web-rwkv; download the official .pth of the same model"},
+    {"att.gate_w1", "this is the variant x060a, which no released model uses; take an x060 model, such as "
+                    "RWKV-x060-World (recipes/README.md has a list)"},
+    {"time_maa_rkvw", "this is the variant x060b or x060c, which no released model uses; take an x060 model, such as "
+                      "RWKV-x060-World (recipes/README.md has a list)"},
+    {".tiny_", "this was trained with tiny_att_dim, which this program has not; take a model without it"},
+    {"pos_emb_", "this was trained with my_pos_emb, which this program has not; take a model without it"},
     {"time_first", "this is RWKV-4, 5.0 or 5.1; download a newer model of that size, such as RWKV-5-World v2 or "
                    "RWKV-x060-World (recipes/README.md has a list)"},
 };
@@ -58,6 +64,7 @@ static rw_status find_arch(survey *s, rw_error *err) {
     RW_TRY(refuse_others(s, err));
     for (int i = 0; rw_arch_at(i) && !s->arch; i++)
         if (rw_arch_at(i)->mark && any_name_has(s->f, rw_arch_at(i)->mark)) s->arch = rw_arch_at(i);
+    if (!s->arch && s->stated && s->stated->arch) s->arch = rw_arch_find(s->stated->arch, NULL);
     if (s->arch) return RW_OK;
     if (any_name_has(s->f, "att.time_state"))
         return rw_fail(
@@ -86,6 +93,7 @@ static rw_status count_layers(survey *s, rw_error *err) {
         int64_t block = block_of(s->f->tensors[i].name);
         if (block >= n) n = block + 1;
     }
+    if (s->stated && s->stated->n_layer) n = s->stated->n_layer;
     s->shape.n_layer = n;
     if (n >= 1 && n <= RW_MAX_LAYERS) return RW_OK;
     return rw_fail(err, RW_E_FORMAT, RW_AT_FILE(path(s)), "%lld blocks; expected 1 to %d", (long long)n, RW_MAX_LAYERS);
@@ -125,6 +133,21 @@ static void take_flags(survey *s) {
     }
 }
 
+/* What no tensor tells: as stated, else the official size. */
+static rw_status complete_sizes(survey *s, rw_error *err) {
+    rw_plan_model *m = &s->shape;
+    if (!s->stated) return RW_OK;
+    for (int d = 0; d < RW_DIM_COUNT; d++)
+        if (!m->dim[d]) m->dim[d] = s->stated->dim[d];
+    static const rw_dim needed[] = {RW_DIM_n_embd, RW_DIM_vocab_size};
+    for (int i = 0; i < 2; i++)
+        if (!m->dim[needed[i]])
+            return rw_fail(err, RW_E_FORMAT, RW_AT_FILE(path(s)), "no tensor here tells %s; write it in the recipe",
+                           rw_dim_name(needed[i]));
+    rw_arch_default_shape(s->arch, m);
+    return RW_OK;
+}
+
 /* -- comparing ---------------------------------------------------------------------------------------- */
 
 static void shape_text(rw_str *out, const int64_t *shape, int ndim) {
@@ -151,7 +174,7 @@ static rw_status check_tensor(survey *s, const rw_role_walk *w, rw_error *err) {
     const rw_file_tensor *t = rw_tensor_file_find(s->f, w->name);
     int64_t expected[RW_MAX_DIM];
     int ndim = rw_shape_sizes(w->role->shape, &s->shape, expected);
-    if (!t) return RW_OK; /* optional */
+    if (!t) return RW_OK; /* optional, or partial */
     if (t->ndim != ndim || memcmp(t->shape, expected, (size_t)ndim * sizeof *expected))
         return fail_shape(s, t, expected, ndim, err);
     if (t->dtype != RW_F32 && t->dtype != RW_BF16 && t->dtype != RW_F16 && t->dtype != RW_F64)
@@ -159,27 +182,60 @@ static rw_status check_tensor(survey *s, const rw_role_walk *w, rw_error *err) {
                        "tensor '%.200s' is %s: this file is quantized; download the bf16 or fp16 file of the model",
                        w->name, rw_dtype_name(t->dtype));
     s->known[t - s->f->tensors] = true;
-    s->n_found++;
     return RW_OK;
+}
+
+/* A name that is missing or unknown is told by its first; the others, as far as they fit, are lines of the detail. */
+enum { MAX_NAMES = 20 };
+typedef struct {
+    char first[RW_PARAM_NAME * 2];
+    int64_t n;
+    rw_str others;
+} names;
+
+static void add_name(names *l, const char *name) {
+    if (l->n == 0) snprintf(l->first, sizeof l->first, "%s", name);
+    if (l->n > 0 && l->n < MAX_NAMES) rw_str_appendf(&l->others, l->n > 1 ? "\n  %s" : "  %s", name);
+    if (l->n++ == MAX_NAMES) rw_str_append(&l->others, "\n  ...");
+}
+
+static rw_status end_names(names *l, rw_status status, rw_error *err) {
+    if (l->others.len && !l->others.failed && err) rw_error_set_detail(err, l->others.data);
+    rw_str_done(&l->others);
+    return status;
+}
+
+static rw_status check_missing(const survey *s, rw_error *err) {
+    names lacking = {.n = 0};
+    for (rw_role_walk w = rw_role_walk_of(s->arch, &s->shape); rw_role_walk_next(&w);)
+        if (!rw_tensor_file_find(s->f, w.name) && !rw_role_optional(w.role, w.layer)) add_name(&lacking, w.name);
+    if (lacking.n == 0) return RW_OK;
+    return end_names(&lacking,
+                     rw_fail(err, RW_E_FORMAT, RW_AT_FILE(path(s)),
+                             "tensor '%s' is missing; is this the whole model? It lacks %lld; model.load_partial: true "
+                             "gives them initial values",
+                             lacking.first, (long long)lacking.n),
+                     err);
 }
 
 /* First that all are there: a size may come from any of them. */
 static rw_status check_roles(survey *s, rw_error *err) {
-    for (rw_role_walk w = rw_role_walk_of(s->arch, &s->shape); rw_role_walk_next(&w);)
-        if (!rw_tensor_file_find(s->f, w.name) && !rw_role_optional(w.role, w.layer))
-            return rw_fail(err, RW_E_FORMAT, RW_AT_FILE(path(s)), "tensor '%s' is missing; is this the whole model?",
-                           w.name);
+    if (!s->stated) RW_TRY(check_missing(s, err));
     for (rw_role_walk w = rw_role_walk_of(s->arch, &s->shape); rw_role_walk_next(&w);) RW_TRY(check_tensor(s, &w, err));
     return RW_OK;
 }
 
 static rw_status refuse_unknown(const survey *s, rw_error *err) {
+    names unknown = {.n = 0};
     for (int64_t i = 0; i < s->f->n; i++)
-        if (!s->known[i])
-            return rw_fail(err, RW_E_FORMAT, RW_AT_FILE(path(s)),
-                           "tensor '%.200s' is unknown (one of %lld); a %s model has no such tensor",
-                           s->f->tensors[i].name, (long long)(s->f->n - s->n_found), s->arch->name);
-    return RW_OK;
+        if (!s->known[i]) add_name(&unknown, s->f->tensors[i].name);
+    if (unknown.n == 0 || s->stated) return end_names(&unknown, RW_OK, NULL);
+    return end_names(&unknown,
+                     rw_fail(err, RW_E_FORMAT, RW_AT_FILE(path(s)),
+                             "tensor '%.200s' is unknown (one of %lld); a %s model has no such tensor; "
+                             "model.load_partial: true ignores them",
+                             unknown.first, (long long)unknown.n, s->arch->name),
+                     err);
 }
 
 static rw_status check_heads(const survey *s, rw_error *err) {
@@ -204,11 +260,12 @@ static rw_dtype main_dtype(const rw_tensor_file *f) {
 }
 
 rw_status rw_model_shape_from_file(const rw_tensor_file *f, rw_plan_model *out, rw_arena *arena, rw_error *err) {
-    survey s = {.f = f};
+    survey s = {.f = f, .stated = out->load_partial ? out : NULL};
     RW_TRY(find_arch(&s, err));
     RW_TRY(count_layers(&s, err));
     take_sizes(&s);
     take_flags(&s);
+    RW_TRY(complete_sizes(&s, err));
     s.known = rw_arena_alloc(arena, (size_t)f->n);
     if (!s.known) return rw_fail_memory(err, (size_t)f->n);
     RW_TRY(check_roles(&s, err));

@@ -2,6 +2,7 @@
 #include "core/checkpoint/weights.h"
 
 #include "core/base/alloc.h"
+#include "core/base/log.h"
 #include "core/model/arch.h"
 
 #include <stdio.h>
@@ -44,10 +45,14 @@ static rw_status load_one(rw_params *p, rw_param_kind kind, size_t i, const rw_t
     return status;
 }
 
+static bool knows(const rw_params *p, const char *name) {
+    return rw_layout_find(&p->layout, name) >= 0 || rw_layout_has_buffer(&p->layout, name);
+}
+
 static rw_status refuse_unknown(const rw_params *p, const rw_tensor_file *f, const char *path, rw_error *err) {
     for (int64_t i = 0; i < rw_tensor_file_count(f); i++) {
         const char *name = rw_tensor_file_at(f, i)->name;
-        if (rw_layout_find(&p->layout, name) < 0 && !rw_layout_has_buffer(&p->layout, name))
+        if (!knows(p, name))
             return rw_fail(err, RW_E_FORMAT, RW_AT_FILE(path), "tensor '%s' does not belong to this model", name);
     }
     return RW_OK;
@@ -76,6 +81,22 @@ rw_status rw_weights_load(rw_params *p, rw_param_kind kind, const rw_tensor_file
         RW_TRY(load_one(p, kind, i, f, t, err));
     }
     return *prefix ? RW_OK : refuse_unknown(p, f, path, err);
+}
+
+rw_status rw_weights_load_partial(rw_params *p, const rw_tensor_file *f, const char *path, rw_error *err) {
+    for (size_t i = 0; i < p->layout.n_segments; i++) {
+        const rw_segment *s = &p->layout.segments[i];
+        const rw_file_tensor *t = rw_tensor_file_find(f, s->name);
+        if (t && !same_shape(s, t)) return shape_error(s, t, path, err);
+        if (t)
+            RW_TRY(load_one(p, RW_PARAM_VALUE, i, f, t, err));
+        else
+            rw_info("%s lacks '%s': initial values", path, s->name);
+    }
+    for (int64_t i = 0; i < rw_tensor_file_count(f); i++)
+        if (!knows(p, rw_tensor_file_at(f, i)->name))
+            rw_info("%s has '%s', which this model has not: ignored", path, rw_tensor_file_at(f, i)->name);
+    return RW_OK;
 }
 
 static rw_status load_states(rw_params *p, const rw_tensor_file *f, const char *path, rw_error *err) {

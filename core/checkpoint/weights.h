@@ -15,6 +15,9 @@ extern "C" {
  * parameters alone, as they are saved. Errors: E_FORMAT with the file and the tensor's name. */
 rw_status rw_weights_load(rw_params *p, rw_param_kind kind, const rw_tensor_file *f, const char *path,
                           const char *prefix, rw_error *err);
+/* What is there and fits: parameters that the file lacks keep their values, tensors that the model does not know are
+ * ignored; the log names each of both. Errors: E_FORMAT for another shape. */
+rw_status rw_weights_load_partial(rw_params *p, const rw_tensor_file *f, const char *path, rw_error *err);
 /* Fills the initial states from a file of exactly them (train_type states). Errors: E_FORMAT. */
 rw_status rw_weights_load_states(rw_params *p, const char *path, rw_error *err);
 

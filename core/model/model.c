@@ -137,7 +137,7 @@ static void init_done(init_progress *p, const rw_layout *l, size_t i) {
     rw_info("initial values: %d %% of the parameters", 10 * tenths);
 }
 
-static rw_status init(rw_model *m, uint64_t seed, bool idle_only, rw_error *err) {
+rw_status rw_model_init_lacking(rw_model *m, uint64_t seed, rw_model_has has, const void *ctx, rw_error *err) {
     const int threads = m->params->device->exec.threads;
     init_progress progress = {.began_ns = rw_now_ns()};
     size_t i = 0;
@@ -145,7 +145,7 @@ static rw_status init(rw_model *m, uint64_t seed, bool idle_only, rw_error *err)
         rw_init_site site = {&m->shape, w.layer};
         rw_init value = w.role->init;
         value.ctx = &site;
-        if (idle_only && !rw_role_idle(w.role, w.layer)) continue;
+        if (has && has(ctx, w.name)) continue;
         RW_TRY(rw_init_param(m->params, i, &value, seed, threads > 0 ? threads : rw_cpu_count(), err));
         init_done(&progress, &m->params->layout, i);
     }
@@ -153,11 +153,7 @@ static rw_status init(rw_model *m, uint64_t seed, bool idle_only, rw_error *err)
 }
 
 rw_status rw_model_init(rw_model *m, uint64_t seed, rw_error *err) {
-    return init(m, seed, false, err);
-}
-
-rw_status rw_model_init_idle(rw_model *m, uint64_t seed, rw_error *err) {
-    return init(m, seed, true, err);
+    return rw_model_init_lacking(m, seed, NULL, NULL, err);
 }
 
 /* -- forward -------------------------------------------------------------------------------------------------- */

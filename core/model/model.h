@@ -45,8 +45,9 @@ rw_status rw_model_new(rw_model **out, const rw_plan_model *shape, rw_device *de
 void rw_model_free(rw_model *m);
 /* The official initial values. */
 rw_status rw_model_init(rw_model *m, uint64_t seed, rw_error *err);
-/* Those of idle parameters alone, before the weights of a file that may lack them are loaded. */
-rw_status rw_model_init_idle(rw_model *m, uint64_t seed, rw_error *err);
+/* Those of the parameters that a file has not, whose weights are to be loaded. */
+typedef bool (*rw_model_has)(const void *ctx, const char *name);
+rw_status rw_model_init_lacking(rw_model *m, uint64_t seed, rw_model_has has, const void *ctx, rw_error *err);
 
 /* Parameter `role` (index into arch->roles) of a block; layer -1: before the blocks, n_layer: after them. */
 static inline rw_tensor *rw_role_of(const rw_model *m, int layer, int role) {

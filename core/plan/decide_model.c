@@ -30,17 +30,22 @@ static rw_dim dim_of_key(rw_key_id id) {
     return size ? (rw_dim)((rw_keys[id].offset - first) / (ptrdiff_t)sizeof(int64_t)) : RW_DIM_COUNT;
 }
 
-/* Sizes that the recipe states must be the file's. */
+/* What the recipe states must be the file's; each contradiction is named. */
 static rw_status same_as_file(const rw_recipe *r, const rw_plan_model *stated, const rw_plan_model *found,
                               rw_error *err) {
+    rw_problems p = {0};
+    if (stated->arch && !is(stated->arch, found->arch))
+        rw_problems_add(&p, rw_recipe_where(r, RW_KEY_model_arch),
+                        "the recipe says %s, but %s is %s; leave this key out", stated->arch, stated->load_model,
+                        found->arch);
     for (int id = 0; id < RW_KEY_COUNT; id++) {
         rw_dim d = dim_of_key((rw_key_id)id);
         if (d == RW_DIM_COUNT || !rw_recipe_given(r, (rw_key_id)id) || stated->dim[d] == found->dim[d]) continue;
-        return rw_fail(err, RW_E_RECIPE, rw_recipe_where(r, (rw_key_id)id),
-                       "the recipe says %lld, but %s has %lld; leave this key out", (long long)stated->dim[d],
-                       stated->load_model, (long long)found->dim[d]);
+        rw_problems_add(&p, rw_recipe_where(r, (rw_key_id)id),
+                        "the recipe says %lld, but %s has %lld; leave this key out", (long long)stated->dim[d],
+                        stated->load_model, (long long)found->dim[d]);
     }
-    return RW_OK;
+    return rw_problems_end(&p, err);
 }
 
 static rw_status shape_from_file(rw_plan_model *m, const rw_recipe *r, rw_arena *arena, rw_error *err) {
@@ -50,9 +55,6 @@ static rw_status shape_from_file(rw_plan_model *m, const rw_recipe *r, rw_arena 
     rw_status status = rw_model_shape_from_file(f, &found, arena, err);
     rw_tensor_file_close(f);
     RW_TRY(status);
-    if (m->arch && !is(m->arch, found.arch))
-        return rw_fail(err, RW_E_RECIPE, rw_recipe_where(r, RW_KEY_model_arch),
-                       "the recipe says %s, but %s is %s; leave this key out", m->arch, m->load_model, found.arch);
     RW_TRY(same_as_file(r, m, &found, err));
     *m = found;
     return RW_OK;
@@ -74,12 +76,21 @@ static rw_status parts_exist(const rw_plan_model *m, const rw_recipe *r, rw_erro
     return arch ? RW_OK : RW_E_UNSUPPORTED;
 }
 
+static rw_status check_dim_att(const rw_plan_model *m, const rw_recipe *r, rw_error *err) {
+    int64_t dim_att = rw_recipe_given(r, RW_KEY_model_dim_att) ? r->values[RW_KEY_model_dim_att].i : 0;
+    if (dim_att == 0 || dim_att == m->n_embd) return RW_OK;
+    return rw_fail(err, RW_E_RECIPE, rw_recipe_where(r, RW_KEY_model_dim_att),
+                   "expected n_embd, which is %lld, got %lld; leave this key out", (long long)m->n_embd,
+                   (long long)dim_att);
+}
+
 rw_status rw_plan_decide_model(rw_plan *p, const rw_recipe *r, rw_arena *arena, rw_error *err) {
     rw_plan_model *m = &p->model;
     RW_TRY(m->load_model ? shape_from_file(m, r, arena, err) : shape_from_scratch(m, &p->data, err));
     if (p->train.train_type == RW_TRAIN_STATES) m->time_state = 1;
     RW_TRY(parts_exist(m, r, err));
     m->copy_ctx = m->head_qk ? p->data.ctx_len : 0;
+    RW_TRY(check_dim_att(m, r, err));
     if (m->n_embd % 32)
         return rw_fail(err, RW_E_RECIPE, rw_recipe_where(r, RW_KEY_model_n_embd),
                        "expected a multiple of %lld, got %lld", (long long)32, (long long)m->n_embd);

@@ -68,6 +68,8 @@ static void check_states(checker *c) {
 
 static void check_model(checker *c) {
     check_states(c);
+    if (value(c, RW_KEY_model_load_partial)->i && !given(c, RW_KEY_model_load_model))
+        rw_problems_add(c->p, at(c, RW_KEY_model_load_partial), "needs model.load_model");
     if (!given(c, RW_KEY_model_load_model)) check_from_scratch(c);
     check_multiple(c, RW_KEY_model_n_embd, 32);
     check_multiple(c, RW_KEY_model_dim_ffn, 32);

@@ -283,13 +283,19 @@ static rw_status open_data(trainer *t, const char *resume, rw_error *err) {
     return d->valid_file ? rw_loader_open(&t->valid, d, d->valid_file, NULL, &info, err) : RW_OK;
 }
 
+static bool file_has(const void *ctx, const char *name) {
+    return rw_tensor_file_find(ctx, name) != NULL;
+}
+
 static rw_status load_model(trainer *t, rw_error *err) {
     const rw_plan_model *m = &t->plan->model;
     rw_params *p = t->engine.model->params;
     rw_tensor_file *f;
     RW_TRY(rw_tensor_file_open(&f, m->load_model, err));
-    rw_status status = rw_model_init_idle(t->engine.model, t->plan->train.random_seed, err);
-    if (status == RW_OK) status = rw_weights_load(p, RW_PARAM_VALUE, f, m->load_model, "", err);
+    rw_status status = rw_model_init_lacking(t->engine.model, t->plan->train.random_seed, file_has, f, err);
+    if (status == RW_OK)
+        status = m->load_partial ? rw_weights_load_partial(p, f, m->load_model, err)
+                                 : rw_weights_load(p, RW_PARAM_VALUE, f, m->load_model, "", err);
     rw_tensor_file_close(f);
     if (status == RW_OK && m->load_state) status = rw_weights_load_states(p, m->load_state, err);
     return status;

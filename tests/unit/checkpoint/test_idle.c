@@ -27,13 +27,18 @@ static void must(rw_status status, const rw_error *err) {
     if (status != RW_OK) fail_msg("%s", err->msg);
 }
 
-static rw_model *new_model(bool idle_values) {
+static bool file_has(const void *ctx, const char *name) {
+    return rw_tensor_file_find(ctx, name) != NULL;
+}
+
+/* All initial values, or those that a file lacks. */
+static rw_model *new_model(const rw_tensor_file *f) {
     rw_error err = {0};
     rw_model *m;
     rw_plan_model shape = {.arch = "idle", .n_layer = L, .n_embd = C, .vocab_size = V, .head_size = 32, .lora_mix = 3};
     rw_arch_default_shape(&arch, &shape);
     must(rw_model_new(&m, &shape, device, NULL, &err), &err);
-    must(idle_values ? rw_model_init_idle(m, 9, &err) : rw_model_init(m, 9, &err), &err);
+    must(rw_model_init_lacking(m, 9, f ? file_has : NULL, f, &err), &err);
     return m;
 }
 
@@ -63,9 +68,10 @@ static void block_0_may_lack_them(void **state) {
     rw_error err = {0};
     rw_arena names = {0};
     rw_plan_model shape = {0};
-    rw_model *whole = new_model(false), *loaded = new_model(true);
+    rw_model *whole = new_model(NULL);
     const char *path = save_without(whole, 0);
     rw_tensor_file *f = open_good(path);
+    rw_model *loaded = new_model(f);
     must(rw_model_shape_from_file(f, &shape, &names, &err), &err);
     assert_int_equal(shape.lora_mix, 3); /* told by block 1 */
     must(rw_weights_load(loaded->params, RW_PARAM_VALUE, f, path, "", &err), &err);
@@ -91,11 +97,14 @@ static void other_blocks_must_have_them(void **state) {
     rw_error err = {0};
     rw_arena names = {0};
     rw_plan_model shape = {0};
-    rw_model *m = new_model(false);
+    rw_model *m = new_model(NULL);
     const char *path = save_without(m, 1);
     rw_tensor_file *f = open_good(path);
     assert_int_equal(rw_model_shape_from_file(f, &shape, &names, &err), RW_E_FORMAT);
-    assert_string_equal(err.msg, "tensor 'blocks.1.idle_test.v0' is missing; is this the whole model?");
+    assert_string_equal(err.msg, "tensor 'blocks.1.idle_test.v0' is missing; is this the whole model? It lacks 2; "
+                                 "model.load_partial: true gives them initial values");
+    assert_string_equal(err.detail, "  blocks.1.idle_test.v2");
+    rw_error_clear(&err);
     assert_int_equal(rw_weights_load(m->params, RW_PARAM_VALUE, f, path, "", &err), RW_E_FORMAT);
     assert_string_equal(err.msg, "tensor 'blocks.1.idle_test.v0' is missing");
     rw_tensor_file_close(f);

@@ -88,6 +88,7 @@ static void expect(model *m, rw_status code, const char *says) {
     rw_status status = rw_model_shape_from_file(f, &out, &a, &err);
     if (status != code) fail_msg("status %d: %s; expected: %s", (int)status, err.msg, says);
     if (!strstr(err.msg, says)) fail_msg("'%s' does not contain '%s'", err.msg, says);
+    rw_error_clear(&err);
     rw_arena_done(&a);
     rw_tensor_file_close(f);
 }

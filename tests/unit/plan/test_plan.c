@@ -33,7 +33,7 @@ typedef struct {
     rw_arena arena;
     rw_plan plan;
     rw_device *device;
-    char text[2048], error[2048];
+    char text[2048], error[4096];
 } fixture;
 
 static rw_status make_sized(fixture *f, const char *model, const char *more, int ctx_len, const rw_saved_run *saved) {
@@ -49,7 +49,11 @@ static rw_status make_sized(fixture *f, const char *model, const char *more, int
     const rw_plan *made = NULL;
     if (status == RW_OK) status = rw_plan_make(&made, &f->recipe, saved, &f->arena, &f->device, &err);
     if (made) f->plan = *made; /* a copy that tests may change */
-    if (status != RW_OK) rw_error_format(&err, f->error, sizeof f->error);
+    if (status != RW_OK) {
+        size_t at = rw_error_format(&err, f->error, sizeof f->error);
+        if (at < sizeof f->error) snprintf(f->error + at, sizeof f->error - at, "\n%s", err.detail ? err.detail : "");
+        rw_error_clear(&err);
+    }
     return status;
 }
 
@@ -90,21 +94,89 @@ static const char *small_model(void) {
     return path;
 }
 
+static const char *name_of(int i) {
+    return rw_arch_at(i) ? rw_arch_at(i)->name : NULL;
+}
+
+/* A .pth of the architecture with two layers of 64 channels, and what it holds. */
+static rw_plan_model model_of(const char *arch, const char *path) {
+    rw_error err = {0};
+    fixture f;
+    rw_engine e;
+    char model[200];
+    snprintf(model, sizeof model, "arch: %s, n_layer: 2, n_embd: 64, head_size: 32", arch);
+    must(make(&f, model, ""), &err);
+    must(rw_engine_open(&e, &f.plan, f.device, false, &err), &err);
+    must(rw_model_init(e.model, 1, &err), &err);
+    must(rw_weights_save_pth(e.model->params, path, RW_BF16, &err), &err);
+    rw_plan_model shape = f.plan.model;
+    rw_engine_close(&e);
+    done(&f);
+    return shape;
+}
+
+/* load_model alone is enough; what the recipe says beside it is checked, and every wrong statement is told at once. */
+static void five_wrong_statements(const char *arch, const char *other) {
+    char path[600], model[1200], message[1400];
+    snprintf(path, sizeof path, "%s-%s.pth", rw_test_path("wrong"), arch);
+    rw_plan_model is = model_of(arch, path);
+    fixture f;
+    rw_error err = {0};
+    snprintf(model, sizeof model, "load_model: '%s'", path);
+    must(make(&f, model, ""), &err);
+    assert_string_equal(f.plan.model.arch, arch);
+    for (int d = 0; d < RW_DIM_COUNT; d++) assert_int_equal(f.plan.model.dim[d], is.dim[d]);
+    done(&f);
+    const struct {
+        const char *key;
+        int64_t says, found;
+    } rows[] = {{"n_layer", 3, is.n_layer},
+                {"n_embd", 128, is.n_embd},
+                {"vocab_size", 300, is.vocab_size},
+                {"head_size", 64, is.head_size},
+                {"dim_ffn", 512, is.dim_ffn}};
+    int n = snprintf(model, sizeof model, "load_model: '%s', arch: %s", path, other);
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+        n += snprintf(model + n, sizeof model - (size_t)n, ", %s: %lld", rows[i].key, (long long)rows[i].says);
+    assert_int_equal(make(&f, model, ""), RW_E_RECIPE);
+    done(&f);
+    snprintf(message, sizeof message, "model.arch: the recipe says %s, but %s is %s; leave this key out", other, path,
+             arch);
+    if (!strstr(f.error, message)) fail_msg("'%s' is not in '%s'", message, f.error);
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        snprintf(message, sizeof message, "model.%s: the recipe says %lld, but %s has %lld; leave this key out",
+                 rows[i].key, (long long)rows[i].says, path, (long long)rows[i].found);
+        if (!strstr(f.error, message)) fail_msg("'%s' is not in '%s'", message, f.error);
+    }
+}
+
 /* What a recipe alone can tell is refused by core/recipe (tests/cli/bad); here the file has the last word. */
 static void refuses(void **state) {
     (void)state;
-    static const struct {
-        const char *key, *value, *found;
-    } rows[] = {{"n_layer", "3", "2"},     {"n_embd", "128", "64"},   {"vocab_size", "300", "257"},
-                {"head_size", "64", "32"}, {"dim_ffn", "256", "224"}, {"head_qk", "16", "0"}};
-    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
-        char model[2048], message[2048];
-        snprintf(model, sizeof model, "load_model: '%s', %s: %s", small_model(), rows[i].key, rows[i].value);
-        refused(model, "plan.yaml:3:");
-        snprintf(message, sizeof message, "model.%s: the recipe says %s, but %s has %s; leave this key out",
-                 rows[i].key, rows[i].value, small_model(), rows[i].found);
-        refused(model, message);
-    }
+    for (int i = 0; rw_arch_at(i); i++) five_wrong_statements(name_of(i), name_of(i ? 0 : 1));
+    char model[2048], message[2048];
+    snprintf(model, sizeof model, "load_model: '%s', head_qk: 16", small_model());
+    snprintf(message, sizeof message, "model.head_qk: the recipe says 16, but %s has 0; leave this key out",
+             small_model());
+    refused(model, message);
+}
+
+/* A file that lacks a block and the head, and has a tensor too many: initial values, and the rest as it is. */
+static void partial(void **state) {
+    (void)state;
+    rw_error err = {0};
+    fixture f;
+    char model[2048];
+    snprintf(model, sizeof model, "load_model: '%s', n_layer: 3", small_model());
+    refused(model, "model.n_layer: the recipe says 3, but ");
+    snprintf(model, sizeof model, "load_model: '%s', load_partial: true, n_layer: 3, head_qk: 8", small_model());
+    must(make(&f, model, ""), &err);
+    assert_int_equal(f.plan.model.n_layer, 3);
+    assert_int_equal(f.plan.model.head_qk, 8);
+    assert_int_equal(f.plan.model.dim_ffn, 224);
+    done(&f);
+    snprintf(model, sizeof model, "load_model: '%s', load_partial: true, n_embd: 128", small_model());
+    refused(model, "model.n_embd: the recipe says 128, but ");
 }
 
 static void from_a_file(void **state) {
@@ -502,10 +574,17 @@ static void printed(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(refuses),       cmocka_unit_test(from_a_file), cmocka_unit_test(head_size_divisor),
-        cmocka_unit_test(from_scratch),  cmocka_unit_test(takes_over),  cmocka_unit_test(refuses_another_run),
-        cmocka_unit_test(size_of_files), cmocka_unit_test(head_chunk),  cmocka_unit_test(figures),
-        cmocka_unit_test(one_unit_less), cmocka_unit_test(printed)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(refuses),
+                                       cmocka_unit_test(partial),
+                                       cmocka_unit_test(from_a_file),
+                                       cmocka_unit_test(head_size_divisor),
+                                       cmocka_unit_test(from_scratch),
+                                       cmocka_unit_test(takes_over),
+                                       cmocka_unit_test(refuses_another_run),
+                                       cmocka_unit_test(size_of_files),
+                                       cmocka_unit_test(head_chunk),
+                                       cmocka_unit_test(figures),
+                                       cmocka_unit_test(one_unit_less),
+                                       cmocka_unit_test(printed)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
