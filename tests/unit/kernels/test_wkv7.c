@@ -73,10 +73,10 @@ static const shape shapes[] = {
     {"packed, all", 32, 2, 4, {0, 1, 18, 18, 64}, ALL, 20},
     {"packed, shared state", 32, 2, 5, {0, 0, 1, 18, 64, 64}, MIX | TAIL | SHARED_STATE | S_OUT, 20},
     {"chunks", 32, 1, 2, {0, 66, 101}, MIX | GATE | OWN_STATE | S_OUT, 20},
-    {"head 64", 64, 3, 3, {0, 46, 47, 64}, MIX | TAIL | SHARED_STATE | S_OUT, 12},
+    {"head 64", 64, 3, 4, {0, 46, 46, 47, 64}, MIX | TAIL | SHARED_STATE | S_OUT, 12},
     {"head 64, norm", 64, 1, 1, {-70}, NORM | OWN_STATE | S_OUT, 12},
     {"head 64, bonus", 64, 1, 1, {-33}, MIX | BONUS, 12},
-    {"head 128", 128, 1, 2, {0, 17, 34}, ALL, 16},
+    {"head 128", 128, 1, 4, {0, 0, 1, 18, 34}, ALL, 16},
     {"extreme decays", 32, 2, 2, {0, 40, 81}, MIX | OWN_STATE | S_OUT | EXTREME, 24},
     {"empty only", 32, 1, 2, {0, 0, 0}, MIX | TAIL | SHARED_STATE | S_OUT, 10},
 };
