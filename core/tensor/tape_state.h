@@ -36,6 +36,7 @@ struct rw_tape {
     rw_device *device;
     rw_step_arena *arena;
     int64_t most_rows, most_seq; /* see rw_tape_at_most() */
+    unsigned forgets;            /* see rw_tape_forgets() */
     bool recording;
     rw_pool tensors, slabs, nodes;
     rw_args_stack args;
