@@ -171,6 +171,7 @@ enum { SEG_X, SEG_CARRY, SEG_STATE = SEG_CARRY + RW_MAX_CARRY, SEG_COUNT = SEG_S
 /* A value handed on unchanged is no output: NULL. */
 static void block_segment(rw_tape *t, const void *ctx, rw_tensor *const *in, rw_tensor **out) {
     const block_site *site = ctx;
+    rw_tape_marker(t, 1 + site->layer);
     rw_block_io io = {.layer = site->layer, .rows = site->rows, .x = in[SEG_X], .want_state = site->want_state};
     for (int i = 0; i < RW_MAX_CARRY; i++) io.carry[i] = in[SEG_CARRY + i];
     for (int f = 0; f < RW_MAX_FIELDS; f++) {
@@ -215,6 +216,7 @@ static const unsigned forgets[] = {
 rw_tensor *rw_model_forward(rw_model *m, rw_tape *t, rw_rows rows, const int32_t *tokens, const rw_state *state_in,
                             rw_state *state_out, rw_checkpoint_choice level) {
     unsigned forgot = rw_tape_forgets(t, forgets[level]);
+    rw_tape_marker(t, 0);
     rw_tensor *x = rw_embedding(t, m->emb, tokens, rows.n_rows, m->ln0_w, m->ln0_b, LN_EPS);
     rw_tensor *carry[RW_MAX_CARRY] = {NULL};
     for (int l = 0; l < m->shape.n_layer && x; l++) {
@@ -226,6 +228,7 @@ rw_tensor *rw_model_forward(rw_model *m, rw_tape *t, rw_rows rows, const int32_t
     for (int i = 0; i < RW_MAX_CARRY; i++) rw_tape_drop(t, carry[i]);
     rw_tape_forgets(t, forgot);
     if (!x) return NULL;
+    rw_tape_marker(t, 1 + (int)m->shape.n_layer);
     rw_tensor *hidden = rw_layer_norm(t, x, m->ln_out_w, m->ln_out_b, LN_EPS);
     rw_tape_drop(t, x);
     return hidden;

@@ -126,6 +126,24 @@ unsigned rw_tape_forgets(rw_tape *t, unsigned kinds);
  * nothing where the op cannot: token_shift and ddlerp can (and say so themselves), products without c can. */
 void rw_tape_forget(rw_tape *t, rw_tensor *x, rw_forget kind);
 
+/* -- buckets: whoever brings parameters and takes gradients away ------------------------------------------------- */
+
+/* Parameters come in buckets (layout.h). NULL: not wanted. A device that works in order may be given work by either. */
+typedef struct {
+    /* Parameters of the bucket are read from now on: in a forward pass, and again before a backward pass runs an op of
+     * theirs again. */
+    void (*needed)(void *ctx, int bucket);
+    /* The gradients of this pass are in place: no later node reads or writes the bucket. Of several forward passes that
+     * one walk goes back over, each has its own; the last call counts. */
+    void (*done)(void *ctx, int bucket);
+    void *ctx;
+} rw_bucket_calls;
+
+void rw_tape_on_buckets(rw_tape *t, rw_bucket_calls calls);
+/* What follows belongs to this bucket, up to the next marker. The bucket is needed; when the walk comes back here it is
+ * done. */
+void rw_tape_marker(rw_tape *t, int bucket);
+
 /* -- segments: forget and compute again ------------------------------------------------------------- */
 
 /* Computes out[n_out] from in[n_in] with ops on `t`; pure: called again in the backward pass with the same inputs

@@ -66,11 +66,18 @@ static void *memory_again(rw_tape *t, rw_tensor *x, int32_t *slab_block) {
     return x->data;
 }
 
+static void need_bucket(rw_tape *t, int bucket) {
+    if (bucket == t->needed) return;
+    t->needed = bucket;
+    if (t->calls.needed) t->calls.needed(t->calls.ctx, bucket);
+}
+
 static void need_inputs(rw_tape *t, const rw_node *n);
 
 static void make_again(rw_tape *t, rw_node *n) {
     void *to[RW_NODE_OUT] = {NULL};
     int32_t slab_block = -1;
+    need_bucket(t, n->bucket);
     need_inputs(t, n);
     for (int i = 0; i < n->n_out; i++)
         if (is_gone(n->out[i])) to[i] = memory_again(t, n->out[i], &slab_block);
@@ -114,6 +121,7 @@ static rw_node *add_node(rw_tape *t, void (*backward)(rw_tape *, rw_node *), rw_
         return NULL;
     }
     n->backward = backward;
+    n->bucket = t->bucket;
     n->args_begin = t->args.used;
     n->n_in = n_in;
     n->n_out = n_out;
@@ -182,6 +190,7 @@ static void let_go(rw_tape *t, rw_node *n) {
 }
 
 static bool any_grad(const rw_node *n) {
+    if (n->n_out == 0) return true;
     for (int i = 0; i < n->n_out; i++)
         if (n->out[i] && n->out[i]->grad) return true;
     return false;
@@ -207,6 +216,7 @@ static void walk_back(rw_tape *t, size_t first) {
 
 rw_status rw_tape_backward(rw_tape *t, rw_error *err) {
     bool was = rw_tape_record(t, false);
+    t->needed = -1;
     walk_back(t, 0);
     rw_tape_record(t, was);
     return rw_tape_error(t, err);
@@ -296,6 +306,24 @@ rw_tensor *rw_tape_reshape(rw_tape *t, rw_tensor *x, int ndim, const int64_t *sh
     }
     rw_node_new(t, reshape_backward, &x, 1, &y, 1, 0, 0);
     return y;
+}
+
+/* -- markers ---------------------------------------------------------------------------------------------- */
+
+void rw_tape_on_buckets(rw_tape *t, rw_bucket_calls calls) {
+    t->calls = calls;
+}
+
+static void marker_backward(rw_tape *t, rw_node *n) {
+    if (t->calls.done) t->calls.done(t->calls.ctx, n->bucket);
+}
+
+void rw_tape_marker(rw_tape *t, int bucket) {
+    if (rw_tape_failed(t)) return;
+    t->bucket = bucket;
+    t->needed = -1;
+    need_bucket(t, bucket);
+    add_node(t, marker_backward, NULL, 0, NULL, 0, 0, 0);
 }
 
 /* -- segments --------------------------------------------------------------------------------------------- */
