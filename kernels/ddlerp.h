@@ -29,10 +29,10 @@ typedef struct {
     const void *xn;          /* [R,C] */
     const void *shift_in;    /* [n_seq or 1, C] wide, or NULL */
     int64_t shift_in_stride; /* C, or 0 = shared */
-    const void *h;           /* [R,5*rank] before tanh */
+    const void *h;           /* [R,5*rank] before tanh; NULL: tanh_h holds tanh(h) already */
     const void *w2;          /* [5,rank,C] */
     const void *mu[5];       /* [C] each, wide */
-    void *out[5];            /* [R,C] each */
+    void *out[5];            /* [R,C] each; NULL: not wanted */
     void *tanh_h;            /* [R,5*rank] saved; may be h itself; NULL: no backward */
     /* backward (reads tanh_h, not h) */
     const void *dout[5];

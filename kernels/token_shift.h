@@ -36,7 +36,7 @@ typedef struct {
     const void *mu[6];       /* [C] each, wide */
     const void *shift_in;    /* [n_seq or 1, C] wide, or NULL */
     int64_t shift_in_stride; /* elements: C, or 0 = shared by all sequences */
-    void *out[6];            /* [R,C] each */
+    void *out[6];            /* [R,C] each; NULL: not wanted */
     void *xn;                /* [R,C] the LN output; NULL: not wanted */
     void *shift_out;   /* [n_seq,C] wide; NULL: not wanted; may be shift_in with stride C, if no backward follows */
     void *mean, *rstd; /* [R] wide, saved; NULL: no backward */

@@ -62,7 +62,7 @@ static rw_status pass(rw_engine *e, bool train, double *out, bool add, rw_error 
     const rw_plan_train *p = &e->plan->train;
     rw_tape_reset(e->tape);
     rw_tape_record(e->tape, train);
-    rw_tensor *hidden = rw_model_forward(e->model, e->tape, e->rows, e->in.tokens, NULL, NULL, p->grad_cp);
+    rw_tensor *hidden = rw_model_forward(e->model, e->tape, e->rows, e->in.tokens, NULL, NULL, p->checkpoint);
     rw_tensor *loss =
         rw_model_loss(e->model, e->tape, e->rows, e->in.tokens, hidden, e->in.targets, e->in.mask, p->head_chunk);
     rw_status status = sum_loss(e, loss, out, add, err);

@@ -13,6 +13,7 @@ rw_tensor *rw_channel_mix(rw_tape *t, rw_block_io *io, rw_tensor *x, const rw_ch
     rw_tensor *mix[2];
     rw_token_shift(t, &shift, mix, NULL, rw_block_state_out(io, w->shift));
     rw_tensor *k = rw_matmul_act(t, mix[0], w->key, true, RW_EPILOGUE_RELU_SQ);
+    rw_tape_forget(t, k, RW_FORGET_FFN);
     rw_tensor *p = rw_matmul(t, k, w->value, true, NULL);
     rw_tensor *q = rw_matmul(t, mix[1], w->receptance, true, NULL);
     return rw_rgate(t, q, p, x);

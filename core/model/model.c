@@ -171,6 +171,7 @@ enum { SEG_X, SEG_CARRY, SEG_STATE = SEG_CARRY + RW_MAX_CARRY, SEG_COUNT = SEG_S
 /* A value handed on unchanged is no output: NULL. */
 static void block_segment(rw_tape *t, const void *ctx, rw_tensor *const *in, rw_tensor **out) {
     const block_site *site = ctx;
+    rw_tape_marker(t, 1 + site->layer);
     rw_block_io io = {.layer = site->layer, .rows = site->rows, .x = in[SEG_X], .want_state = site->want_state};
     for (int i = 0; i < RW_MAX_CARRY; i++) io.carry[i] = in[SEG_CARRY + i];
     for (int f = 0; f < RW_MAX_FIELDS; f++) {
@@ -182,8 +183,9 @@ static void block_segment(rw_tape *t, const void *ctx, rw_tensor *const *in, rw_
     for (int f = 0; f < RW_MAX_FIELDS; f++) out[SEG_STATE + f] = io.state_out[f];
 }
 
+/* whole: computed again from its input in the backward pass. */
 static rw_tensor *run_block(const block_site *site, rw_tape *t, rw_tensor *x, rw_tensor **carry,
-                            const rw_state *state_in, rw_state *state_out, int grad_cp) {
+                            const rw_state *state_in, rw_state *state_out, bool whole) {
     rw_tensor *in[SEG_COUNT] = {x}, *out[SEG_COUNT] = {NULL};
     for (int i = 0; i < RW_MAX_CARRY; i++) in[SEG_CARRY + i] = carry[i];
     for (int f = 0; f < RW_MAX_FIELDS; f++) {
@@ -191,7 +193,7 @@ static rw_tensor *run_block(const block_site *site, rw_tape *t, rw_tensor *x, rw
         if (!in[SEG_STATE + f]) in[SEG_STATE + f] = rw_model_initial(site->model, site->layer, f);
         if (state_out) out[SEG_STATE + f] = state_out->at[f][site->layer];
     }
-    if (grad_cp)
+    if (whole)
         rw_tape_segment(t, block_segment, site, sizeof *site, in, SEG_COUNT, out, SEG_COUNT);
     else {
         rw_scope s = rw_scope_begin(t);
@@ -204,18 +206,29 @@ static rw_tensor *run_block(const block_site *site, rw_tape *t, rw_tensor *x, rw
     return out[SEG_X];
 }
 
+static const unsigned forgets[] = {
+    [RW_CHECKPOINT_NONE] = 0,
+    [RW_CHECKPOINT_MIX] = RW_FORGET_MIX,
+    [RW_CHECKPOINT_FFN] = RW_FORGET_MIX | RW_FORGET_FFN,
+    [RW_CHECKPOINT_BLOCK] = 0,
+};
+
 rw_tensor *rw_model_forward(rw_model *m, rw_tape *t, rw_rows rows, const int32_t *tokens, const rw_state *state_in,
-                            rw_state *state_out, int grad_cp) {
+                            rw_state *state_out, rw_checkpoint_choice level) {
+    unsigned forgot = rw_tape_forgets(t, forgets[level]);
+    rw_tape_marker(t, 0);
     rw_tensor *x = rw_embedding(t, m->emb, tokens, rows.n_rows, m->ln0_w, m->ln0_b, LN_EPS);
     rw_tensor *carry[RW_MAX_CARRY] = {NULL};
     for (int l = 0; l < m->shape.n_layer && x; l++) {
         block_site site = {m, l, rows, state_out != NULL};
-        rw_tensor *y = run_block(&site, t, x, carry, state_in, state_out, grad_cp);
+        rw_tensor *y = run_block(&site, t, x, carry, state_in, state_out, level == RW_CHECKPOINT_BLOCK);
         rw_tape_drop(t, x);
         x = y;
     }
     for (int i = 0; i < RW_MAX_CARRY; i++) rw_tape_drop(t, carry[i]);
+    rw_tape_forgets(t, forgot);
     if (!x) return NULL;
+    rw_tape_marker(t, 1 + (int)m->shape.n_layer);
     rw_tensor *hidden = rw_layer_norm(t, x, m->ln_out_w, m->ln_out_b, LN_EPS);
     rw_tape_drop(t, x);
     return hidden;

@@ -59,11 +59,11 @@ static inline rw_tensor *rw_model_initial(const rw_model *m, int layer, int fiel
     return m->initial[field] < 0 ? NULL : rw_role_of(m, layer, m->initial[field]);
 }
 
-/* hidden [R,C]: the output of ln_out. tokens: rows.n_rows ids on the device. grad_cp 1: blocks are computed again in
- * the backward pass. *state_out (or NULL) is filled with tensors of the open scope; entries that are tensors already
- * are written instead, when nothing is recorded and grad_cp is 0. NULL after an error of the tape. */
+/* hidden [R,C]: the output of ln_out. tokens: rows.n_rows ids on the device. `level`: what the backward pass makes
+ * again. *state_out (or NULL) is filled with tensors of the open scope; entries that are tensors already are written
+ * instead, when nothing is recorded and the level is not block. NULL after an error of the tape. */
 rw_tensor *rw_model_forward(rw_model *m, rw_tape *t, rw_rows rows, const int32_t *tokens, const rw_state *state_in,
-                            rw_state *state_out, int grad_cp);
+                            rw_state *state_out, rw_checkpoint_choice level);
 /* The loss of each row, [R]: rw_head_loss(), with head_qk's part in a model that has it. */
 rw_tensor *rw_model_loss(rw_model *m, rw_tape *t, rw_rows rows, const int32_t *tokens, rw_tensor *hidden,
                          const int32_t *targets, const float *mask, int64_t chunk);

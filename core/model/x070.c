@@ -203,6 +203,7 @@ static rw_tensor *channel_mix(const rw_model *m, rw_tape *t, rw_block_io *io, rw
     rw_tensor *xk;
     rw_token_shift(t, &in, &xk, NULL, rw_block_state_out(io, FFN_SHIFT));
     rw_tensor *k = rw_matmul_act(t, xk, W(FFN_KEY), true, RW_EPILOGUE_RELU_SQ);
+    rw_tape_forget(t, k, RW_FORGET_FFN);
     return rw_matmul(t, k, W(FFN_VALUE), true, x);
 }
 

@@ -55,6 +55,13 @@ static const char *const form_texts[] = {
     [RW_FORM_B8] = "bf16 weights and moments rounded at random",
 };
 
+static const char *const checkpoint_texts[] = {
+    [RW_CHECKPOINT_NONE] = "all activations are kept",
+    [RW_CHECKPOINT_MIX] = "inputs of products are made again",
+    [RW_CHECKPOINT_FFN] = "inputs of products and inner activations are made again",
+    [RW_CHECKPOINT_BLOCK] = "each block is computed again from its input",
+};
+
 static void print_steps(const rw_plan *p, rw_str *out) {
     char line[256], a[32], b[32];
     const rw_plan_train *t = &p->train;
@@ -71,6 +78,9 @@ static void print_steps(const rw_plan *p, rw_str *out) {
              rw_choice_word(RW_KEY_train_optim_form, t->optim_form), rw_message(form_texts[t->optim_form]),
              (double)p->needs.param_bytes / (double)p->needs.n_params);
     row(out, rw_message("stored as"), line);
+    snprintf(line, sizeof line, "%s: %s", rw_choice_word(RW_KEY_train_checkpoint, t->checkpoint),
+             rw_message(checkpoint_texts[t->checkpoint]));
+    row(out, rw_message("checkpoint"), line);
 }
 
 static void print_files(const rw_plan *p, rw_str *out) {
@@ -112,7 +122,7 @@ static void print_memory(const rw_plan *p, rw_str *out) {
         rw_str_appendf(
             out,
             rw_message(
-                "  WARNING: this machine has %s; lower train.micro_bsz or data.ctx_len, or set train.grad_cp: 1\n"),
+                "  WARNING: this machine has %s; lower train.micro_bsz or data.ctx_len, or set train.checkpoint\n"),
             rw_format_bytes(have, sizeof have, limit));
 }
 

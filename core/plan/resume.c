@@ -16,7 +16,7 @@ rw_status rw_plan_note_choices(rw_plan *p, const rw_recipe *recipe, rw_arena *ar
                 {"cpu_kernels", p->cpu_kernels ? p->cpu_kernels : "", 0},
                 {"threads", NULL, p->threads},
                 {"head_chunk", NULL, p->train.head_chunk},
-                {"grad_cp", NULL, p->train.grad_cp},
+                {"checkpoint", rw_choice_word(RW_KEY_train_checkpoint, p->train.checkpoint), 0},
                 {"step_arena_bytes", NULL, p->needs.arena_bytes},
                 {"save_dtype", rw_dtype_name(p->save.dtype), 0}};
     enum { N = sizeof rows / sizeof *rows };

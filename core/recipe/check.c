@@ -18,10 +18,6 @@ static const rw_value *value(const checker *c, rw_key_id id) {
     return &c->r->values[id];
 }
 
-static bool is(const checker *c, rw_key_id id, const char *text) {
-    return value(c, id)->text && strcmp(value(c, id)->text, text) == 0;
-}
-
 /* For keys of type ENUM: has it a value, and is it this one? */
 static bool chosen(const checker *c, rw_key_id id, int choice) {
     return value(c, id)->text && value(c, id)->i == choice;
@@ -96,19 +92,19 @@ static void check_data(checker *c) {
 
 /* -- training ---------------------------------------------------------------------------------------------- */
 
-/* train.checkpoint is grad_cp by name. */
+/* train.grad_cp is train.checkpoint in the words of the official trainer. */
 static void check_grad_cp(checker *c) {
+    const rw_value *grad_cp = value(c, RW_KEY_train_grad_cp), *checkpoint = value(c, RW_KEY_train_checkpoint);
+    int level = grad_cp->i ? RW_CHECKPOINT_BLOCK : RW_CHECKPOINT_NONE;
     if (!given(c, RW_KEY_train_checkpoint)) {
-        rw_recipe_set_text(c->r, RW_KEY_train_checkpoint, value(c, RW_KEY_train_grad_cp)->i ? "block" : "none");
-        return;
-    }
-    int64_t level = is(c, RW_KEY_train_checkpoint, "block");
-    if (!given(c, RW_KEY_train_grad_cp))
-        rw_recipe_set_int(c->r, RW_KEY_train_grad_cp, level, level ? "1" : "0");
-    else if (level != value(c, RW_KEY_train_grad_cp)->i)
+        rw_recipe_set_int(c->r, RW_KEY_train_checkpoint, level, rw_choice_word(RW_KEY_train_checkpoint, level));
+        c->r->values[RW_KEY_train_checkpoint].at.file = grad_cp->at.file;
+        c->r->values[RW_KEY_train_checkpoint].at.line = grad_cp->at.line;
+    } else if (given(c, RW_KEY_train_grad_cp) && checkpoint->i != level) {
         rw_problems_add(c->p, at(c, RW_KEY_train_checkpoint),
-                        "'%s' contradicts train.grad_cp: %s; give only one of the two",
-                        value(c, RW_KEY_train_checkpoint)->s, value(c, RW_KEY_train_grad_cp)->text);
+                        "'%s' contradicts train.grad_cp: %s; give only one of the two", checkpoint->text,
+                        grad_cp->text);
+    }
 }
 
 static void check_train(checker *c) {

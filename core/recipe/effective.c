@@ -63,7 +63,8 @@ void rw_recipe_print(const rw_recipe *r, const rw_plan *plan, rw_str *out) {
     for (int i = 0; i < RW_KEY_COUNT; i++) {
         const rw_key *key = &rw_keys[i];
         if (!rw_recipe_value(r, plan, (rw_key_id)i, buf)[0] && !r->values[i].text) continue;
-        if (i == RW_KEY_top_include || i == RW_KEY_train_checkpoint) continue;
+        /* the files are read already; train.checkpoint says what grad_cp says */
+        if (i == RW_KEY_top_include || i == RW_KEY_train_grad_cp) continue;
         print_section(out, &section, key->section);
         size_t begin = out->len;
         rw_str_appendf(out, "%s%s: ", section[0] ? "  " : "", key->key);

@@ -86,7 +86,7 @@ typedef struct {
     bool layerwise_lr;
     int64_t my_pile_stage;           /* 2: the learning-rate groups of the official stage 2 */
     double grad_clip;                /* global norm; 0: no clipping */
-    int grad_cp;                     /* 0 keep activations, 1 recompute each block in the backward pass */
+    rw_checkpoint_choice checkpoint; /* which activations the backward pass makes again */
     rw_precision_choice precision;   /* as asked */
     rw_optim_form_choice optim_form; /* decided: how weights, gradients and moments are stored (kernels/adamw.h) */
     rw_dtype compute;                /* what the device computes in: RW_F32 on the CPU */

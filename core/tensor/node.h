@@ -9,12 +9,15 @@
 
 struct rw_node {
     void (*backward)(rw_tape *t, rw_node *n);
+    void (*again)(rw_tape *t, rw_node *n, void *const *to); /* see rw_node_again(); or NULL                */
     const void *args;          /* a copy of what the op gave to rw_node_args(), on the tape */
     size_t args_begin;         /* where the tape's arguments ended before it                */
     rw_tensor *in[RW_NODE_IN]; /* may hold NULL */
     rw_tensor *out[RW_NODE_OUT];
-    int n_in, n_out;
+    int n_in, n_out; /* no outputs: backward is called in any case */
+    int bucket;      /* see rw_tape_marker()                       */
     uint32_t keep_in, keep_out; /* bits of in and out whose memory this node holds */
+    bool wants_lazy;            /* some of these are lazy                          */
     int32_t kept[6];            /* blocks that forward saved for this node alone, -1 ends */
 };
 
@@ -25,6 +28,9 @@ rw_node *rw_node_new(rw_tape *t, void (*backward)(rw_tape *, rw_node *), rw_tens
 /* Keeps a copy of what the op knows (sizes, options), n->args. No addresses of activations: they may have moved when
  * the backward pass comes. Nothing for NULL. */
 void rw_node_args(rw_tape *t, rw_node *n, const void *args, size_t n_bytes);
+/* The node can make its outputs again from the inputs that it keeps and what it saved: again() writes output i to
+ * to[i], where that is not NULL, with the bits of the forward pass. Nothing for NULL. */
+void rw_node_again(rw_node *n, void (*again)(rw_tape *t, rw_node *n, void *const *to));
 bool rw_tape_recording(const rw_tape *t);
 bool rw_tape_failed(const rw_tape *t);
 void rw_tape_fail(rw_tape *t, rw_status code, const char *fmt, ...) RW_PRINTF(3, 4);

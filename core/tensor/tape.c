@@ -243,6 +243,14 @@ bool rw_tape_slab(rw_tape *t, int n, const int *place, const rw_tensor *x, int64
     return b >= 0;
 }
 
+/* A scope lets go of x. What can be made again is gone with it. */
+static void let_go(rw_tape *t, rw_tensor *x) {
+    rw_block_release(t, x->block);
+    if (!x->lazy) return;
+    x->data = NULL;
+    x->block = -1;
+}
+
 rw_scope rw_scope_begin(rw_tape *t) {
     return (rw_scope)t->n_scope;
 }
@@ -256,7 +264,7 @@ void rw_scope_end(rw_tape *t, rw_scope s, rw_tensor *const *keep, int n_keep) {
         if (stays)
             t->scope[kept++] = x;
         else
-            rw_block_release(t, x->block);
+            let_go(t, x);
     }
     t->n_scope = kept;
 }
@@ -266,7 +274,7 @@ void rw_tape_drop(rw_tape *t, rw_tensor *x) {
         if (t->scope[i] != x) continue;
         memmove(&t->scope[i], &t->scope[i + 1], (t->n_scope - i - 1) * sizeof *t->scope);
         t->n_scope--;
-        rw_block_release(t, x->block);
+        let_go(t, x);
         return;
     }
 }

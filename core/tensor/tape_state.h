@@ -36,6 +36,10 @@ struct rw_tape {
     rw_device *device;
     rw_step_arena *arena;
     int64_t most_rows, most_seq; /* see rw_tape_at_most() */
+    unsigned forgets;            /* see rw_tape_forgets() */
+    rw_bucket_calls calls;
+    int bucket; /* of the marker passed last    */
+    int needed; /* said last to be needed; -1: none yet on the way back */
     bool recording;
     rw_pool tensors, slabs, nodes;
     rw_args_stack args;

@@ -21,6 +21,7 @@ extern "C" {
 
 #define RW_MAX_DIM 4
 
+struct rw_node;
 struct rw_slab;
 
 typedef struct rw_tensor {
@@ -38,6 +39,10 @@ typedef struct rw_tensor {
     rw_epilogue activation; /* made by a product with it, see ops/matmul.c                            */
     bool grad_inside;       /* grad is that of what the activation got                                */
     int32_t n_uses;         /* recorded ops that have it as input                                     */
+    bool lazy;              /* no node holds its memory: it is made again, see rw_tape_forget()       */
+    bool again;             /* and that happened: its block has a reference for each node that wants it */
+    int32_t n_wanted;       /* of a lazy one: nodes that will read it in the backward pass            */
+    struct rw_node *maker;  /* can make it again; or NULL                                             */
     struct rw_slab *slab;   /* memory shared with others at one stride; or NULL                       */
     int slab_at;            /* which of them it is                                                    */
     int32_t block;          /* tape's counted block of `data`; -1: memory of somebody else           */
@@ -106,6 +111,38 @@ void rw_tape_seed_grad(rw_tape *t, rw_tensor *x, const void *grad);
  * (rw_tensor.grad_written). The tape is empty afterwards, except for gradients of leaves (wrapped tensors with
  * requires_grad), which stay until reset. */
 rw_status rw_tape_backward(rw_tape *t, rw_error *err);
+
+/* -- lazy tensors: forget what an op made, and make it again --------------------------------------------------- */
+
+typedef enum {
+    RW_FORGET_MIX = 1, /* the mixes of token_shift and ddlerp       */
+    RW_FORGET_FFN = 2, /* the inner activation of a channel mix     */
+} rw_forget;
+
+/* Which kinds are forgotten from now on (bits); 0 at first. Returns what it was. */
+unsigned rw_tape_forgets(rw_tape *t, unsigned kinds);
+/* x, just made by an op and used by none yet, is of this kind. When that is forgotten, the memory of x goes with its
+ * scope; the first node of the backward pass that reads x has its op run again. The gradients have the same bits. Does
+ * nothing where the op cannot: token_shift and ddlerp can (and say so themselves), products without c can. */
+void rw_tape_forget(rw_tape *t, rw_tensor *x, rw_forget kind);
+
+/* -- buckets: whoever brings parameters and takes gradients away ------------------------------------------------- */
+
+/* Parameters come in buckets (layout.h). NULL: not wanted. A device that works in order may be given work by either. */
+typedef struct {
+    /* Parameters of the bucket are read from now on: in a forward pass, and again before a backward pass runs an op of
+     * theirs again. */
+    void (*needed)(void *ctx, int bucket);
+    /* The gradients of this pass are in place: no later node reads or writes the bucket. Of several forward passes that
+     * one walk goes back over, each has its own; the last call counts. */
+    void (*done)(void *ctx, int bucket);
+    void *ctx;
+} rw_bucket_calls;
+
+void rw_tape_on_buckets(rw_tape *t, rw_bucket_calls calls);
+/* What follows belongs to this bucket, up to the next marker. The bucket is needed; when the walk comes back here it is
+ * done. */
+void rw_tape_marker(rw_tape *t, int bucket);
 
 /* -- segments: forget and compute again ------------------------------------------------------------- */
 

@@ -1,8 +1,103 @@
-/* The tape's record: nodes, gradients, the walk back, segments. See tensor.h for what it promises. */
+/* The tape's record: nodes, what is made again, gradients, the walk back, segments. See tensor.h for what it promises.
+ *
+ * A node holds the memory of the inputs and outputs that its backward pass reads. Not that of lazy tensors: these are
+ * counted as wanted, lose their memory with their scope, and get it back, made again by the node that made them, when
+ * the walk back reaches the first node that wants them. The last of those lets go of it. */
 #include "core/tensor/tape_state.h"
 
 #include <assert.h>
 #include <string.h>
+
+/* -- what nodes want ---------------------------------------------------------------------------------- */
+
+static void want(rw_tape *t, rw_node *n, rw_tensor *x) {
+    if (x->lazy) {
+        n->wants_lazy = true;
+        x->n_wanted++;
+    }
+    if (!x->lazy || x->again) rw_block_retain(t, x->block);
+}
+
+static void want_no_more(rw_tape *t, rw_tensor *x) {
+    if (x->lazy) x->n_wanted--;
+    if (!x->lazy || x->again) rw_block_release(t, x->block);
+    if (!x->again || x->n_wanted > 0) return;
+    x->data = NULL;
+    x->block = -1;
+    x->again = false;
+}
+
+unsigned rw_tape_forgets(rw_tape *t, unsigned kinds) {
+    unsigned were = t->forgets;
+    t->forgets = kinds;
+    return were;
+}
+
+void rw_tape_forget(rw_tape *t, rw_tensor *x, rw_forget kind) {
+    rw_node *n = x ? x->maker : NULL;
+    if (!n || !(t->forgets & kind) || x->n_uses > 0 || x->lazy) return;
+    for (int i = 0; i < n->n_out; i++) {
+        if (n->out[i] != x || !(n->keep_out >> i & 1)) continue;
+        rw_block_release(t, x->block); /* it counts as wanted now */
+        n->wants_lazy = true;
+        x->n_wanted++;
+    }
+    x->lazy = true;
+}
+
+/* -- making again ------------------------------------------------------------------------------------- */
+
+static bool is_gone(const rw_tensor *x) {
+    return x && x->lazy && !x->data && x->n_wanted > 0;
+}
+
+/* Memory for x, one reference for each node that wants it. Tensors of a slab get theirs from one block. */
+static void *memory_again(rw_tape *t, rw_tensor *x, int32_t *slab_block) {
+    if (!x->slab) {
+        x->block = rw_block_take(t, x->room * rw_dtype_bytes(x->dtype), &x->data);
+    } else {
+        void *data;
+        if (*slab_block < 0) *slab_block = rw_block_take(t, x->slab->n * x->slab->pitch, &data);
+        x->block = *slab_block;
+        x->data = x->block < 0 ? NULL : (char *)rw_block_data(t, x->block) + x->slab_at * x->slab->pitch;
+    }
+    for (int i = x->slab ? 0 : 1; i < x->n_wanted; i++) rw_block_retain(t, x->block);
+    x->again = x->data != NULL;
+    return x->data;
+}
+
+static void need_bucket(rw_tape *t, int bucket) {
+    if (bucket == t->needed) return;
+    t->needed = bucket;
+    if (t->calls.needed) t->calls.needed(t->calls.ctx, bucket);
+}
+
+static void need_inputs(rw_tape *t, const rw_node *n);
+
+static void make_again(rw_tape *t, rw_node *n) {
+    void *to[RW_NODE_OUT] = {NULL};
+    int32_t slab_block = -1;
+    need_bucket(t, n->bucket);
+    need_inputs(t, n);
+    for (int i = 0; i < n->n_out; i++)
+        if (is_gone(n->out[i])) to[i] = memory_again(t, n->out[i], &slab_block);
+    rw_block_release(t, slab_block);
+    if (!rw_tape_failed(t)) n->again(t, n, to);
+}
+
+static void need(rw_tape *t, rw_tensor *x) {
+    if (is_gone(x) && !rw_tape_failed(t)) make_again(t, x->maker);
+}
+
+static void need_inputs(rw_tape *t, const rw_node *n) {
+    for (int i = 0; n->wants_lazy && i < n->n_in; i++)
+        if (n->keep_in >> i & 1) need(t, n->in[i]);
+}
+
+static void need_outputs(rw_tape *t, const rw_node *n) {
+    for (int i = 0; n->wants_lazy && i < n->n_out; i++)
+        if (n->keep_out >> i & 1) need(t, n->out[i]);
+}
 
 /* -- nodes -------------------------------------------------------------------------------------------- */
 
@@ -26,6 +121,7 @@ static rw_node *add_node(rw_tape *t, void (*backward)(rw_tape *, rw_node *), rw_
         return NULL;
     }
     n->backward = backward;
+    n->bucket = t->bucket;
     n->args_begin = t->args.used;
     n->n_in = n_in;
     n->n_out = n_out;
@@ -33,7 +129,7 @@ static rw_node *add_node(rw_tape *t, void (*backward)(rw_tape *, rw_node *), rw_
     for (int i = 0; i < n_in; i++) {
         n->in[i] = in[i];
         if (in[i]) in[i]->n_uses++;
-        if (in[i] && keep_in >> i & 1) rw_block_retain(t, in[i]->block);
+        if (in[i] && keep_in >> i & 1) want(t, n, in[i]);
     }
     for (int i = 0; i < n_out; i++) {
         n->out[i] = out[i];
@@ -61,6 +157,13 @@ void rw_node_args(rw_tape *t, rw_node *n, const void *args, size_t n_bytes) {
     n->args = copy;
 }
 
+void rw_node_again(rw_node *n, void (*again)(rw_tape *, rw_node *, void *const *)) {
+    if (!n) return;
+    n->again = again;
+    for (int i = 0; i < n->n_out; i++)
+        if (n->out[i]) n->out[i]->maker = n;
+}
+
 /* The block of x's gradient is no longer one of its slab's gradients. */
 static void leave_slab(rw_tensor *x) {
     rw_slab *s = x->slab;
@@ -77,19 +180,26 @@ static void drop_grad(rw_tape *t, rw_tensor *x) {
 
 static void let_go(rw_tape *t, rw_node *n) {
     for (int i = 0; i < n->n_in; i++)
-        if (n->in[i] && n->keep_in >> i & 1) rw_block_release(t, n->in[i]->block);
+        if (n->in[i] && n->keep_in >> i & 1) want_no_more(t, n->in[i]);
     for (int i = 0; i < n->n_out; i++) {
         if (!n->out[i]) continue;
-        if (n->keep_out >> i & 1) rw_block_release(t, n->out[i]->block);
+        if (n->keep_out >> i & 1) want_no_more(t, n->out[i]);
         drop_grad(t, n->out[i]);
     }
     for (size_t k = 0; k < sizeof n->kept / sizeof *n->kept; k++) rw_block_release(t, n->kept[k]);
 }
 
 static bool any_grad(const rw_node *n) {
+    if (n->n_out == 0) return true;
     for (int i = 0; i < n->n_out; i++)
         if (n->out[i] && n->out[i]->grad) return true;
     return false;
+}
+
+static void undo(rw_tape *t, rw_node *n) {
+    need_inputs(t, n);
+    need_outputs(t, n);
+    if (!rw_tape_failed(t)) n->backward(t, n);
 }
 
 /* Undoes the nodes from the last down to `first`. */
@@ -97,7 +207,7 @@ static void walk_back(rw_tape *t, size_t first) {
     while (t->nodes.n > first && !rw_tape_failed(t)) {
         rw_node *n = rw_pool_at(&t->nodes, t->nodes.n - 1);
         size_t here = t->nodes.n;
-        if (any_grad(n)) n->backward(t, n);
+        if (any_grad(n)) undo(t, n);
         let_go(t, n);
         t->args.used = n->args_begin;
         t->nodes.n = here - 1;
@@ -106,6 +216,7 @@ static void walk_back(rw_tape *t, size_t first) {
 
 rw_status rw_tape_backward(rw_tape *t, rw_error *err) {
     bool was = rw_tape_record(t, false);
+    t->needed = -1;
     walk_back(t, 0);
     rw_tape_record(t, was);
     return rw_tape_error(t, err);
@@ -195,6 +306,24 @@ rw_tensor *rw_tape_reshape(rw_tape *t, rw_tensor *x, int ndim, const int64_t *sh
     }
     rw_node_new(t, reshape_backward, &x, 1, &y, 1, 0, 0);
     return y;
+}
+
+/* -- markers ---------------------------------------------------------------------------------------------- */
+
+void rw_tape_on_buckets(rw_tape *t, rw_bucket_calls calls) {
+    t->calls = calls;
+}
+
+static void marker_backward(rw_tape *t, rw_node *n) {
+    if (t->calls.done) t->calls.done(t->calls.ctx, n->bucket);
+}
+
+void rw_tape_marker(rw_tape *t, int bucket) {
+    if (rw_tape_failed(t)) return;
+    t->bucket = bucket;
+    t->needed = -1;
+    need_bucket(t, bucket);
+    add_node(t, marker_backward, NULL, 0, NULL, 0, 0, 0);
 }
 
 /* -- segments --------------------------------------------------------------------------------------------- */

@@ -67,8 +67,9 @@ RW_CLONES static void mix_rows(const rw_ddlerp_args *a, int i, int64_t first, in
 
 static void forward_tile(const rw_ddlerp_args *a, int64_t first, int64_t last, real *t, const real *zeros) {
     const int64_t C = a->C, D = a->rank, width = MIX * D;
-    tanh_rows((const real *)a->h + first * width, t + first * width, (last - first) * width);
+    if (a->h) tanh_rows((const real *)a->h + first * width, t + first * width, (last - first) * width);
     for (int i = 0; i < MIX; i++) {
+        if (!a->out[i]) continue;
         RW_CPU_NAME(gemm)
         (NULL, false, false, last - first, C, D, 1, t + first * width + i * D, width, (const real *)a->w2 + i * D * C,
          C, 0, row_of_w(a->out[i], first, C), C);

@@ -73,7 +73,8 @@ RW_INLINE void forward_row(const rw_token_shift_args *a, const row_ref *now, con
         load_block(a, now, c, n, xn);
         if (a->n_mix > 0) load_block(a, before, c, n, prev);
         for (int i = 0; i < a->n_mix; i++)
-            mix_block(a->times_current, xn, prev, (const real *)a->mu[i] + c, n, row_of_w(a->out[i], row, C) + c);
+            if (a->out[i])
+                mix_block(a->times_current, xn, prev, (const real *)a->mu[i] + c, n, row_of_w(a->out[i], row, C) + c);
         if (a->xn) memcpy(row_of_w(a->xn, row, C) + c, xn, (size_t)n * sizeof(real));
     }
 }

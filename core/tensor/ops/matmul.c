@@ -88,6 +88,10 @@ static void run(rw_tape *t, rw_matmul_args args, rw_tensor *const *in, void *out
     KERN(t)->matmul(&args, EXEC(t));
 }
 
+static void matmul_again(rw_tape *t, rw_node *n, void *const *to) {
+    run(t, *(const rw_matmul_args *)n->args, n->in, to[0]);
+}
+
 static rw_tensor *product(rw_tape *t, rw_tensor *a, rw_tensor *b, bool trans_b, rw_tensor *c, rw_epilogue act) {
     if (!rw_product_fits(t, a, b, trans_b)) return NULL;
     rw_matmul_args sizes = rw_product_sizes(a, b, trans_b);
@@ -101,6 +105,7 @@ static rw_tensor *product(rw_tape *t, rw_tensor *a, rw_tensor *b, bool trans_b, 
     uint32_t keep_in = (reads_a ? KEEP(MM_A) : 0) | (reads_b ? KEEP(MM_B) : 0);
     rw_node *n = rw_node_new(t, matmul_backward, in, MM_IN, &y, 1, keep_in, act == RW_EPILOGUE_NONE ? 0 : KEEP(0));
     rw_node_args(t, n, &sizes, sizeof sizes);
+    if (!c && (reads_a || a->block < 0) && (reads_b || b->block < 0)) rw_node_again(n, matmul_again);
     return y;
 }
 

@@ -146,14 +146,14 @@ static void assert_same(const outcome *a, const outcome *b) {
     assert_memory_equal(a->bytes, b->bytes, a->n_bytes);
 }
 
-static outcome train(rw_device *d, rw_loss_norm_choice loss_norm, int grad_cp, bool every_report) {
+static outcome train(rw_device *d, rw_loss_norm_choice loss_norm, rw_checkpoint_choice level, bool every_report) {
     rw_error err = {0};
     rw_engine e;
     rw_plan p = small_plan(B, loss_norm);
     rw_device_scalars reports[STEPS] = {{0}};
     double eval_loss = 0;
     batch x;
-    p.train.grad_cp = grad_cp;
+    p.train.checkpoint = level;
     open_engine(&e, &p, d);
     for (int step = 0; step < STEPS; step++) {
         one_step(&e, step);
@@ -392,7 +392,7 @@ static void zero_gradients_move_nothing(void **state) {
     (void)state;
     static const char *const names[] = {"emb.weight", "blocks.0.att.v0", "blocks.0.att.v1", "blocks.0.att.v2"};
     enum { NAMES = 4 };
-    for (int grad_cp = 0; grad_cp < 2; grad_cp++) {
+    for (int level = 0; level <= RW_CHECKPOINT_BLOCK; level++) {
         rw_error err = {0};
         rw_engine e;
         rw_plan p = small_plan(B, RW_LOSS_NORM_STEP);
@@ -402,7 +402,7 @@ static void zero_gradients_move_nothing(void **state) {
         rw_arch_default_shape(&rw_arch_x070, &p.model);
         p.train.adam_eps = 1e-18;
         p.train.weight_decay = 0;
-        p.train.grad_cp = grad_cp;
+        p.train.checkpoint = level;
         open_engine(&e, &p, d);
         for (int i = 0; i < NAMES; i++) {
             const rw_tensor *x = rw_params_find(e.model->params, names[i]);

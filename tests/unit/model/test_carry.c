@@ -31,12 +31,12 @@ static rw_model *model;
 static const int32_t tokens[R] = {1, 5, 2, 2, 6}, targets[R] = {5, 2, 2, 6, 0};
 
 /* The sum of losses; with gradients when recording. */
-static double run(int grad_cp, bool record) {
+static double run(rw_checkpoint_choice level, bool record) {
     rw_error err = {0};
     rw_tape_reset(b.tape);
     rw_tape_record(b.tape, record);
     rw_params_begin_step(model->params);
-    rw_tensor *h = rw_model_forward(model, b.tape, (rw_rows){R, 1, NULL}, tokens, NULL, NULL, grad_cp);
+    rw_tensor *h = rw_model_forward(model, b.tape, (rw_rows){R, 1, NULL}, tokens, NULL, NULL, level);
     rw_tensor *loss = rw_head_loss(b.tape, h, model->head, targets, NULL, R);
     must(rw_tape_error(b.tape, &err), &err);
     double sum = 0;
@@ -72,9 +72,11 @@ static void checkpointed(void **state) {
     double *kept = rw_alloc_array(all, sizeof *kept), whole = run(0, true);
     if (n) memcpy(kept, grads[RW_MATRIX].data, n * sizeof *kept);
     memcpy(kept + n, grads[RW_VECTOR].data, (all - n) * sizeof *kept);
-    assert_true(run(1, true) == whole);
-    if (n) assert_memory_equal(kept, grads[RW_MATRIX].data, n * sizeof *kept);
-    assert_memory_equal(kept + n, grads[RW_VECTOR].data, (all - n) * sizeof *kept);
+    for (int level = RW_CHECKPOINT_MIX; level <= RW_CHECKPOINT_BLOCK; level++) {
+        assert_true(run(level, true) == whole);
+        if (n) assert_memory_equal(kept, grads[RW_MATRIX].data, n * sizeof *kept);
+        assert_memory_equal(kept + n, grads[RW_VECTOR].data, (all - n) * sizeof *kept);
+    }
     rw_free(kept);
 }
 

@@ -101,13 +101,13 @@ static void every_prompt(void **state) {
 
 /* -- training ----------------------------------------------------------------------------------------------------- */
 
-static void *train(fixture *f, rw_rows rows, int grad_cp, int64_t chunk) {
+static void *train(fixture *f, rw_rows rows, rw_checkpoint_choice level, int64_t chunk) {
     rw_error err = {0};
     static const int32_t borders[1]; /* never read */
     rw_tape_reset(f->tape);
     rw_tape_record(f->tape, true);
     rows.cu_seqlens = borders;
-    rw_tensor *hidden = rw_model_forward(f->model, f->tape, rows, f->tokens, NULL, NULL, grad_cp);
+    rw_tensor *hidden = rw_model_forward(f->model, f->tape, rows, f->tokens, NULL, NULL, level);
     rw_tensor *loss = hidden ? rw_head_loss(f->tape, hidden, f->model->head, f->tokens, NULL, chunk) : NULL;
     void *at = loss ? loss->data : NULL;
     if (loss) rw_tape_backward(f->tape, NULL);
@@ -115,9 +115,9 @@ static void *train(fixture *f, rw_rows rows, int grad_cp, int64_t chunk) {
     return at;
 }
 
-static void random_batches(fixture *f, rw_rng *rng, int grad_cp, int64_t chunk) {
+static void random_batches(fixture *f, rw_rng *rng, rw_checkpoint_choice level, int64_t chunk) {
     open_tape(f, 0, ROWS, SEQUENCES);
-    void *loss = train(f, (rw_rows){ROWS, SEQUENCES, NULL}, grad_cp, chunk);
+    void *loss = train(f, (rw_rows){ROWS, SEQUENCES, NULL}, level, chunk);
     int64_t high_water = f->arena.high_water;
     close_tape(f);
     open_tape(f, high_water, ROWS, SEQUENCES);
@@ -125,7 +125,7 @@ static void random_batches(fixture *f, rw_rng *rng, int grad_cp, int64_t chunk) 
         rw_rows rows = {.n_rows = 1 + (int64_t)rw_rng_below(rng, ROWS)};
         rows.n_seq = 1 + (int64_t)rw_rng_below(rng, SEQUENCES);
         f->arena.high_water = 0;
-        assert_ptr_equal(train(f, rows, grad_cp, chunk), loss);
+        assert_ptr_equal(train(f, rows, level, chunk), loss);
         assert_int_equal(f->arena.high_water, high_water);
     }
     close_tape(f);
@@ -136,7 +136,7 @@ static void every_batch(void **state) {
     fixture f;
     rw_rng rng = {3, 1, 0};
     open_model(&f, 3, 256, 1000);
-    for (int k = 0; k < 4; k++) random_batches(&f, &rng, k % 2, k < 2 ? ROWS : 100);
+    for (int k = 0; k < 8; k++) random_batches(&f, &rng, k % 4, k < 4 ? ROWS : 100);
     close_model(&f);
 }
 

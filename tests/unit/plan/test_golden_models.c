@@ -131,12 +131,12 @@ static double compare_grad(folder *f, const rw_tensor_file *golden, const rw_fil
     return rel;
 }
 
-static void check_grads(folder *f, const char *file, rw_l2wrap_choice l2wrap, int grad_cp, worst *w) {
+static void check_grads(folder *f, const char *file, rw_l2wrap_choice l2wrap, rw_checkpoint_choice level, worst *w) {
     rw_error err = {0};
     char path[512];
     rw_engine *e = &f->engine;
     f->plan.train.l2wrap = l2wrap;
-    f->plan.train.grad_cp = grad_cp;
+    f->plan.train.checkpoint = level;
     double loss;
     rw_engine_begin_step(e, 0, 0, 0, f->b.mask_sum);
     must(rw_engine_micro_step(e, &f->b, &loss, &err), &err);
@@ -180,9 +180,9 @@ static rw_status one_folder(void *ctx, const char *name, rw_error *err) {
     open_folder(&f, k->root, name, k->fp64);
     worst *here = rw_alloc(sizeof *here);
     check_logits(&f, here);
-    for (int grad_cp = 0; grad_cp < 2; grad_cp++) {
-        check_grads(&f, "grads_ce.safetensors", RW_L2WRAP_OFF, grad_cp, here);
-        check_grads(&f, "grads_l2wrap.safetensors", RW_L2WRAP_V5, grad_cp, here);
+    for (int level = 0; level <= RW_CHECKPOINT_BLOCK; level++) {
+        check_grads(&f, "grads_ce.safetensors", RW_L2WRAP_OFF, level, here);
+        check_grads(&f, "grads_l2wrap.safetensors", RW_L2WRAP_V5, level, here);
     }
     close_folder(&f);
     take_worst(k->w, here);

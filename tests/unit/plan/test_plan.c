@@ -349,35 +349,34 @@ static void head_chunk(void **state) {
 
 typedef struct {
     int64_t L, C, N, V, B, T, chunk;
-    int grad_cp, threads;
+    rw_checkpoint_choice checkpoint;
+    int threads;
     rw_dtype compute;
     rw_optim_form_choice form;
     int64_t accumulate;
 } shape_row;
 
-static const shape_row shapes[] = {{2, 64, 32, 257, 3, 17, 0, 0, 1, RW_F32, RW_FORM_FP32, 1},
-                                   {2, 64, 32, 257, 3, 17, 0, 1, 1, RW_F32, RW_FORM_A16, 1},
-                                   {3, 64, 64, 257, 1, 1, 0, 0, 1, RW_F32, RW_FORM_B12, 1},
-                                   {3, 128, 64, 1000, 2, 40, 7, 1, 2, RW_F32, RW_FORM_B8, 1},
-                                   {2, 128, 128, 300, 4, 33, 50, 0, 2, RW_F32, RW_FORM_B8, 2},
-                                   {2, 32, 32, 65536, 1, 16, 0, 0, 2, RW_F32, RW_FORM_A16, 2},
-                                   {2, 32, 32, 65536, 2, 24, 16, 1, 1, RW_F32, RW_FORM_FP32, 1},
-                                   {2, 64, 32, 99, 2, 200, 0, 1, 3, RW_F64, RW_FORM_AUTO, 1},
-                                   {5, 32, 32, 50, 1, 130, 64, 0, 1, RW_F32, RW_FORM_B12, 2}};
+#define KEEP  RW_CHECKPOINT_NONE
+#define MIX   RW_CHECKPOINT_MIX
+#define FFN   RW_CHECKPOINT_FFN
+#define BLOCK RW_CHECKPOINT_BLOCK
+static const shape_row shapes[] = {{2, 64, 32, 257, 3, 17, 0, KEEP, 1, RW_F32, RW_FORM_FP32, 1},
+                                   {2, 64, 32, 257, 3, 17, 0, BLOCK, 1, RW_F32, RW_FORM_A16, 1},
+                                   {3, 64, 64, 257, 1, 1, 0, MIX, 1, RW_F32, RW_FORM_B12, 1},
+                                   {3, 128, 64, 1000, 2, 40, 7, BLOCK, 2, RW_F32, RW_FORM_B8, 1},
+                                   {2, 128, 128, 300, 4, 33, 50, FFN, 2, RW_F32, RW_FORM_B8, 2},
+                                   {2, 32, 32, 65536, 1, 16, 0, KEEP, 2, RW_F32, RW_FORM_A16, 2},
+                                   {2, 32, 32, 65536, 2, 24, 16, BLOCK, 1, RW_F32, RW_FORM_FP32, 1},
+                                   {2, 64, 32, 99, 2, 200, 0, FFN, 3, RW_F64, RW_FORM_AUTO, 1},
+                                   {5, 32, 32, 50, 1, 130, 64, KEEP, 1, RW_F32, RW_FORM_B12, 2}};
 
-static rw_plan plan_of(const shape_row *s) {
+static rw_plan plan_of(const shape_row *s, const rw_arch *arch) {
     rw_plan p = {.name = "shape", .threads = s->threads, .device = RW_ON_CPU};
-    p.model = (rw_plan_model){.arch = "x060",
-                              .n_layer = s->L,
-                              .n_embd = s->C,
-                              .vocab_size = s->V,
-                              .head_size = s->N,
-                              .n_head = s->C / s->N,
-                              .dim_ffn = s->C * 7 / 2 / 32 * 32,
-                              .lora_mix = 32,
-                              .lora_decay = 64,
-                              .head_size_divisor = 8,
-                              .init = RW_INIT_TUTORIAL};
+    p.model = (rw_plan_model){.arch = arch->name, .n_layer = s->L, .n_embd = s->C, .vocab_size = s->V};
+    p.model.head_size = s->N;
+    p.model.head_size_divisor = 8;
+    p.model.init = RW_INIT_TUTORIAL;
+    rw_arch_default_shape(arch, &p.model);
     p.train = (rw_plan_train){.micro_bsz = s->B,
                               .ctx_len = s->T,
                               .accumulate = s->accumulate,
@@ -389,7 +388,7 @@ static rw_plan plan_of(const shape_row *s) {
                               .beta2 = 0.99,
                               .adam_eps = 1e-8,
                               .grad_clip = 1,
-                              .grad_cp = s->grad_cp,
+                              .checkpoint = s->checkpoint,
                               .compute = s->compute,
                               .l2wrap = RW_L2WRAP_V7,
                               .loss_norm = RW_LOSS_NORM_STEP,
@@ -450,40 +449,63 @@ static void check_form(const rw_plan_needs *n, const rw_params *p, const shape_r
     assert_int_equal(n->param_bytes, 2 * wide * (matrices + vectors) + master + moments);
 }
 
+static void check_needs(const rw_plan_needs *n, const rw_engine *e) {
+    int64_t sum = 0;
+    assert_int_equal(e->arena.high_water, n->arena_bytes);
+    assert_int_equal(e->device->live_bytes, n->engine_bytes);
+    assert_int_equal(e->device->peak_bytes, n->engine_bytes);
+    for (int k = 0; k < n->n_parts; k++) sum += n->parts[k].ours ? n->parts[k].n_bytes : 0;
+    assert_int_equal(sum, n->engine_bytes);
+    assert_int_equal(sum, n->bytes[RW_MEMORY_DEVICE]); /* no loaders here, and a CPU takes nothing itself */
+}
+
+/* Returns the bytes of the arena. */
+static int64_t figure(const shape_row *s, const rw_arch *arch) {
+    rw_error err = {0};
+    rw_plan p = plan_of(s, arch);
+    rw_device *d;
+    rw_engine e;
+    must(rw_device_open_cpu(&d, s->compute, s->threads, &err), &err);
+    int64_t calls = rw_alloc_live();
+    must(rw_plan_measure(&p, d, &p.needs, &err), &err);
+    assert_int_equal(rw_alloc_live(), calls);
+    assert_int_equal(d->live_bytes, 0); /* measuring takes nothing */
+    const rw_step_scalars *scalars = d->exec.scalars;
+    const rw_device_scalars *own = d->exec.own;
+    must(rw_engine_open(&e, &p, d, true, &err), &err);
+    steps_of(&e, s);
+    print_message("  %s L%lld C%lld N%lld V%lld B%lld T%lld %s %s, checkpoint %s: %lld bytes, arena %lld\n", arch->name,
+                  (long long)s->L, (long long)s->C, (long long)s->N, (long long)s->V, (long long)s->B, (long long)s->T,
+                  rw_dtype_name(s->compute), rw_choice_word(RW_KEY_train_optim_form, s->form),
+                  rw_choice_word(RW_KEY_train_checkpoint, s->checkpoint), (long long)p.needs.engine_bytes,
+                  (long long)p.needs.arena_bytes);
+    check_needs(&p.needs, &e);
+    check_form(&p.needs, e.model->params, s);
+    rw_engine_close(&e);
+    assert_int_equal(d->live_bytes, 0);
+    assert_ptr_equal(d->exec.scalars, scalars);
+    assert_ptr_equal(d->exec.own, own);
+    rw_device_close(d);
+    return p.needs.arena_bytes;
+}
+
 static void figures(void **state) {
     (void)state;
-    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) {
-        const shape_row *s = &shapes[i];
-        rw_error err = {0};
-        rw_plan p = plan_of(s);
-        rw_device *d;
-        rw_engine e;
-        must(rw_device_open_cpu(&d, s->compute, s->threads, &err), &err);
-        int64_t calls = rw_alloc_live();
-        must(rw_plan_measure(&p, d, &p.needs, &err), &err);
-        assert_int_equal(rw_alloc_live(), calls);
-        assert_int_equal(d->live_bytes, 0); /* measuring takes nothing */
-        const rw_step_scalars *scalars = d->exec.scalars;
-        const rw_device_scalars *own = d->exec.own;
-        must(rw_engine_open(&e, &p, d, true, &err), &err);
-        steps_of(&e, s);
-        print_message("  L%lld C%lld N%lld V%lld B%lld T%lld %s %s%s: %lld bytes, arena %lld\n", (long long)s->L,
-                      (long long)s->C, (long long)s->N, (long long)s->V, (long long)s->B, (long long)s->T,
-                      rw_dtype_name(s->compute), rw_choice_word(RW_KEY_train_optim_form, s->form),
-                      s->grad_cp ? " grad_cp" : "", (long long)p.needs.engine_bytes, (long long)p.needs.arena_bytes);
-        assert_int_equal(e.arena.high_water, p.needs.arena_bytes);
-        assert_int_equal(d->live_bytes, p.needs.engine_bytes);
-        assert_int_equal(d->peak_bytes, p.needs.engine_bytes);
-        int64_t sum = 0;
-        for (int k = 0; k < p.needs.n_parts; k++) sum += p.needs.parts[k].ours ? p.needs.parts[k].n_bytes : 0;
-        assert_int_equal(sum, p.needs.engine_bytes);
-        assert_int_equal(sum, p.needs.bytes[RW_MEMORY_DEVICE]); /* no loaders here, and a CPU takes nothing itself */
-        check_form(&p.needs, e.model->params, s);
-        rw_engine_close(&e);
-        assert_int_equal(d->live_bytes, 0);
-        assert_ptr_equal(d->exec.scalars, scalars);
-        assert_ptr_equal(d->exec.own, own);
-        rw_device_close(d);
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++) figure(&shapes[i], &rw_arch_x060);
+}
+
+/* Each takes less than the one before it. */
+static void every_level(void **state) {
+    (void)state;
+    for (int i = 0; rw_arch_at(i); i++) {
+        shape_row row = {4, 64, 32, 99, 3, 50, 0, KEEP, 1, RW_F32, RW_FORM_FP32, 1};
+        int64_t before = INT64_MAX;
+        for (int level = KEEP; level <= BLOCK; level++) {
+            row.checkpoint = level;
+            int64_t bytes = figure(&row, rw_arch_at(i));
+            assert_true(bytes < before);
+            before = bytes;
+        }
     }
 }
 
@@ -491,7 +513,7 @@ static void figures(void **state) {
 static void one_unit_less(void **state) {
     (void)state;
     rw_error err = {0};
-    rw_plan p = plan_of(&shapes[0]);
+    rw_plan p = plan_of(&shapes[0], &rw_arch_x060);
     rw_device *d;
     rw_engine e;
     must(rw_device_open_cpu(&d, RW_F32, 1, &err), &err);
@@ -529,6 +551,7 @@ static void printed(void **state) {
                                         "3 (epochs: 1 of 3 steps); 32 tokens a step, 96 in total",
                                         "micro_bsz 2 x ctx_len 16 x accumulate 1",
                                         "fp32: weights, gradients and moments in fp32; 16.",
+                                        "none: all activations are kept",
                                         "cpu: OpenBLAS ",
                                         "computes in fp32",
                                         "each save",
@@ -555,7 +578,7 @@ static void printed(void **state) {
     f.plan.needs.bytes[RW_MEMORY_HOST] = INT64_MAX / 2;
     rw_plan_print(&f.plan, &text);
     assert_non_null(strstr(text.data, "WARNING: the disk has no room for one save of "));
-    assert_non_null(strstr(text.data, "lower train.micro_bsz or data.ctx_len, or set train.grad_cp: 1"));
+    assert_non_null(strstr(text.data, "lower train.micro_bsz or data.ctx_len, or set train.checkpoint"));
     rw_str_done(&text);
 
     const rw_pairs *choices = &f.plan.choices;
@@ -584,6 +607,7 @@ int main(void) {
                                        cmocka_unit_test(size_of_files),
                                        cmocka_unit_test(head_chunk),
                                        cmocka_unit_test(figures),
+                                       cmocka_unit_test(every_level),
                                        cmocka_unit_test(one_unit_less),
                                        cmocka_unit_test(printed)};
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -86,7 +86,7 @@ static void choices_reach_the_plan(void **state) {
     assert_true(p.train.beta1 == 0.9 && p.train.beta2 == 0.999 && p.train.adam_eps == 1e-8);
     assert_true(p.train.grad_clip == 1 && p.train.max_seconds == 1.5);
     assert_false(p.train.layerwise_lr);
-    assert_int_equal(p.train.grad_cp, 1);
+    assert_int_equal(p.train.checkpoint, RW_CHECKPOINT_BLOCK);
     assert_int_equal(p.train.warmup_steps, -1);
     assert_int_equal(p.train.schedule, RW_SCHEDULE_AUTO);
     assert_int_equal(p.train.precision, RW_PRECISION_BF16);

@@ -153,7 +153,8 @@ static void plain(void **state) {
 
 static void checkpointed(void **state) {
     (void)state;
-    run("grad_cp: 1");
+    run("checkpoint: ffn");
+    run("checkpoint: block");
 }
 
 static void chunked(void **state) {
