@@ -149,6 +149,7 @@ static bool present(const rw_role *role, const rw_plan_model *shape, int layer) 
         return layer < 0;
     case RW_WHERE_EVERY:
         return layer >= 0 && layer < shape->n_layer;
+    case RW_WHERE_ENTRY:
     case RW_WHERE_FIRST:
         return layer == 0;
     case RW_WHERE_TIME_MIX:

@@ -18,6 +18,7 @@ extern "C" {
 /* Which parts of a model have the parameter. */
 typedef enum {
     RW_WHERE_BEFORE,   /* once, before the blocks                               */
+    RW_WHERE_ENTRY,    /* the same, though files name it in block 0: ln0        */
     RW_WHERE_EVERY,    /* every block                                           */
     RW_WHERE_FIRST,    /* block 0 alone                                         */
     RW_WHERE_TIME_MIX, /* every block with a time mix: with pre_ffn not block 0 */

@@ -36,7 +36,8 @@ static rw_status declare_param(rw_model *m, const rw_role_walk *w, rw_layout *l,
     int64_t sizes[RW_MAX_DIM];
     const char *name = rw_arena_strdup(&m->names, w->name);
     int ndim = rw_shape_sizes(w->role->shape, &m->shape, sizes);
-    RW_TRY(rw_layout_add(l, name, class_of(w->role->shape), ndim, sizes, 1 + w->layer, w->role->place, err));
+    int bucket = w->role->where == RW_WHERE_ENTRY ? 0 : 1 + w->layer;
+    RW_TRY(rw_layout_add(l, name, class_of(w->role->shape), ndim, sizes, bucket, w->role->place, err));
     l->segments[l->n_segments - 1].role = w->role;
     return RW_OK;
 }

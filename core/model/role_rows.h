@@ -37,8 +37,8 @@
     X(LN1_B, "ln1.bias", "C", EVERY, 10, PLAIN, CONSTANT(0))                                                           \
     X(LN2_W, "ln2.weight", "C", EVERY, 10, PLAIN, CONSTANT(1))                                                         \
     X(LN2_B, "ln2.bias", "C", EVERY, 10, PLAIN, CONSTANT(0))                                                           \
-    X(LN0_W, "ln0.weight", "C", FIRST, 10, PLAIN, CONSTANT(1))                                                         \
-    X(LN0_B, "ln0.bias", "C", FIRST, 10, PLAIN, CONSTANT(0))
+    X(LN0_W, "ln0.weight", "C", ENTRY, 10, PLAIN, CONSTANT(1))                                                         \
+    X(LN0_B, "ln0.bias", "C", ENTRY, 10, PLAIN, CONSTANT(0))
 #define RW_ROLES_AFTER(X)                                                                                              \
     X(LN_OUT_W, "ln_out.weight", "C", AFTER, 0, PLAIN, CONSTANT(1))                                                    \
     X(LN_OUT_B, "ln_out.bias", "C", AFTER, 0, PLAIN, CONSTANT(0))                                                      \

@@ -14,8 +14,8 @@ struct rw_node {
     size_t args_begin;         /* where the tape's arguments ended before it                */
     rw_tensor *in[RW_NODE_IN]; /* may hold NULL */
     rw_tensor *out[RW_NODE_OUT];
-    int n_in, n_out; /* no outputs: backward is called in any case */
-    int bucket;      /* see rw_tape_marker()                       */
+    int n_in, n_out;            /* no outputs: backward is called in any case */
+    int bucket;                 /* see rw_tape_marker()                       */
     uint32_t keep_in, keep_out; /* bits of in and out whose memory this node holds */
     bool wants_lazy;            /* some of these are lazy                          */
     int32_t kept[6];            /* blocks that forward saved for this node alone, -1 ends */

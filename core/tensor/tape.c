@@ -68,6 +68,7 @@ rw_status rw_tape_new(rw_tape **out, rw_device *device, rw_step_arena *arena, rw
     t->device = device;
     t->arena = arena;
     t->recording = true;
+    t->needed = -1;
     t->tensors.item = sizeof(rw_tensor);
     t->slabs.item = sizeof(rw_slab);
     t->nodes.item = sizeof(rw_node);
@@ -92,6 +93,7 @@ void rw_tape_reset(rw_tape *t) {
         if (t->blocks[i].refs > 0) rw_step_arena_give(t->arena, t->blocks[i].piece);
     t->n_blocks = t->n_free = t->n_scope = t->tensors.n = t->slabs.n = t->nodes.n = 0;
     t->args.used = 0;
+    t->needed = -1;
     rw_error_clear(&t->error);
 }
 

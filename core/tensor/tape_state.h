@@ -39,7 +39,7 @@ struct rw_tape {
     unsigned forgets;            /* see rw_tape_forgets() */
     rw_bucket_calls calls;
     int bucket; /* of the marker passed last    */
-    int needed; /* said last to be needed; -1: none yet on the way back */
+    int needed; /* announced last; -1: none since the reset */
     bool recording;
     rw_pool tensors, slabs, nodes;
     rw_args_stack args;

@@ -128,10 +128,9 @@ void rw_tape_forget(rw_tape *t, rw_tensor *x, rw_forget kind);
 
 /* -- buckets: whoever brings parameters and takes gradients away ------------------------------------------------- */
 
-/* Parameters come in buckets (layout.h). NULL: not wanted. A device that works in order may be given work by either. */
+/* Parameters come in buckets (layout.h). A call may be NULL; each may put work of its own in the device's order. */
 typedef struct {
-    /* Parameters of the bucket are read from now on: in a forward pass, and again before a backward pass runs an op of
-     * theirs again. */
+    /* Parameters of the bucket are read from now on, until another bucket is needed; on the way back too. */
     void (*needed)(void *ctx, int bucket);
     /* The gradients of this pass are in place: no later node reads or writes the bucket. Of several forward passes that
      * one walk goes back over, each has its own; the last call counts. */

@@ -190,7 +190,7 @@ static void let_go(rw_tape *t, rw_node *n) {
 }
 
 static bool any_grad(const rw_node *n) {
-    if (n->n_out == 0) return true;
+    if (n->n_out == 0) return true; /* a marker */
     for (int i = 0; i < n->n_out; i++)
         if (n->out[i] && n->out[i]->grad) return true;
     return false;
@@ -199,6 +199,7 @@ static bool any_grad(const rw_node *n) {
 static void undo(rw_tape *t, rw_node *n) {
     need_inputs(t, n);
     need_outputs(t, n);
+    if (n->n_out > 0) need_bucket(t, n->bucket);
     if (!rw_tape_failed(t)) n->backward(t, n);
 }
 
@@ -216,7 +217,6 @@ static void walk_back(rw_tape *t, size_t first) {
 
 rw_status rw_tape_backward(rw_tape *t, rw_error *err) {
     bool was = rw_tape_record(t, false);
-    t->needed = -1;
     walk_back(t, 0);
     rw_tape_record(t, was);
     return rw_tape_error(t, err);
@@ -321,7 +321,6 @@ static void marker_backward(rw_tape *t, rw_node *n) {
 void rw_tape_marker(rw_tape *t, int bucket) {
     if (rw_tape_failed(t)) return;
     t->bucket = bucket;
-    t->needed = -1;
     need_bucket(t, bucket);
     add_node(t, marker_backward, NULL, 0, NULL, 0, 0, 0);
 }

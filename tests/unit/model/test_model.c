@@ -167,6 +167,61 @@ static void checkpointing(void **state) {
     }
 }
 
+/* -- buckets ---------------------------------------------------------------------------------------------------------
+ */
+
+/* The gradients that a bucket had when it was done; in which order the buckets came. */
+typedef struct {
+    char needed[64], done[16]; /* a digit for each call */
+    double *grads[RW_PARAM_CLASSES];
+} bucket_log;
+
+static void note(char *digits, int bucket) {
+    size_t n = strlen(digits);
+    digits[n] = (char)('0' + bucket);
+    digits[n + 1] = '\0';
+}
+
+static void note_needed(void *ctx, int bucket) {
+    note(((bucket_log *)ctx)->needed, bucket);
+}
+
+static void note_done(void *ctx, int bucket) {
+    bucket_log *log = ctx;
+    rw_params *p = f.model->params;
+    note(log->done, bucket);
+    for (int cls = 0; cls < RW_PARAM_CLASSES; cls++) {
+        rw_flat_range r = p->layout.buckets[bucket].part[cls];
+        const double *grads = p->flat[RW_PARAM_GRAD][cls].data;
+        memcpy(log->grads[cls] + r.first, grads + r.first, (size_t)r.n * sizeof *grads);
+    }
+}
+
+/* A bucket is done when nothing writes to its gradients any more: they are those of the end. */
+static void buckets(void **state) {
+    (void)state;
+    rw_params *p = f.model->params;
+    for (int level = 0; level <= RW_CHECKPOINT_BLOCK; level++) {
+        bucket_log log = {0};
+        for (int cls = 0; cls < RW_PARAM_CLASSES; cls++) {
+            size_t n = (size_t)p->flat[RW_PARAM_GRAD][cls].n;
+            log.grads[cls] = rw_alloc_array(n, sizeof(double));
+            memset(p->flat[RW_PARAM_GRAD][cls].data, 0xff, n * sizeof(double)); /* nothing of a run before */
+        }
+        rw_tape_on_buckets(f.b.tape, (rw_bucket_calls){note_needed, note_done, &log});
+        begin();
+        run_rows(0, MOST, (rw_rows){MOST, 2, NULL}, NULL, level);
+        rw_tape_on_buckets(f.b.tape, (rw_bucket_calls){0});
+        assert_string_equal(log.needed, "0123210");
+        assert_string_equal(log.done, "3210");
+        for (int cls = 0; cls < RW_PARAM_CLASSES; cls++) {
+            size_t n = (size_t)p->flat[RW_PARAM_GRAD][cls].n * sizeof(double);
+            assert_memory_equal(log.grads[cls], p->flat[RW_PARAM_GRAD][cls].data, n);
+            rw_free(log.grads[cls]);
+        }
+    }
+}
+
 /* -- pieces ----------------------------------------------------------------------------------------------------------
  */
 
@@ -366,13 +421,10 @@ static void out_of_memory(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(packed_documents),
-                                       cmocka_unit_test(micro_batches),
-                                       cmocka_unit_test(checkpointing),
-                                       cmocka_unit_test(pieces_equal_the_whole),
-                                       cmocka_unit_test(state_gradients),
-                                       cmocka_unit_test(states_in_memory),
-                                       cmocka_unit_test(names),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(packed_documents),       cmocka_unit_test(micro_batches),
+                                       cmocka_unit_test(checkpointing),          cmocka_unit_test(buckets),
+                                       cmocka_unit_test(pieces_equal_the_whole), cmocka_unit_test(state_gradients),
+                                       cmocka_unit_test(states_in_memory),       cmocka_unit_test(names),
                                        cmocka_unit_test(out_of_memory)};
     int failed = 0;
     for (int i = 0; rw_arch_at(i); i++)
