@@ -28,7 +28,7 @@ RW_EVERYWHERE uint64_t rw_mix64(uint64_t z) {
     return z ^ (z >> 31);
 }
 
-/* `stream` names the parameter (rw_adamw_segment). */
+/* `stream` names the parameter (rw_adamw_range). */
 RW_EVERYWHERE uint64_t rw_round_key(uint64_t seed, uint64_t step, uint64_t stream) {
     return rw_mix64(rw_mix64(rw_mix64(seed) + step) + stream);
 }

@@ -3,7 +3,7 @@
 #define RW_LUA_BIND_H
 
 #include "core/hooks/hooks.h"
-#include "lua/state_internal.h"
+#include "lua/vm_internal.h"
 
 #define RW_LUA_FILE_LIMIT (4 << 20) /* bytes of one script */
 

@@ -7,7 +7,7 @@
 #define RW_LUA_HOOKS_H
 
 #include "core/hooks/hooks.h"
-#include "lua/state.h"
+#include "lua/vm.h"
 
 #ifdef __cplusplus
 extern "C" {

@@ -1,4 +1,4 @@
-/* The one place that joins the bindings: state.c knows none of them. */
+/* The one place that joins the bindings: vm.c knows none of them. */
 #include "lua/open.h"
 
 #include "lua/bind.h"
@@ -20,7 +20,7 @@ static int push_bindings(lua_State *L, rw_lua_job *job) {
 rw_status rw_lua_new(rw_lua **out, const rw_plan_lua *plan, rw_error *err) {
     *out = NULL;
     rw_lua *lua;
-    RW_TRY(rw_lua_state_new(&lua, plan, err));
+    RW_TRY(rw_lua_vm_new(&lua, plan, err));
     rw_lua_job job = {.push = push_bindings};
     const rw_status status = rw_lua_call(lua, &job, err);
     if (status != RW_OK) {

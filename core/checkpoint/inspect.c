@@ -60,7 +60,7 @@ static void print_tensor(const rw_file_tensor *t, int width, rw_str *out) {
 rw_status rw_inspect_print(const rw_tensor_file *f, rw_str *out, rw_error *err) {
     int width = 0;
     print_size(f, out);
-    if (rw_tensor_file_metadata(f, "progress")) /* core/train/state.c */
+    if (rw_tensor_file_metadata(f, "progress")) /* core/train/training_state.c */
         rw_str_append(out, rw_message("a training state\n"));
     else
         RW_TRY(print_model(f, out, err));

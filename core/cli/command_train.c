@@ -1,6 +1,6 @@
 /* rwkv-run RECIPE: recipe -> scripts -> saved run -> plan -> training. */
 #include "core/cli/commands.h"
-#include "core/plan/plan.h"
+#include "core/plan/make_plan.h"
 #include "core/train/trainer.h"
 #include "lua/hooks.h"
 

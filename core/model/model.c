@@ -166,45 +166,45 @@ typedef struct {
     bool want_state;
 } block_site; /* the context of a checkpointed block */
 
-/* What goes into a segment and out of it: x, what blocks hand on, the fields of the state. */
-enum { SEG_X, SEG_CARRY, SEG_STATE = SEG_CARRY + RW_MAX_CARRY, SEG_COUNT = SEG_STATE + RW_MAX_FIELDS };
+/* What goes into a block and out of it: x, what blocks hand on, the fields of the state. */
+enum { IO_X, IO_CARRY, IO_STATE = IO_CARRY + RW_MAX_CARRY, IO_COUNT = IO_STATE + RW_MAX_FIELDS };
 
 /* A value handed on unchanged is no output: NULL. */
-static void block_segment(rw_tape *t, const void *ctx, rw_tensor *const *in, rw_tensor **out) {
+static void run_ops(rw_tape *t, const void *ctx, rw_tensor *const *in, rw_tensor **out) {
     const block_site *site = ctx;
     rw_tape_marker(t, 1 + site->layer);
-    rw_block_io io = {.layer = site->layer, .rows = site->rows, .x = in[SEG_X], .want_state = site->want_state};
-    for (int i = 0; i < RW_MAX_CARRY; i++) io.carry[i] = in[SEG_CARRY + i];
+    rw_block_io io = {.layer = site->layer, .rows = site->rows, .x = in[IO_X], .want_state = site->want_state};
+    for (int i = 0; i < RW_MAX_CARRY; i++) io.carry[i] = in[IO_CARRY + i];
     for (int f = 0; f < RW_MAX_FIELDS; f++) {
-        io.state_in[f] = in[SEG_STATE + f];
-        io.state_out[f] = out[SEG_STATE + f];
+        io.state_in[f] = in[IO_STATE + f];
+        io.state_out[f] = out[IO_STATE + f];
     }
-    out[SEG_X] = site->model->arch->block(site->model, t, &io);
-    for (int i = 0; i < RW_MAX_CARRY; i++) out[SEG_CARRY + i] = io.carry[i] == in[SEG_CARRY + i] ? NULL : io.carry[i];
-    for (int f = 0; f < RW_MAX_FIELDS; f++) out[SEG_STATE + f] = io.state_out[f];
+    out[IO_X] = site->model->arch->block(site->model, t, &io);
+    for (int i = 0; i < RW_MAX_CARRY; i++) out[IO_CARRY + i] = io.carry[i] == in[IO_CARRY + i] ? NULL : io.carry[i];
+    for (int f = 0; f < RW_MAX_FIELDS; f++) out[IO_STATE + f] = io.state_out[f];
 }
 
 /* whole: computed again from its input in the backward pass. */
 static rw_tensor *run_block(const block_site *site, rw_tape *t, rw_tensor *x, rw_tensor **carry,
                             const rw_state *state_in, rw_state *state_out, bool whole) {
-    rw_tensor *in[SEG_COUNT] = {x}, *out[SEG_COUNT] = {NULL};
-    for (int i = 0; i < RW_MAX_CARRY; i++) in[SEG_CARRY + i] = carry[i];
+    rw_tensor *in[IO_COUNT] = {x}, *out[IO_COUNT] = {NULL};
+    for (int i = 0; i < RW_MAX_CARRY; i++) in[IO_CARRY + i] = carry[i];
     for (int f = 0; f < RW_MAX_FIELDS; f++) {
-        if (state_in) in[SEG_STATE + f] = state_in->at[f][site->layer];
-        if (!in[SEG_STATE + f]) in[SEG_STATE + f] = rw_model_initial(site->model, site->layer, f);
-        if (state_out) out[SEG_STATE + f] = state_out->at[f][site->layer];
+        if (state_in) in[IO_STATE + f] = state_in->at[f][site->layer];
+        if (!in[IO_STATE + f]) in[IO_STATE + f] = rw_model_initial(site->model, site->layer, f);
+        if (state_out) out[IO_STATE + f] = state_out->at[f][site->layer];
     }
     if (whole)
-        rw_tape_segment(t, block_segment, site, sizeof *site, in, SEG_COUNT, out, SEG_COUNT);
+        rw_tape_recompute(t, run_ops, site, sizeof *site, in, IO_COUNT, out, IO_COUNT);
     else {
         rw_scope s = rw_scope_begin(t);
-        block_segment(t, site, in, out);
-        rw_scope_end(t, s, out, SEG_COUNT);
+        run_ops(t, site, in, out);
+        rw_scope_end(t, s, out, IO_COUNT);
     }
     for (int i = 0; i < RW_MAX_CARRY; i++)
-        if (out[SEG_CARRY + i]) carry[i] = out[SEG_CARRY + i];
-    for (int f = 0; state_out && f < RW_MAX_FIELDS; f++) state_out->at[f][site->layer] = out[SEG_STATE + f];
-    return out[SEG_X];
+        if (out[IO_CARRY + i]) carry[i] = out[IO_CARRY + i];
+    for (int f = 0; state_out && f < RW_MAX_FIELDS; f++) state_out->at[f][site->layer] = out[IO_STATE + f];
+    return out[IO_X];
 }
 
 static const unsigned forgets[] = {

@@ -67,7 +67,7 @@ static rw_status sum_squares(rw_params *p, rw_param_class c, rw_step_arena *aren
 
 static void update_class(const rw_plan_train *plan, rw_params *p, rw_param_class c) {
     const rw_flat *value = &p->flat[RW_PARAM_VALUE][c], *m = &p->flat[RW_PARAM_M][c];
-    rw_adamw_args a = {.dtype = value->dtype, .n_segments = p->n_segments[c], .segments = p->segments[c]};
+    rw_adamw_args a = {.dtype = value->dtype, .n_ranges = p->n_ranges[c], .ranges = p->ranges[c]};
     a.p_grid = value->grid;
     a.grad_dtype = p->flat[RW_PARAM_GRAD][c].dtype;
     a.moment_dtype = m->dtype;
@@ -89,6 +89,6 @@ rw_status rw_optim_update(const rw_plan_train *plan, rw_params *p, rw_step_arena
     RW_TRY(sum_squares(p, RW_VECTOR, arena, err));
     p->device->kernels->clip_coef(&(rw_clip_coef_args){plan->grad_clip}, &p->device->exec);
     for (int c = 0; c < RW_PARAM_CLASSES; c++)
-        if (p->n_segments[c]) update_class(plan, p, (rw_param_class)c);
+        if (p->n_ranges[c]) update_class(plan, p, (rw_param_class)c);
     return RW_OK;
 }

@@ -4,7 +4,7 @@
 #include "core/checkpoint/weights.h"
 #include "core/data/loader.h"
 #include "core/engine/engine.h"
-#include "core/plan/plan.h"
+#include "core/plan/make_plan.h"
 
 /* Anonymous memory of the process beside the engine's buffers: libraries, Lua, tables; and BLAS's for each thread.
  * Measured with tests/bench/memory.sh, not known. */

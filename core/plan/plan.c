@@ -1,6 +1,6 @@
 /* Making the plan: see plan.h. The order is that of the questions: which data, which model, how much of everything, on
  * which device, what that will take, and whether the saved run agrees. */
-#include "core/plan/plan.h"
+#include "core/plan/make_plan.h"
 
 #include "core/plan/plan_internal.h"
 

@@ -3,7 +3,7 @@
 #ifndef RW_PLAN_PLAN_INTERNAL_H
 #define RW_PLAN_PLAN_INTERNAL_H
 
-#include "core/plan/plan.h"
+#include "core/plan/make_plan.h"
 
 /* Which data: tokenizer and vocabulary, and how many tokens there are where the format says so. */
 rw_status rw_plan_decide_data(rw_plan *plan, const rw_recipe *recipe, rw_arena *arena, rw_error *err);

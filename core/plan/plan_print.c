@@ -2,7 +2,7 @@
 #include "core/base/fs.h"
 #include "core/base/thread.h"
 #include "core/model/arch.h"
-#include "core/plan/plan.h"
+#include "core/plan/make_plan.h"
 
 #include <stdio.h>
 #include <string.h>

@@ -160,10 +160,10 @@ static rw_status make_flat(rw_params *p, rw_param_kind kind, rw_param_class cls,
 
 static rw_status make_table(rw_params *p, rw_error *err) {
     for (int c = 0; c < RW_PARAM_CLASSES; c++) {
-        int64_t n_bytes = p->n_segments[c] * (int64_t)sizeof **p->segments;
+        int64_t n_bytes = p->n_ranges[c] * (int64_t)sizeof **p->ranges;
         if (n_bytes == 0) continue;
-        p->segments[c] = p->device->alloc(p->device, n_bytes);
-        if (!p->segments[c]) return rw_fail_memory(err, (size_t)n_bytes);
+        p->ranges[c] = p->device->alloc(p->device, n_bytes);
+        if (!p->ranges[c]) return rw_fail_memory(err, (size_t)n_bytes);
     }
     return RW_OK;
 }
@@ -174,7 +174,7 @@ static rw_status make_buffers(rw_params *p, const rw_storage *storage, bool trai
             RW_TRY(make_flat(p, (rw_param_kind)k, (rw_param_class)c, storage, train, err));
     if (!train) return RW_OK;
     for (size_t i = 0; i < p->layout.n_segments; i++)
-        p->n_segments[p->layout.segments[i].cls] += p->layout.segments[i].trainable;
+        p->n_ranges[p->layout.segments[i].cls] += p->layout.segments[i].trainable;
     return make_table(p, err);
 }
 
@@ -186,7 +186,7 @@ static void make_tensors(rw_params *p) {
         rw_tensor *x = &p->tensors[i];
         *x = (rw_tensor){.dtype = value->dtype, .ndim = s->ndim, .name = s->name, .is_param = true};
         memcpy(x->shape, s->shape, sizeof x->shape);
-        x->block = x->grad_block = -1;
+        x->share = x->grad_share = -1;
         x->data = element(value, s->offset);
         x->requires_grad = s->trainable && grad->data;
         x->grad = x->requires_grad ? element(grad, s->offset) : NULL;
@@ -208,7 +208,7 @@ rw_status rw_params_new(rw_params **out, rw_device *device, rw_layout *layout, c
         return status;
     }
     make_tensors(p);
-    if (train) rw_params_upload_segments(p);
+    if (train) rw_params_upload_ranges(p);
     return RW_OK;
 }
 
@@ -219,8 +219,8 @@ void rw_params_free(rw_params *p) {
             rw_flat *f = &p->flat[k][c];
             if (f->data) f->device->free(f->device, f->data, flat_bytes(f));
         }
-        int64_t n_bytes = p->n_segments[c] * (int64_t)sizeof **p->segments;
-        if (p->segments[c]) p->device->free(p->device, p->segments[c], n_bytes);
+        int64_t n_bytes = p->n_ranges[c] * (int64_t)sizeof **p->ranges;
+        if (p->ranges[c]) p->device->free(p->device, p->ranges[c], n_bytes);
     }
     rw_layout_done(&p->layout);
     rw_free(p->tensors);
@@ -232,7 +232,7 @@ int64_t rw_params_bytes(const rw_params *p, rw_param_kind kind) {
 }
 
 int64_t rw_params_table_bytes(const rw_params *p) {
-    return (p->n_segments[RW_MATRIX] + p->n_segments[RW_VECTOR]) * (int64_t)sizeof **p->segments;
+    return (p->n_ranges[RW_MATRIX] + p->n_ranges[RW_VECTOR]) * (int64_t)sizeof **p->ranges;
 }
 
 rw_tensor *rw_params_find(rw_params *p, const char *name) {
@@ -240,14 +240,14 @@ rw_tensor *rw_params_find(rw_params *p, const char *name) {
     return i < 0 ? NULL : &p->tensors[i];
 }
 
-void rw_params_upload_segments(rw_params *p) {
+void rw_params_upload_ranges(rw_params *p) {
     int64_t next[RW_PARAM_CLASSES] = {0};
     for (size_t i = 0; i < p->layout.n_segments; i++) {
         const rw_segment *s = &p->layout.segments[i];
         if (!s->trainable) continue;
-        rw_adamw_segment a = {.offset = s->offset, .n = s->n, .lr_scale = s->lr_scale, .decay = s->decay};
+        rw_adamw_range a = {.offset = s->offset, .n = s->n, .lr_scale = s->lr_scale, .decay = s->decay};
         a.stream = rw_hash_name(s->name);
-        p->device->upload(p->device, p->segments[s->cls] + next[s->cls]++, &a, sizeof a);
+        p->device->upload(p->device, p->ranges[s->cls] + next[s->cls]++, &a, sizeof a);
     }
 }
 

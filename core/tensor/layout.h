@@ -115,8 +115,8 @@ typedef struct {
     rw_layout layout;   /* owned                                                     */
     rw_tensor *tensors; /* owned; tensors[i] is segments[i]                          */
     rw_flat flat[RW_PARAM_KINDS][RW_PARAM_CLASSES];
-    rw_adamw_segment *segments[RW_PARAM_CLASSES]; /* owned, on the device: the trainable ones */
-    int64_t n_segments[RW_PARAM_CLASSES];
+    rw_adamw_range *ranges[RW_PARAM_CLASSES]; /* owned, on the device: the trainable ones */
+    int64_t n_ranges[RW_PARAM_CLASSES];
 } rw_params;
 
 /* Takes the layout over (placed; emptied on success). `train`: gradients, moments and master copies too. */
@@ -124,11 +124,11 @@ rw_status rw_params_new(rw_params **out, rw_device *device, rw_layout *layout, c
                         rw_error *err);
 void rw_params_free(rw_params *p);
 rw_tensor *rw_params_find(rw_params *p, const char *name); /* NULL: no such parameter */
-/* Bytes of a kind, both classes, and of the table of segments. */
+/* Bytes of a kind, both classes, and of the table of ranges. */
 int64_t rw_params_bytes(const rw_params *p, rw_param_kind kind);
 int64_t rw_params_table_bytes(const rw_params *p);
-/* Uploads segments (offset, scale, decay) again after a change of groups. */
-void rw_params_upload_segments(rw_params *p);
+/* Uploads the ranges (offset, scale, decay) again after a change of groups. */
+void rw_params_upload_ranges(rw_params *p);
 /* Before the first micro batch of a step: no gradient is there yet. */
 void rw_params_begin_step(rw_params *p);
 /* After the last: gradients that nothing wrote become exactly 0, and all are rounded to the grid. */

@@ -18,7 +18,7 @@ struct rw_node {
     int bucket;                 /* see rw_tape_marker()                       */
     uint32_t keep_in, keep_out; /* bits of in and out whose memory this node holds */
     bool wants_lazy;            /* some of these are lazy                          */
-    int32_t kept[6];            /* blocks that forward saved for this node alone, -1 ends */
+    int32_t kept[6];            /* shares that forward saved for this node alone, -1 ends */
 };
 
 /* A node for an op whose forward ran; NULL when nothing is to be recorded. Inputs named in `keep_in` and outputs
@@ -39,24 +39,24 @@ void rw_tape_fail(rw_tape *t, rw_status code, const char *fmt, ...) RW_PRINTF(3,
 int64_t rw_most_rows(const rw_tape *t, int64_t now);
 int64_t rw_most_seq(const rw_tape *t, int64_t now);
 
-/* Counted blocks of the arena. take: one reference; NULL data and block -1 when memory is short (the tape failed). */
-int32_t rw_block_take(rw_tape *t, int64_t n_bytes, void **data);
-void rw_block_retain(rw_tape *t, int32_t block);
-void rw_block_release(rw_tape *t, int32_t block);
-void *rw_block_data(rw_tape *t, int32_t block); /* NULL for -1 */
+/* Counted shares of the arena. take: one reference; NULL data and -1 when memory is short (the tape failed). */
+int32_t rw_share_take(rw_tape *t, int64_t n_bytes, void **data);
+void rw_share_retain(rw_tape *t, int32_t share);
+void rw_share_release(rw_tape *t, int32_t share);
+void *rw_share_data(rw_tape *t, int32_t share); /* NULL for -1 */
 
 /* Scratch for one kernel: taken from the arena, given back at once after the launch (the device works in order). */
-void *rw_scratch_take(rw_tape *t, int64_t n_bytes, int32_t *block);
+void *rw_scratch_take(rw_tape *t, int64_t n_bytes, int32_t *share);
 
 /* Where a node's backward writes the gradient of x: NULL when it is not wanted. *add tells whether the kernel must
  * add (set `bit` in *add) or overwrite. Counts as written. */
 void *rw_grad_into(rw_tape *t, rw_tensor *x, uint32_t bit, uint32_t *add);
 /* x's gradient becomes that of y, which is used up (the residual connection); added when x has one already. */
 void rw_grad_move(rw_tape *t, rw_tensor *x, rw_tensor *y);
-/* n matrices [rows of x, cols] in one block, at one stride; so are their gradients, later. place[i]: where out[i] is
+/* n matrices [rows of x, cols] in one share, at one stride; so are their gradients, later. place[i]: where out[i] is
  * among them; NULL: in order. False when memory is short. */
 bool rw_tape_slab(rw_tape *t, int n, const int *place, const rw_tensor *x, int64_t cols, rw_tensor **out);
-/* A tensor over a block; the open scope owns the reference that the caller gives. */
-rw_tensor *rw_tensor_over(rw_tape *t, rw_dtype dtype, int ndim, const int64_t *shape, int32_t block, void *data);
+/* A tensor over a share; the open scope owns the reference that the caller gives. */
+rw_tensor *rw_tensor_over(rw_tape *t, rw_dtype dtype, int ndim, const int64_t *shape, int32_t share, void *data);
 
 #endif

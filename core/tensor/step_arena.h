@@ -1,10 +1,10 @@
-/* The step arena: memory of activations and their gradients, one block of the device, cut by an allocator whose
- * decisions depend on nothing but the sequence of requests. So the addresses repeat from step to step, and the same
- * step on the meta device (unlimited) tells beforehand, to the byte, how large the block must be.
+/* The step arena: memory of activations and their gradients, one stretch of memory of the device, cut by an allocator
+ * whose decisions depend on nothing but the sequence of requests. So the addresses repeat from step to step, and the
+ * same step on the meta device (unlimited) tells beforehand, to the byte, how large it must be.
  *
  * First fit by address, neighbours joined on free. A step makes some hundred live pieces, so lists are walked.
  *
- * First fit has no bound for other sizes: smaller requests in the same order may need a larger block. So a pass of
+ * First fit has no bound for other sizes: smaller requests in the same order may need a larger arena. So a pass of
  * fewer rows does not ask for less: rw_tape_at_most(). */
 #ifndef RW_TENSOR_STEP_ARENA_H
 #define RW_TENSOR_STEP_ARENA_H

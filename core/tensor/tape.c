@@ -1,4 +1,4 @@
-/* The tape's memory: blocks, tensors, slabs, scopes. See tensor.h for what it promises, walk.c for the rest.
+/* The tape's memory: shares, tensors, slabs, scopes. See tensor.h for what it promises, walk.c for the rest.
  *
  * All tables are arrays that keep their size over a reset, tensors and nodes lie in chunks that never move; so after
  * the first two steps nothing is allocated any more. */
@@ -82,16 +82,16 @@ void rw_tape_free(rw_tape *t) {
     pool_done(&t->slabs);
     pool_done(&t->nodes);
     args_done(&t->args);
-    rw_free(t->blocks);
-    rw_free(t->free_blocks);
+    rw_free(t->shares);
+    rw_free(t->free_shares);
     rw_free(t->scope);
     rw_free(t);
 }
 
 void rw_tape_reset(rw_tape *t) {
-    for (size_t i = 0; i < t->n_blocks; i++)
-        if (t->blocks[i].refs > 0) rw_step_arena_give(t->arena, t->blocks[i].piece);
-    t->n_blocks = t->n_free = t->n_scope = t->tensors.n = t->slabs.n = t->nodes.n = 0;
+    for (size_t i = 0; i < t->n_shares; i++)
+        if (t->shares[i].refs > 0) rw_step_arena_give(t->arena, t->shares[i].piece);
+    t->n_shares = t->n_free = t->n_scope = t->tensors.n = t->slabs.n = t->nodes.n = 0;
     t->args.used = 0;
     t->needed = -1;
     rw_error_clear(&t->error);
@@ -139,49 +139,49 @@ rw_status rw_tape_error(const rw_tape *t, rw_error *err) {
     return t->error.code;
 }
 
-/* -- blocks ------------------------------------------------------------------------------------------ */
+/* -- shares ------------------------------------------------------------------------------------------ */
 
-static int32_t new_block(rw_tape *t) {
-    if (t->n_free) return t->free_blocks[--t->n_free];
-    if (!rw_grow((void **)&t->blocks, &t->blocks_cap, t->n_blocks + 1, sizeof *t->blocks)) return -1;
-    /* room to free every block, so that releasing never fails */
-    if (!rw_grow((void **)&t->free_blocks, &t->free_cap, t->blocks_cap, sizeof *t->free_blocks)) return -1;
-    return (int32_t)t->n_blocks++;
+static int32_t new_share(rw_tape *t) {
+    if (t->n_free) return t->free_shares[--t->n_free];
+    if (!rw_grow((void **)&t->shares, &t->shares_cap, t->n_shares + 1, sizeof *t->shares)) return -1;
+    /* room to free every share, so that releasing never fails */
+    if (!rw_grow((void **)&t->free_shares, &t->free_cap, t->shares_cap, sizeof *t->free_shares)) return -1;
+    return (int32_t)t->n_shares++;
 }
 
-int32_t rw_block_take(rw_tape *t, int64_t n_bytes, void **data) {
+int32_t rw_share_take(rw_tape *t, int64_t n_bytes, void **data) {
     *data = NULL;
     if (rw_tape_failed(t)) return -1;
     int32_t piece = rw_step_arena_take(t->arena, n_bytes);
-    int32_t b = piece < 0 ? -1 : new_block(t);
+    int32_t b = piece < 0 ? -1 : new_share(t);
     if (b < 0) {
         if (piece >= 0) rw_step_arena_give(t->arena, piece);
         rw_tape_fail(t, RW_E_MEMORY, "the step arena of %lld bytes has no room for %lld more",
                      (long long)t->arena->capacity, (long long)n_bytes);
         return -1;
     }
-    t->blocks[b] = (rw_block){piece, 1};
+    t->shares[b] = (rw_share){piece, 1};
     *data = rw_step_arena_at(t->arena, piece);
     return b;
 }
 
-void rw_block_retain(rw_tape *t, int32_t b) {
-    if (b >= 0) t->blocks[b].refs++;
+void rw_share_retain(rw_tape *t, int32_t b) {
+    if (b >= 0) t->shares[b].refs++;
 }
 
-void rw_block_release(rw_tape *t, int32_t b) {
-    if (b < 0 || --t->blocks[b].refs > 0) return;
-    rw_step_arena_give(t->arena, t->blocks[b].piece);
-    t->free_blocks[t->n_free++] = b;
+void rw_share_release(rw_tape *t, int32_t b) {
+    if (b < 0 || --t->shares[b].refs > 0) return;
+    rw_step_arena_give(t->arena, t->shares[b].piece);
+    t->free_shares[t->n_free++] = b;
 }
 
-void *rw_block_data(rw_tape *t, int32_t b) {
-    return b < 0 ? NULL : rw_step_arena_at(t->arena, t->blocks[b].piece);
+void *rw_share_data(rw_tape *t, int32_t b) {
+    return b < 0 ? NULL : rw_step_arena_at(t->arena, t->shares[b].piece);
 }
 
 void *rw_scratch_take(rw_tape *t, int64_t n_bytes, int32_t *b) {
     void *data;
-    *b = n_bytes > 0 ? rw_block_take(t, n_bytes, &data) : -1;
+    *b = n_bytes > 0 ? rw_share_take(t, n_bytes, &data) : -1;
     return *b < 0 ? NULL : data;
 }
 
@@ -191,7 +191,7 @@ rw_tensor *rw_tensor_over(rw_tape *t, rw_dtype dtype, int ndim, const int64_t *s
     rw_tensor *x = rw_tape_failed(t) ? NULL : rw_pool_next(&t->tensors);
     if (!x || !rw_grow((void **)&t->scope, &t->scope_cap, t->n_scope + 1, sizeof *t->scope)) {
         rw_tape_fail(t, RW_E_MEMORY, "not enough memory for the tape");
-        rw_block_release(t, b);
+        rw_share_release(t, b);
         return NULL;
     }
     x->dtype = dtype;
@@ -199,8 +199,8 @@ rw_tensor *rw_tensor_over(rw_tape *t, rw_dtype dtype, int ndim, const int64_t *s
     for (int i = 0; i < ndim; i++) x->shape[i] = shape[i];
     x->room = rw_tensor_count(x);
     x->data = data;
-    x->block = b;
-    x->grad_block = -1;
+    x->share = b;
+    x->grad_share = -1;
     if (b >= 0) t->scope[t->n_scope++] = x;
     return x;
 }
@@ -215,7 +215,7 @@ rw_tensor *rw_tape_tensor(rw_tape *t, rw_dtype dtype, int ndim, const int64_t *s
     assert(room == 0 || room >= n);
     if (room == 0) room = n;
     void *data;
-    int32_t b = rw_block_take(t, room * rw_dtype_bytes(dtype), &data);
+    int32_t b = rw_share_take(t, room * rw_dtype_bytes(dtype), &data);
     if (b < 0) return NULL;
     rw_tensor *x = rw_tensor_over(t, dtype, ndim, shape, b, data);
     if (x) x->room = room;
@@ -229,11 +229,11 @@ bool rw_tape_slab(rw_tape *t, int n, const int *place, const rw_tensor *x, int64
         rw_tape_fail(t, RW_E_MEMORY, "not enough memory for the tape");
         return false;
     }
-    *s = (rw_slab){.n = n, .grad_block = -1};
+    *s = (rw_slab){.n = n, .grad_share = -1};
     s->pitch = (room * rw_dtype_bytes(x->dtype) + RW_ARENA_ALIGN - 1) / RW_ARENA_ALIGN * RW_ARENA_ALIGN;
     void *data;
-    int32_t b = rw_block_take(t, n * s->pitch, &data);
-    for (int i = 1; i < n; i++) rw_block_retain(t, b);
+    int32_t b = rw_share_take(t, n * s->pitch, &data);
+    for (int i = 1; i < n; i++) rw_share_retain(t, b);
     for (int i = 0; i < n && b >= 0; i++) {
         int at = place ? place[i] : i;
         out[i] = rw_tensor_over(t, x->dtype, 2, (int64_t[]){rows, cols}, b, (char *)data + at * s->pitch);
@@ -247,10 +247,10 @@ bool rw_tape_slab(rw_tape *t, int n, const int *place, const rw_tensor *x, int64
 
 /* A scope lets go of x. What can be made again is gone with it. */
 static void let_go(rw_tape *t, rw_tensor *x) {
-    rw_block_release(t, x->block);
+    rw_share_release(t, x->share);
     if (!x->lazy) return;
     x->data = NULL;
-    x->block = -1;
+    x->share = -1;
 }
 
 rw_scope rw_scope_begin(rw_tape *t) {

@@ -1,4 +1,4 @@
-/* What a tape holds: for tape.c (memory: tensors, scopes, blocks) and walk.c (what is recorded, and the walk back). */
+/* What a tape holds: for tape.c (memory: tensors, scopes, shares) and walk.c (what is recorded, and the walk back). */
 #ifndef RW_TENSOR_TAPE_STATE_H
 #define RW_TENSOR_TAPE_STATE_H
 
@@ -7,7 +7,7 @@
 typedef struct {
     int32_t piece; /* of the arena */
     int32_t refs;
-} rw_block;
+} rw_share;
 
 /* Items in chunks that never move. */
 typedef struct {
@@ -23,13 +23,13 @@ typedef struct {
     size_t used; /* bytes of all chunks in order */
 } rw_args_stack;
 
-/* Tensors that share a block, `pitch` bytes apart, and do the same with their gradients. */
+/* Tensors that have a share in common, `pitch` bytes apart, and do the same with their gradients. */
 typedef struct rw_slab {
     int n;
     int64_t pitch;
-    int32_t grad_block; /* -1: none of them has one                     */
+    int32_t grad_share; /* -1: none of them has one                     */
     void *grads;
-    int n_grads; /* of them have their gradient in grad_block    */
+    int n_grads; /* of them have their gradient in grad_share    */
 } rw_slab;
 
 struct rw_tape {
@@ -43,9 +43,9 @@ struct rw_tape {
     bool recording;
     rw_pool tensors, slabs, nodes;
     rw_args_stack args;
-    rw_block *blocks;
-    size_t n_blocks, blocks_cap;
-    int32_t *free_blocks;
+    rw_share *shares;
+    size_t n_shares, shares_cap;
+    int32_t *free_shares;
     size_t n_free, free_cap;
     rw_tensor **scope; /* tensors whose memory an open scope holds */
     size_t n_scope, scope_cap;

@@ -40,13 +40,13 @@ typedef struct rw_tensor {
     bool grad_inside;       /* grad is that of what the activation got                                */
     int32_t n_uses;         /* recorded ops that have it as input                                     */
     bool lazy;              /* no node holds its memory: it is made again, see rw_tape_forget()       */
-    bool again;             /* and that happened: its block has a reference for each node that wants it */
+    bool again;             /* and that happened: its share has a reference for each node that wants it */
     int32_t n_wanted;       /* of a lazy one: nodes that will read it in the backward pass            */
     struct rw_node *maker;  /* can make it again; or NULL                                             */
     struct rw_slab *slab;   /* memory shared with others at one stride; or NULL                       */
     int slab_at;            /* which of them it is                                                    */
-    int32_t block;          /* tape's counted block of `data`; -1: memory of somebody else           */
-    int32_t grad_block;     /* the same of an activation's `grad`                                    */
+    int32_t share;          /* tape's counted share of the arena, of `data`; -1: memory of somebody else           */
+    int32_t grad_share;     /* the same of an activation's `grad`                                    */
 } rw_tensor;
 
 static inline int64_t rw_tensor_count(const rw_tensor *t) {
@@ -143,18 +143,18 @@ void rw_tape_on_buckets(rw_tape *t, rw_bucket_calls calls);
  * done. */
 void rw_tape_marker(rw_tape *t, int bucket);
 
-/* -- segments: forget and compute again ------------------------------------------------------------- */
+/* -- recompute: forget and compute again ------------------------------------------------------------- */
 
 /* Computes out[n_out] from in[n_in] with ops on `t`; pure: called again in the backward pass with the same inputs
  * and must do the same. Inputs and outputs may be NULL where the function allows it. */
-typedef void (*rw_segment_fn)(rw_tape *t, const void *ctx, rw_tensor *const *in, rw_tensor **out);
-#define RW_SEGMENT_MAX 8
-#define RW_SEGMENT_CTX 128
+typedef void (*rw_recompute_fn)(rw_tape *t, const void *ctx, rw_tensor *const *in, rw_tensor **out);
+#define RW_RECOMPUTE_MAX 8
+#define RW_RECOMPUTE_CTX 128
 
 /* Gradient checkpointing: runs fn without recording, keeps only its inputs and outputs; the backward pass runs
- * it again, recording. The n_ctx <= RW_SEGMENT_CTX bytes at ctx are copied. Outputs must not be inputs. */
-void rw_tape_segment(rw_tape *t, rw_segment_fn fn, const void *ctx, size_t n_ctx, rw_tensor *const *in, int n_in,
-                     rw_tensor **out, int n_out);
+ * it again, recording. The n_ctx <= RW_RECOMPUTE_CTX bytes at ctx are copied. Outputs must not be inputs. */
+void rw_tape_recompute(rw_tape *t, rw_recompute_fn fn, const void *ctx, size_t n_ctx, rw_tensor *const *in, int n_in,
+                       rw_tensor **out, int n_out);
 
 #ifdef __cplusplus
 }

@@ -1,4 +1,5 @@
-/* The tape's record: nodes, what is made again, gradients, the walk back, segments. See tensor.h for what it promises.
+/* The tape's record: nodes, what is made again, gradients, the walk back, recomputing. See tensor.h for what it
+ * promises.
  *
  * A node holds the memory of the inputs and outputs that its backward pass reads. Not that of lazy tensors: these are
  * counted as wanted, lose their memory with their scope, and get it back, made again by the node that made them, when
@@ -15,15 +16,15 @@ static void want(rw_tape *t, rw_node *n, rw_tensor *x) {
         n->wants_lazy = true;
         x->n_wanted++;
     }
-    if (!x->lazy || x->again) rw_block_retain(t, x->block);
+    if (!x->lazy || x->again) rw_share_retain(t, x->share);
 }
 
 static void want_no_more(rw_tape *t, rw_tensor *x) {
     if (x->lazy) x->n_wanted--;
-    if (!x->lazy || x->again) rw_block_release(t, x->block);
+    if (!x->lazy || x->again) rw_share_release(t, x->share);
     if (!x->again || x->n_wanted > 0) return;
     x->data = NULL;
-    x->block = -1;
+    x->share = -1;
     x->again = false;
 }
 
@@ -38,7 +39,7 @@ void rw_tape_forget(rw_tape *t, rw_tensor *x, rw_forget kind) {
     if (!n || !(t->forgets & kind) || x->n_uses > 0 || x->lazy) return;
     for (int i = 0; i < n->n_out; i++) {
         if (n->out[i] != x || !(n->keep_out >> i & 1)) continue;
-        rw_block_release(t, x->block); /* it counts as wanted now */
+        rw_share_release(t, x->share); /* it counts as wanted now */
         n->wants_lazy = true;
         x->n_wanted++;
     }
@@ -51,17 +52,17 @@ static bool is_gone(const rw_tensor *x) {
     return x && x->lazy && !x->data && x->n_wanted > 0;
 }
 
-/* Memory for x, one reference for each node that wants it. Tensors of a slab get theirs from one block. */
-static void *memory_again(rw_tape *t, rw_tensor *x, int32_t *slab_block) {
+/* Memory for x, one reference for each node that wants it. Tensors of a slab have one in common. */
+static void *memory_again(rw_tape *t, rw_tensor *x, int32_t *slab_share) {
     if (!x->slab) {
-        x->block = rw_block_take(t, x->room * rw_dtype_bytes(x->dtype), &x->data);
+        x->share = rw_share_take(t, x->room * rw_dtype_bytes(x->dtype), &x->data);
     } else {
         void *data;
-        if (*slab_block < 0) *slab_block = rw_block_take(t, x->slab->n * x->slab->pitch, &data);
-        x->block = *slab_block;
-        x->data = x->block < 0 ? NULL : (char *)rw_block_data(t, x->block) + x->slab_at * x->slab->pitch;
+        if (*slab_share < 0) *slab_share = rw_share_take(t, x->slab->n * x->slab->pitch, &data);
+        x->share = *slab_share;
+        x->data = x->share < 0 ? NULL : (char *)rw_share_data(t, x->share) + x->slab_at * x->slab->pitch;
     }
-    for (int i = x->slab ? 0 : 1; i < x->n_wanted; i++) rw_block_retain(t, x->block);
+    for (int i = x->slab ? 0 : 1; i < x->n_wanted; i++) rw_share_retain(t, x->share);
     x->again = x->data != NULL;
     return x->data;
 }
@@ -76,12 +77,12 @@ static void need_inputs(rw_tape *t, const rw_node *n);
 
 static void make_again(rw_tape *t, rw_node *n) {
     void *to[RW_NODE_OUT] = {NULL};
-    int32_t slab_block = -1;
+    int32_t slab_share = -1;
     need_bucket(t, n->bucket);
     need_inputs(t, n);
     for (int i = 0; i < n->n_out; i++)
-        if (is_gone(n->out[i])) to[i] = memory_again(t, n->out[i], &slab_block);
-    rw_block_release(t, slab_block);
+        if (is_gone(n->out[i])) to[i] = memory_again(t, n->out[i], &slab_share);
+    rw_share_release(t, slab_share);
     if (!rw_tape_failed(t)) n->again(t, n, to);
 }
 
@@ -135,7 +136,7 @@ static rw_node *add_node(rw_tape *t, void (*backward)(rw_tape *, rw_node *), rw_
         n->out[i] = out[i];
         if (!out[i]) continue;
         out[i]->requires_grad = true;
-        if (keep_out >> i & 1) rw_block_retain(t, out[i]->block);
+        if (keep_out >> i & 1) rw_share_retain(t, out[i]->share);
     }
     n->keep_in = keep_in;
     n->keep_out = keep_out;
@@ -164,17 +165,17 @@ void rw_node_again(rw_node *n, void (*again)(rw_tape *, rw_node *, void *const *
         if (n->out[i]) n->out[i]->maker = n;
 }
 
-/* The block of x's gradient is no longer one of its slab's gradients. */
+/* The share of x's gradient is no longer one of its slab's gradients. */
 static void leave_slab(rw_tensor *x) {
     rw_slab *s = x->slab;
-    if (s && x->grad_block == s->grad_block && --s->n_grads == 0) s->grad_block = -1;
+    if (s && x->grad_share == s->grad_share && --s->n_grads == 0) s->grad_share = -1;
 }
 
 static void drop_grad(rw_tape *t, rw_tensor *x) {
-    if (!x || x->is_param || x->grad_block < 0) return;
+    if (!x || x->is_param || x->grad_share < 0) return;
     leave_slab(x);
-    rw_block_release(t, x->grad_block);
-    x->grad_block = -1;
+    rw_share_release(t, x->grad_share);
+    x->grad_share = -1;
     x->grad = NULL;
 }
 
@@ -186,7 +187,7 @@ static void let_go(rw_tape *t, rw_node *n) {
         if (n->keep_out >> i & 1) want_no_more(t, n->out[i]);
         drop_grad(t, n->out[i]);
     }
-    for (size_t k = 0; k < sizeof n->kept / sizeof *n->kept; k++) rw_block_release(t, n->kept[k]);
+    for (size_t k = 0; k < sizeof n->kept / sizeof *n->kept; k++) rw_share_release(t, n->kept[k]);
 }
 
 static bool any_grad(const rw_node *n) {
@@ -228,12 +229,12 @@ rw_status rw_tape_backward(rw_tape *t, rw_error *err) {
 static void grad_in_slab(rw_tape *t, rw_tensor *x) {
     rw_slab *s = x->slab;
     if (s->n_grads == 0)
-        s->grad_block = rw_block_take(t, s->n * s->pitch, &s->grads);
+        s->grad_share = rw_share_take(t, s->n * s->pitch, &s->grads);
     else
-        rw_block_retain(t, s->grad_block);
-    if (s->grad_block < 0) return;
+        rw_share_retain(t, s->grad_share);
+    if (s->grad_share < 0) return;
     s->n_grads++;
-    x->grad_block = s->grad_block;
+    x->grad_share = s->grad_share;
     x->grad = (char *)s->grads + x->slab_at * s->pitch;
 }
 
@@ -252,7 +253,7 @@ void *rw_grad_into(rw_tape *t, rw_tensor *x, uint32_t bit, uint32_t *add) {
     if (x->slab)
         grad_in_slab(t, x);
     else
-        x->grad_block = rw_block_take(t, x->room * rw_dtype_bytes(x->dtype), &x->grad);
+        x->grad_share = rw_share_take(t, x->room * rw_dtype_bytes(x->dtype), &x->grad);
     return x->grad;
 }
 
@@ -271,9 +272,9 @@ void rw_grad_move(rw_tape *t, rw_tensor *x, rw_tensor *y) {
     if (!x->is_param && !x->grad) {
         leave_slab(y);
         x->grad = y->grad;
-        x->grad_block = y->grad_block;
+        x->grad_share = y->grad_share;
         y->grad = NULL;
-        y->grad_block = -1;
+        y->grad_share = -1;
         return;
     }
     rw_tape_seed_grad(t, x, y->grad);
@@ -295,8 +296,8 @@ static void reshape_backward(rw_tape *t, rw_node *n) {
 
 rw_tensor *rw_tape_reshape(rw_tape *t, rw_tensor *x, int ndim, const int64_t *shape) {
     if (!x || rw_tape_failed(t)) return NULL;
-    rw_block_retain(t, x->block);
-    rw_tensor *y = rw_tensor_over(t, x->dtype, ndim, shape, x->block, x->data);
+    rw_share_retain(t, x->share);
+    rw_tensor *y = rw_tensor_over(t, x->dtype, ndim, shape, x->share, x->data);
     if (!y) return NULL;
     y->room = x->room;
     if (rw_tensor_count(x) != rw_tensor_count(y)) {
@@ -325,18 +326,18 @@ void rw_tape_marker(rw_tape *t, int bucket) {
     add_node(t, marker_backward, NULL, 0, NULL, 0, 0, 0);
 }
 
-/* -- segments --------------------------------------------------------------------------------------------- */
+/* -- recompute --------------------------------------------------------------------------------------------- */
 
 typedef struct {
-    rw_segment_fn fn;
-    int64_t ctx[RW_SEGMENT_CTX / sizeof(int64_t)]; /* a copy */
-} segment_args;
+    rw_recompute_fn fn;
+    int64_t ctx[RW_RECOMPUTE_CTX / sizeof(int64_t)]; /* a copy */
+} recompute_args;
 
-static void segment_backward(rw_tape *t, rw_node *n) {
-    const segment_args *a = n->args;
+static void recompute_backward(rw_tape *t, rw_node *n) {
+    const recompute_args *a = n->args;
     size_t first = t->nodes.n;
     rw_scope s = rw_scope_begin(t);
-    rw_tensor *again[RW_SEGMENT_MAX] = {0};
+    rw_tensor *again[RW_RECOMPUTE_MAX] = {0};
     rw_tape_record(t, true);
     a->fn(t, a->ctx, n->in, again);
     rw_tape_record(t, false);
@@ -347,17 +348,17 @@ static void segment_backward(rw_tape *t, rw_node *n) {
 }
 
 /* Recorded in any case: parameters that fn uses may want a gradient when no input does. */
-void rw_tape_segment(rw_tape *t, rw_segment_fn fn, const void *ctx, size_t n_ctx, rw_tensor *const *in, int n_in,
-                     rw_tensor **out, int n_out) {
+void rw_tape_recompute(rw_tape *t, rw_recompute_fn fn, const void *ctx, size_t n_ctx, rw_tensor *const *in, int n_in,
+                       rw_tensor **out, int n_out) {
     if (rw_tape_failed(t)) return;
-    assert(n_ctx <= RW_SEGMENT_CTX && n_out <= RW_SEGMENT_MAX);
+    assert(n_ctx <= RW_RECOMPUTE_CTX && n_out <= RW_RECOMPUTE_MAX);
     rw_scope s = rw_scope_begin(t);
     bool was = rw_tape_record(t, false);
     fn(t, ctx, in, out);
     rw_tape_record(t, was);
     rw_scope_end(t, s, out, n_out);
-    rw_node *n = add_node(t, segment_backward, in, n_in, out, n_out, ~0u, 0);
-    segment_args a = {.fn = fn};
+    rw_node *n = add_node(t, recompute_backward, in, n_in, out, n_out, ~0u, 0);
+    recompute_args a = {.fn = fn};
     if (n_ctx) memcpy(a.ctx, ctx, n_ctx);
     rw_node_args(t, n, &a, sizeof a);
 }

@@ -32,7 +32,7 @@ static rw_status save_state(rw_output *o, rw_params *p, const rw_progress *progr
     if (o->saved_step == progress->step) return RW_OK;
     char *path = rw_checkpoint_state_path(o->plan->save.proj_dir, progress->step);
     if (!path) return rw_fail_memory(err, 256);
-    rw_status status = rw_state_save(path, p, progress, o->plan, err);
+    rw_status status = rw_training_state_save(path, p, progress, o->plan, err);
     rw_free(path);
     if (status == RW_OK) o->saved_step = progress->step;
     return status;

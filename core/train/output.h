@@ -4,8 +4,8 @@
 #define RW_TRAIN_OUTPUT_H
 
 #include "core/metrics/metrics.h"
-#include "core/plan/plan.h"
-#include "core/train/state.h"
+#include "core/plan/make_plan.h"
+#include "core/train/training_state.h"
 
 #ifdef __cplusplus
 extern "C" {

@@ -310,7 +310,7 @@ static rw_status fill_model(trainer *t, rw_error *err) {
 /* What does not learn is not in the saved state. */
 static rw_status load_saved(trainer *t, const char *resume, rw_error *err) {
     if (t->plan->train.train_type != RW_TRAIN_ALL) RW_TRY(load_model(t, err));
-    return rw_state_load(resume, t->engine.model->params, &t->progress, err);
+    return rw_training_state_load(resume, t->engine.model->params, &t->progress, err);
 }
 
 /* The device counts on from where the saved run stood. */

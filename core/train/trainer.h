@@ -4,7 +4,7 @@
 #define RW_TRAIN_TRAINER_H
 
 #include "core/hooks/hooks.h"
-#include "core/plan/plan.h"
+#include "core/plan/make_plan.h"
 
 #ifdef __cplusplus
 extern "C" {

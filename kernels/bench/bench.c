@@ -339,10 +339,10 @@ static void make_head_loss(bench *b) {
 
 static void make_adamw(bench *b) {
     const int64_t n = b->R * b->C * 10;
-    rw_adamw_segment *segment = raw(b, 0, sizeof *segment, false);
-    if (segment) *segment = (rw_adamw_segment){.n = n, .lr_scale = 1, .decay = 1};
-    b->a.adamw = (rw_adamw_args){.n_segments = 1,
-                                 .segments = segment,
+    rw_adamw_range *range = raw(b, 0, sizeof *range, false);
+    if (range) *range = (rw_adamw_range){.n = n, .lr_scale = 1, .decay = 1};
+    b->a.adamw = (rw_adamw_args){.n_ranges = 1,
+                                 .ranges = range,
                                  .p = both(b, n, -1, 1),
                                  .grad = in(b, n),
                                  .m = both(b, n, -1, 1),

@@ -1,19 +1,19 @@
 /* Adam and AdamW in one pass over the flat buffers: 16 bytes read and 12 written per parameter, so memory decides the
- * speed. The segments are laid end to end and cut into one part per thread; elements do not depend on each other.
+ * speed. The ranges are laid end to end and cut into one part per thread; elements do not depend on each other.
  *
  * The narrow forms are here to be the reference for devices that have bf16: a piece at a time is made wide, updated by
  * the same loop, and rounded. */
 #include "kernels/cpu/span.h"
 #include "kernels/rounding.h"
 
-/* What is the same for all elements of a segment. */
+/* What is the same for all elements of a range. */
 typedef struct {
     real beta1, one_minus_beta1, beta2, one_minus_beta2, eps;
     real inv_correction1, inv_correction2; /* 1 / (1 - beta^t) */
     real clip, lr, decay;
 } coefficients;
 
-static coefficients coefficients_of(const rw_adamw_args *a, const rw_exec *ex, const rw_adamw_segment *seg) {
+static coefficients coefficients_of(const rw_adamw_args *a, const rw_exec *ex, const rw_adamw_range *range) {
     const rw_step_scalars *s = ex->scalars;
     double t = (double)ex->own->updates;
     return (coefficients){
@@ -25,8 +25,8 @@ static coefficients coefficients_of(const rw_adamw_args *a, const rw_exec *ex, c
         .inv_correction1 = (real)(1 / (1 - pow(a->beta1, t))),
         .inv_correction2 = (real)(1 / (1 - pow(a->beta2, t))),
         .clip = (real)ex->own->grad_scale,
-        .lr = (real)(s->lr * seg->lr_scale),
-        .decay = a->adam_w_mode && seg->decay ? (real)s->weight_decay : 0,
+        .lr = (real)(s->lr * range->lr_scale),
+        .decay = a->adam_w_mode && range->decay ? (real)s->weight_decay : 0,
     };
 }
 
@@ -88,35 +88,35 @@ static void update_piece(const rw_adamw_args *a, int64_t at, int64_t n, coeffici
     write_values(a, at, w, n, key, element);
 }
 
-static void update_narrow(const rw_adamw_args *a, const rw_exec *ex, const rw_adamw_segment *seg, int64_t from,
+static void update_narrow(const rw_adamw_args *a, const rw_exec *ex, const rw_adamw_range *range, int64_t from,
                           int64_t to) {
-    const coefficients c = coefficients_of(a, ex, seg);
-    const uint64_t key = rw_round_key(ex->scalars->seed, (uint64_t)ex->scalars->step, seg->stream);
+    const coefficients c = coefficients_of(a, ex, range);
+    const uint64_t key = rw_round_key(ex->scalars->seed, (uint64_t)ex->scalars->step, range->stream);
     for (int64_t i = from; i < to; i += PIECE)
-        update_piece(a, seg->offset + i, to - i < PIECE ? to - i : PIECE, c, key, seg->first + i);
+        update_piece(a, range->offset + i, to - i < PIECE ? to - i : PIECE, c, key, range->first + i);
 }
 
 /* -- all forms --------------------------------------------------------------------------------------------- */
 
-/* The elements [first, last) of all segments laid end to end. */
+/* The elements [first, last) of all ranges laid end to end. */
 static void update_part(const rw_adamw_args *a, const rw_exec *ex, int64_t first, int64_t last) {
     int64_t base = 0;
-    for (int64_t k = 0; k < a->n_segments && base < last; base += a->segments[k++].n) {
-        const rw_adamw_segment *seg = &a->segments[k];
-        int64_t from = first > base ? first - base : 0, to = last - base < seg->n ? last - base : seg->n;
-        int64_t at = seg->offset + from;
+    for (int64_t k = 0; k < a->n_ranges && base < last; base += a->ranges[k++].n) {
+        const rw_adamw_range *range = &a->ranges[k];
+        int64_t from = first > base ? first - base : 0, to = last - base < range->n ? last - base : range->n;
+        int64_t at = range->offset + from;
         if (from >= to) continue;
         if (a->p_grid == RW_BF16)
-            update_narrow(a, ex, seg, from, to);
+            update_narrow(a, ex, range, from, to);
         else
             update_span((real *)a->p + at, (const real *)a->grad + at, (real *)a->m + at, (real *)a->v + at, to - from,
-                        coefficients_of(a, ex, seg));
+                        coefficients_of(a, ex, range));
     }
 }
 
 void RW_CPU_NAME(adamw)(const rw_adamw_args *a, const rw_exec *ex) {
     int64_t total = 0;
-    for (int64_t k = 0; k < a->n_segments; k++) total += a->segments[k].n;
+    for (int64_t k = 0; k < a->n_ranges; k++) total += a->ranges[k].n;
     if (ex->own->skipped_in_row) return;
     RW_SPANS(ex, total, update_part(a, ex, first, last));
 }

@@ -1,5 +1,5 @@
-/* AdamW on the GPU in one launch over all segments (formula: kernels/adamw.h). The host knows neither the sizes of the
- * segments nor the step's numbers: both are read on the device, so that a recorded graph stays right. Segments are cut
+/* AdamW on the GPU in one launch over all ranges (formula: kernels/adamw.h). The host knows neither the sizes of the
+ * ranges nor the step's numbers: both are read on the device, so that a recorded graph stays right. Ranges are cut
  * into chunks, numbered through; a block takes every gridDim-th chunk. */
 #include "kernels/cuda/common.cuh"
 
@@ -36,16 +36,16 @@ static __device__ void update(float *p, const float *grad, float *m, float *v, i
     p[i] -= lr * step;
 }
 
-static __global__ void adamw(const rw_adamw_segment *segments, int64_t n_segments, float *p, const float *grad,
-                             float *m, float *v, double beta1, double beta2, double eps, bool adam_w_mode,
+static __global__ void adamw(const rw_adamw_range *ranges, int64_t n_ranges, float *p, const float *grad, float *m,
+                             float *v, double beta1, double beta2, double eps, bool adam_w_mode,
                              const rw_step_scalars *scalars, const rw_device_scalars *own) {
     __shared__ coefficients c;
     if (own->skipped_in_row) return;
     if (threadIdx.x == 0) c = coefficients_of(beta1, beta2, eps, scalars, own);
     __syncthreads();
-    int64_t chunk = blockIdx.x, before = 0; /* my next chunk; chunks of the segments before k */
-    for (int64_t k = 0; k < n_segments; k++) {
-        const rw_adamw_segment s = segments[k];
+    int64_t chunk = blockIdx.x, before = 0; /* my next chunk; chunks of the ranges before k */
+    for (int64_t k = 0; k < n_ranges; k++) {
+        const rw_adamw_range s = ranges[k];
         const int64_t chunks = (s.n + CHUNK - 1) / CHUNK;
         const float lr = (float)(c.lr * s.lr_scale);
         const float decay = adam_w_mode && s.decay ? (float)c.weight_decay : 0.0f;
@@ -65,7 +65,7 @@ void rw_cuda_adamw(const rw_adamw_args *a, const rw_exec *ex) {
         return;
     }
     adamw<<<s->n_sm * BLOCKS_PER_SM, RW_CUDA_THREADS, 0, s->stream>>>(
-        a->segments, a->n_segments, static_cast<float *>(a->p), static_cast<const float *>(a->grad),
+        a->ranges, a->n_ranges, static_cast<float *>(a->p), static_cast<const float *>(a->grad),
         static_cast<float *>(a->m), static_cast<float *>(a->v), a->beta1, a->beta2, a->eps, a->adam_w_mode, ex->scalars,
         ex->own);
     rw_cuda_check(s, "adamw", cudaGetLastError());

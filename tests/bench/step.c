@@ -8,7 +8,7 @@
 #include "core/base/alloc.h"
 #include "core/base/thread.h"
 #include "core/engine/engine.h"
-#include "core/plan/plan.h"
+#include "core/plan/make_plan.h"
 #include "kernels/bench/gemm_rate.h"
 #include "kernels/bench/op_times.h"
 

@@ -6,7 +6,7 @@
  * Prints the least time of a step, and of a forward pass that records nothing. Not a test: it judges nothing. */
 #include "core/base/thread.h"
 #include "core/engine/engine.h"
-#include "core/plan/plan.h"
+#include "core/plan/make_plan.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -20,16 +20,16 @@ static int step_count(void) {
 enum { X, W, GRAD, MOMENT, VARIANCE, H, A, Y, DA, N_BUFFERS };
 static const char *const buffer_names[N_BUFFERS] = {"x", "W", "grad", "m", "v", "h", "a", "y", "da"};
 static const int64_t buffer_sizes[N_BUFFERS] = {R * C, 2 * F *C, 2 * F *C, 2 * F *C, 2 * F *C, R *F, R *F, R *C, R *F};
-enum { N_SEGMENTS = 2 };
-static const rw_adamw_segment segments[N_SEGMENTS] = {{.n = F * C, .lr_scale = 1, .decay = 1},
-                                                      {.offset = F * C, .n = F * C, .lr_scale = 2}};
+enum { N_RANGES = 2 };
+static const rw_adamw_range ranges[N_RANGES] = {{.n = F * C, .lr_scale = 1, .decay = 1},
+                                                {.offset = F * C, .n = F * C, .lr_scale = 2}};
 
 typedef struct {
     rw_device *d;
     char *arena;
     int64_t arena_bytes;
     void *buffers[N_BUFFERS];
-    rw_adamw_segment *segments;
+    rw_adamw_range *ranges;
 } probe;
 
 static int64_t aligned(int64_t n) {
@@ -43,8 +43,8 @@ static int64_t lay(probe *p, char *arena) {
         p->buffers[i] = arena ? arena + at : NULL;
         at += aligned(buffer_sizes[i] * width);
     }
-    p->segments = arena ? (rw_adamw_segment *)(arena + at) : NULL;
-    return at + aligned(sizeof segments);
+    p->ranges = arena ? (rw_adamw_range *)(arena + at) : NULL;
+    return at + aligned(sizeof ranges);
 }
 
 static void put(probe *p, int buffer, uint64_t stream, int64_t first, int64_t n, double scale) {
@@ -62,7 +62,7 @@ static void start(probe *p) {
     put(p, X, 1, 0, R * C, 1);
     put(p, W, 2, 0, F * C, 0.1);
     put(p, W, 3, F * C, F * C, 0.1);
-    p->d->upload(p->d, p->segments, segments, sizeof segments);
+    p->d->upload(p->d, p->ranges, ranges, sizeof ranges);
 }
 
 static void open_probe(probe *p, rw_device *d) {
@@ -110,8 +110,8 @@ static void one_step(probe *p) {
     k->relu_sq_backward(&act, ex);
     matmul(p, (rw_matmul_args){.M = F, .N = C, .K = R, .a = b[DA], .b = b[X], .out = dw1, .trans_a = true});
     rw_adamw_args adam = {.dtype = t,
-                          .n_segments = N_SEGMENTS,
-                          .segments = p->segments,
+                          .n_ranges = N_RANGES,
+                          .ranges = p->ranges,
                           .p = b[W],
                           .grad = b[GRAD],
                           .m = b[MOMENT],

@@ -21,8 +21,8 @@ static void relu_sq_backward(rw_tape *t, rw_node *n) {
 
 rw_tensor *rw_relu_sq(rw_tape *t, rw_tensor *x) {
     if (!rw_op_narrow(t, "relu_sq", "x", x, -1)) return NULL;
-    rw_block_retain(t, x->block);
-    rw_tensor *y = rw_tensor_over(t, x->dtype, x->ndim, x->shape, x->block, x->data);
+    rw_share_retain(t, x->share);
+    rw_tensor *y = rw_tensor_over(t, x->dtype, x->ndim, x->shape, x->share, x->data);
     if (!y) return NULL;
     y->room = x->room;
     rw_relu_sq_args sizes = {.dtype = x->dtype, .n = rw_tensor_count(x)}, a = sizes;

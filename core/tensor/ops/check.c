@@ -73,7 +73,7 @@ rw_tensor *rw_op_state_out(rw_tape *t, const char *op, rw_tensor *to, rw_rows ro
 
 rw_op_saved rw_op_save(rw_tape *t, int64_t n_bytes, bool wanted) {
     rw_op_saved s = {-1, NULL};
-    if (wanted && n_bytes > 0) s.block = rw_block_take(t, n_bytes, &s.data);
+    if (wanted && n_bytes > 0) s.share = rw_share_take(t, n_bytes, &s.data);
     return s;
 }
 rw_op_saved rw_op_save_stats(rw_tape *t, const rw_tensor *x, int64_t each, bool wanted) {
@@ -87,11 +87,11 @@ void rw_op_stats(const rw_op_saved *s, const rw_tensor *x, int64_t each, void **
 }
 
 void rw_op_keep(rw_node *n, int i, rw_op_saved s) {
-    if (n) n->kept[i] = s.block;
+    if (n) n->kept[i] = s.share;
 }
 
 rw_op_saved rw_op_kept(rw_tape *t, const rw_node *n, int i) {
-    return (rw_op_saved){n->kept[i], rw_block_data(t, n->kept[i])};
+    return (rw_op_saved){n->kept[i], rw_share_data(t, n->kept[i])};
 }
 
 bool rw_op_records(rw_tape *t, rw_tensor *const *in, int n) {

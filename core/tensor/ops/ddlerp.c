@@ -31,7 +31,7 @@ static void run_forward(rw_tape *t, rw_ddlerp_args *a, rw_tensor *const *in) {
     int32_t b;
     a->scratch = rw_scratch_take(t, KERN(t)->ddlerp_forward_scratch(&most, EXEC(t)), &b);
     if (!rw_tape_failed(t)) KERN(t)->ddlerp_forward(a, EXEC(t));
-    rw_block_release(t, b);
+    rw_share_release(t, b);
 }
 
 /* h holds its tanh already. */
@@ -59,7 +59,7 @@ static void ddlerp_backward(rw_tape *t, rw_node *n) {
     int32_t b;
     a.scratch = rw_scratch_take(t, KERN(t)->ddlerp_backward_scratch(&most, EXEC(t)), &b);
     if (!rw_tape_failed(t)) KERN(t)->ddlerp_backward(&a, EXEC(t));
-    rw_block_release(t, b);
+    rw_share_release(t, b);
 }
 
 static bool ddlerp_check(rw_tape *t, rw_rows rows, rw_tensor *const *in) {

@@ -88,11 +88,11 @@ static void head_chunk(rw_tape *t, const head_pass *p, int64_t first, int64_t ro
 /* An output whose gradient is where that of x waits for the backward pass. */
 static rw_tensor *waiting(rw_tape *t, const rw_tensor *x, bool record, void **grad) {
     if (!record || !x || !x->requires_grad) return NULL;
-    int32_t block = rw_block_take(t, x->room * rw_dtype_bytes(x->dtype), grad);
+    int32_t share = rw_share_take(t, x->room * rw_dtype_bytes(x->dtype), grad);
     rw_tensor *y = rw_tape_wrap(t, x->dtype, x->ndim, x->shape, NULL);
     if (!y) return NULL;
     y->grad = *grad;
-    y->grad_block = block;
+    y->grad_share = share;
     return y;
 }
 
@@ -110,8 +110,8 @@ rw_tensor *rw_head_loss_copy(rw_tape *t, rw_tensor *hidden, rw_tensor *weight, c
     rw_tensor *in[HL_IN] = {hidden, copy ? copy->q : NULL, copy ? copy->k : NULL, weight}, *out[HL_OUT] = {NULL};
     out[HL_LOSS] = p.loss = rw_tape_tensor(t, rw_wide(hidden->dtype), 1, &R, most);
     bool record = rw_op_records(t, in, LEN(in));
-    int32_t logits_block;
-    p.logits = rw_scratch_take(t, chunk * V * rw_dtype_bytes(hidden->dtype), &logits_block);
+    int32_t logits_share;
+    p.logits = rw_scratch_take(t, chunk * V * rw_dtype_bytes(hidden->dtype), &logits_share);
     out[HL_HIDDEN] = waiting(t, hidden, record, &p.dhidden);
     out[HL_Q] = waiting(t, in[HL_Q], record, &p.copy.dq);
     out[HL_K] = waiting(t, in[HL_K], record, &p.copy.dk);
@@ -122,7 +122,7 @@ rw_tensor *rw_head_loss_copy(rw_tape *t, rw_tensor *hidden, rw_tensor *weight, c
     }
     for (int64_t first = 0; first < R && !rw_tape_failed(t); first += chunk)
         head_chunk(t, &p, first, R - first < chunk ? R - first : chunk);
-    rw_block_release(t, logits_block);
+    rw_share_release(t, logits_share);
     if (rw_tape_failed(t)) return NULL;
     if (record) rw_node_new(t, head_loss_backward, in, LEN(in), out, LEN(out), 0, 0);
     return out[HL_LOSS];

@@ -105,7 +105,7 @@ static rw_tensor *product(rw_tape *t, rw_tensor *a, rw_tensor *b, bool trans_b, 
     uint32_t keep_in = (reads_a ? KEEP(MM_A) : 0) | (reads_b ? KEEP(MM_B) : 0);
     rw_node *n = rw_node_new(t, matmul_backward, in, MM_IN, &y, 1, keep_in, act == RW_EPILOGUE_NONE ? 0 : KEEP(0));
     rw_node_args(t, n, &sizes, sizeof sizes);
-    if (!c && (reads_a || a->block < 0) && (reads_b || b->block < 0)) rw_node_again(n, matmul_again);
+    if (!c && (reads_a || a->share < 0) && (reads_b || b->share < 0)) rw_node_again(n, matmul_again);
     return y;
 }
 

@@ -29,7 +29,7 @@ static void embedding_backward(rw_tape *t, rw_node *n) {
     int32_t b;
     a.scratch = rw_scratch_take(t, KERN(t)->embedding_backward_scratch(&most, EXEC(t)), &b);
     if (!rw_tape_failed(t)) KERN(t)->embedding_backward(&a, EXEC(t));
-    rw_block_release(t, b);
+    rw_share_release(t, b);
 }
 
 rw_tensor *rw_embedding(rw_tape *t, rw_tensor *weight, const int32_t *tokens, int64_t n_rows, rw_tensor *gamma,
@@ -79,7 +79,7 @@ static void layer_norm_backward(rw_tape *t, rw_node *n) {
     int32_t b;
     a.scratch = rw_scratch_take(t, KERN(t)->layer_norm_backward_scratch(&most, EXEC(t)), &b);
     if (!rw_tape_failed(t)) KERN(t)->layer_norm_backward(&a, EXEC(t));
-    rw_block_release(t, b);
+    rw_share_release(t, b);
 }
 
 rw_tensor *rw_layer_norm(rw_tape *t, rw_tensor *x, rw_tensor *gamma, rw_tensor *beta, double eps) {
@@ -121,7 +121,7 @@ static void group_norm_backward(rw_tape *t, rw_node *n) {
     int32_t b;
     a.scratch = rw_scratch_take(t, KERN(t)->group_norm_backward_scratch(&most, EXEC(t)), &b);
     if (!rw_tape_failed(t)) KERN(t)->group_norm_backward(&a, EXEC(t));
-    rw_block_release(t, b);
+    rw_share_release(t, b);
 }
 
 rw_tensor *rw_group_norm(rw_tape *t, rw_tensor *x, rw_tensor *gamma, rw_tensor *beta, int64_t n_head, double eps) {

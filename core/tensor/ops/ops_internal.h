@@ -89,7 +89,7 @@ static inline void *rw_grad_of(const rw_tensor *x) {
 
 /* Memory that a node keeps for itself (statistics, checkpoints of a state): held as kept[i] of the node. */
 typedef struct {
-    int32_t block;
+    int32_t share;
     void *data;
 } rw_op_saved;
 rw_op_saved rw_op_save(rw_tape *t, int64_t n_bytes, bool wanted);

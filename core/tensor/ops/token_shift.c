@@ -41,7 +41,7 @@ static void token_shift_backward(rw_tape *t, rw_node *n) {
     int32_t b;
     a.scratch = rw_scratch_take(t, KERN(t)->token_shift_backward_scratch(&most, EXEC(t)), &b);
     if (!rw_tape_failed(t)) KERN(t)->token_shift_backward(&a, EXEC(t));
-    rw_block_release(t, b);
+    rw_share_release(t, b);
 }
 
 /* Mean and deviation are there already. */

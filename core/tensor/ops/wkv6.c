@@ -48,7 +48,7 @@ static void wkv6_backward(rw_tape *t, rw_node *n) {
     int32_t b;
     a.scratch = rw_scratch_take(t, KERN(t)->wkv6_backward_scratch(&most, EXEC(t)), &b);
     if (!rw_tape_failed(t)) KERN(t)->wkv6_backward(&a, EXEC(t));
-    rw_block_release(t, b);
+    rw_share_release(t, b);
 }
 
 static bool wkv6_check(rw_tape *t, const rw_wkv6_in *p) {
@@ -76,7 +76,7 @@ static rw_op_saved run_forward(rw_tape *t, const rw_wkv6_args *sizes, rw_tensor 
     int32_t b;
     a.scratch = rw_scratch_take(t, KERN(t)->wkv6_forward_scratch(&most, EXEC(t)), &b);
     if (!rw_tape_failed(t)) KERN(t)->wkv6_forward(&a, EXEC(t));
-    rw_block_release(t, b);
+    rw_share_release(t, b);
     return keep;
 }
 

@@ -67,7 +67,7 @@ static void wkv7_backward(rw_tape *t, rw_node *n) {
     int32_t b;
     a.scratch = rw_scratch_take(t, KERN(t)->wkv7_backward_scratch(&most, EXEC(t)), &b);
     if (!rw_tape_failed(t)) KERN(t)->wkv7_backward(&a, EXEC(t));
-    rw_block_release(t, b);
+    rw_share_release(t, b);
 }
 
 /* The value mix: both of its activations, with their vector, or neither. */
@@ -110,7 +110,7 @@ static rw_op_saved run_forward(rw_tape *t, const rw_wkv7_args *sizes, rw_tensor 
     int32_t b;
     a.scratch = rw_scratch_take(t, KERN(t)->wkv7_forward_scratch(&most, EXEC(t)), &b);
     if (!rw_tape_failed(t)) KERN(t)->wkv7_forward(&a, EXEC(t));
-    rw_block_release(t, b);
+    rw_share_release(t, b);
     return keep;
 }
 

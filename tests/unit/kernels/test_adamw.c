@@ -1,26 +1,26 @@
-/* AdamW against a plain loop, in both modes and both types: segments with their own scales, padding left alone, exact
+/* AdamW against a plain loop, in both modes and both types: ranges with their own scales, padding left alone, exact
  * zeros kept, any number of threads; in a skipped step not one bit changes. */
 #include "tests/unit/kernels/device_test.h"
 
 enum { N = 30000 };
-static const rw_adamw_segment segments[] = {{.offset = 0, .n = 7, .lr_scale = 1},
-                                            {.offset = 64, .n = 20001, .lr_scale = 2.5, .decay = 1},
-                                            {.offset = 20096, .n = 0, .lr_scale = 1, .decay = 1},
-                                            {.offset = 20096, .n = 1, .lr_scale = 1, .decay = 1},
-                                            {.offset = 20160, .n = 9000, .lr_scale = 0.5}};
-enum { N_SEGMENTS = sizeof segments / sizeof *segments };
+static const rw_adamw_range ranges[] = {{.offset = 0, .n = 7, .lr_scale = 1},
+                                        {.offset = 64, .n = 20001, .lr_scale = 2.5, .decay = 1},
+                                        {.offset = 20096, .n = 0, .lr_scale = 1, .decay = 1},
+                                        {.offset = 20096, .n = 1, .lr_scale = 1, .decay = 1},
+                                        {.offset = 20160, .n = 9000, .lr_scale = 0.5}};
+enum { N_RANGES = sizeof ranges / sizeof *ranges };
 
 static void plain_step(double *p, const double *grad, double *m, double *v, const rw_exec *ex, bool w_mode,
                        double eps) {
     const rw_step_scalars *s = ex->scalars;
-    for (int k = 0; k < N_SEGMENTS; k++)
-        for (int64_t i = segments[k].offset; i < segments[k].offset + segments[k].n; i++) {
+    for (int k = 0; k < N_RANGES; k++)
+        for (int64_t i = ranges[k].offset; i < ranges[k].offset + ranges[k].n; i++) {
             double g = grad[i] * ex->own->grad_scale, t = (double)ex->own->updates;
             m[i] = 0.9 * m[i] + (1 - 0.9) * g;
             v[i] = 0.99 * v[i] + (1 - 0.99) * g * g;
             double step = (m[i] / (1 - pow(0.9, t))) / (sqrt(v[i] / (1 - pow(0.99, t))) + eps);
-            if (w_mode && segments[k].decay) step += s->weight_decay * p[i];
-            p[i] -= s->lr * segments[k].lr_scale * step;
+            if (w_mode && ranges[k].decay) step += s->weight_decay * p[i];
+            p[i] -= s->lr * ranges[k].lr_scale * step;
         }
 }
 
@@ -58,8 +58,8 @@ static void check(rw_dtype t, bool w_mode, int threads, double eps, double toler
     for (int k = 0; k < 4; k++)
         for (int i = 0; i < N && k != 1; i++) f[k][i] = (float)source[k][i];
     rw_adamw_args a = {.dtype = t,
-                       .n_segments = N_SEGMENTS,
-                       .segments = segments,
+                       .n_ranges = N_RANGES,
+                       .ranges = ranges,
                        .beta1 = 0.9,
                        .beta2 = 0.99,
                        .eps = eps,
@@ -107,8 +107,8 @@ static void test_threads_give_equal_bits(void **state) {
         test_fill_f32(p[k], N, 1, -1, 1), test_fill_f32(g, N, 2, -1, 1);
         test_fill_f32(m, N, 3, -1, 1), test_fill_f32(v, N, 4, 0, 1);
         rw_adamw_args a = {.dtype = RW_F32,
-                           .n_segments = N_SEGMENTS,
-                           .segments = segments,
+                           .n_ranges = N_RANGES,
+                           .ranges = ranges,
                            .p = p[k],
                            .grad = g,
                            .m = m,
@@ -136,8 +136,8 @@ static void test_a_skipped_step_writes_nothing(void **state) {
     d->exec.own->grad_scale = NAN;
     d->exec.own->skipped_in_row = 3;
     rw_adamw_args a = {.dtype = RW_F64,
-                       .n_segments = N_SEGMENTS,
-                       .segments = segments,
+                       .n_ranges = N_RANGES,
+                       .ranges = ranges,
                        .p = b.p,
                        .grad = b.g,
                        .m = b.m,

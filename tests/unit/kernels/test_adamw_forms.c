@@ -42,8 +42,8 @@ static void free_buffers(buffers *b) {
     free(b->v);
 }
 
-static void update(rw_device *d, const buffers *b, const rw_adamw_segment *segments, int n_segments, double eps) {
-    rw_adamw_args a = {.dtype = RW_F32, .p_grid = RW_BF16, .n_segments = n_segments, .segments = segments, .eps = eps};
+static void update(rw_device *d, const buffers *b, const rw_adamw_range *ranges, int n_ranges, double eps) {
+    rw_adamw_args a = {.dtype = RW_F32, .p_grid = RW_BF16, .n_ranges = n_ranges, .ranges = ranges, .eps = eps};
     a.p = b->p;
     a.grad = b->grad;
     a.master = b->f == A16 ? b->master : NULL;
@@ -74,7 +74,7 @@ static element element_of(const buffers *b, int64_t i) {
     return e;
 }
 
-static element model_of(element e, double grad, const rw_exec *ex, const rw_adamw_segment *seg, double eps) {
+static element model_of(element e, double grad, const rw_exec *ex, const rw_adamw_range *seg, double eps) {
     const rw_step_scalars *s = ex->scalars;
     double g = grad * ex->own->grad_scale, t = (double)ex->own->updates;
     e.m = BETA1 * e.m + (1 - BETA1) * g;
@@ -107,14 +107,14 @@ static void check_element(const buffers *b, int64_t i, element want) {
 }
 
 enum { N = 9000 };
-static const rw_adamw_segment segments[] = {{.offset = 0, .n = 7, .lr_scale = 1, .stream = 5},
-                                            {.offset = 64, .n = 5001, .lr_scale = 2.5, .decay = 1, .stream = 6},
-                                            {.offset = 5120, .n = 3000, .lr_scale = 0.5, .stream = 7}};
-enum { N_SEGMENTS = sizeof segments / sizeof *segments };
+static const rw_adamw_range ranges[] = {{.offset = 0, .n = 7, .lr_scale = 1, .stream = 5},
+                                        {.offset = 64, .n = 5001, .lr_scale = 2.5, .decay = 1, .stream = 6},
+                                        {.offset = 5120, .n = 3000, .lr_scale = 0.5, .stream = 7}};
+enum { N_RANGES = sizeof ranges / sizeof *ranges };
 
-static bool in_segment(int64_t i) {
-    for (int k = 0; k < N_SEGMENTS; k++)
-        if (i >= segments[k].offset && i < segments[k].offset + segments[k].n) return true;
+static bool in_range(int64_t i) {
+    for (int k = 0; k < N_RANGES; k++)
+        if (i >= ranges[k].offset && i < ranges[k].offset + ranges[k].n) return true;
     return false;
 }
 
@@ -130,13 +130,13 @@ static void test_against_model(void **state) {
             b.grad[100] = 0;
             set_scalars(d, step);
             for (int64_t i = 0; i < N; i++) want[i] = element_of(&b, i);
-            for (int k = 0; k < N_SEGMENTS; k++)
-                for (int64_t i = segments[k].offset; i < segments[k].offset + segments[k].n; i++)
-                    want[i] = model_of(want[i], (double)b.grad[i], &d->exec, &segments[k], 1e-18);
-            update(d, &b, segments, N_SEGMENTS, 1e-18);
+            for (int k = 0; k < N_RANGES; k++)
+                for (int64_t i = ranges[k].offset; i < ranges[k].offset + ranges[k].n; i++)
+                    want[i] = model_of(want[i], (double)b.grad[i], &d->exec, &ranges[k], 1e-18);
+            update(d, &b, ranges, N_RANGES, 1e-18);
             for (int64_t i = 0; i < N; i++) {
                 element got = element_of(&b, i);
-                if (in_segment(i))
+                if (in_range(i))
                     check_element(&b, i, want[i]);
                 else
                     assert_memory_equal(&got, &want[i], sizeof got);
@@ -151,7 +151,7 @@ static void test_against_model(void **state) {
 /* -- expectation --------------------------------------------------------------------------------------------- */
 
 enum { MANY = 1 << 18 };
-static const rw_adamw_segment all = {.n = MANY, .lr_scale = 1, .decay = 1, .stream = 1};
+static const rw_adamw_range all = {.n = MANY, .lr_scale = 1, .decay = 1, .stream = 1};
 
 static void fill_equal(buffers *b, float p, float grad) {
     for (int64_t i = 0; i < b->n; i++) {
@@ -227,7 +227,7 @@ static void test_unbiased_over_steps(void **state) {
     enum { STEPS = 20000 };
     rw_device *d = test_device(RW_F32, 1);
     buffers b = new_buffers(B8, 1);
-    const rw_adamw_segment one = {.n = 1, .lr_scale = 1, .decay = 1, .stream = 1};
+    const rw_adamw_range one = {.n = 1, .lr_scale = 1, .decay = 1, .stream = 1};
     double sum = 0;
     for (int step = 1; step <= STEPS; step++) {
         b.p[0] = 1.5f;
@@ -251,7 +251,7 @@ static void test_v_never_zero(void **state) {
     static const float tiny[] = {1e-18f, 1e-20f, 6e-21f, 1e-10f, 1.0f}; /* below that (1-b2) g g is 0 in fp32 */
     const int n = sizeof tiny / sizeof *tiny;
     buffers b = new_buffers(B8, n);
-    const rw_adamw_segment few = {.n = n, .lr_scale = 1, .stream = 1};
+    const rw_adamw_range few = {.n = n, .lr_scale = 1, .stream = 1};
     for (int step = 1; step <= 60000; step++) {
         for (int i = 0; i < n; i++) b.grad[i] = step <= 2 ? tiny[i] : 0; /* then v decays for ever */
         set_scalars(d, step);
@@ -268,7 +268,7 @@ static void test_v_never_zero(void **state) {
 
 /* -- the same bits ------------------------------------------------------------------------------------------------- */
 
-static void three_steps(rw_device *d, const buffers *b, const rw_adamw_segment *s, int n) {
+static void three_steps(rw_device *d, const buffers *b, const rw_adamw_range *s, int n) {
     for (int step = 1; step <= 3; step++) {
         set_scalars(d, step);
         update(d, b, s, n, 1e-8);
@@ -295,7 +295,7 @@ static void test_threads(void **state) {
         for (int k = 0; k < 3; k++) {
             rw_device *d = test_device(RW_F32, k + 1);
             b[k] = new_buffers((form)f, N);
-            three_steps(d, &b[k], segments, N_SEGMENTS);
+            three_steps(d, &b[k], ranges, N_RANGES);
             same_bits(&b[0], 0, &b[k], 0, N);
             rw_device_close(d);
         }
@@ -307,8 +307,7 @@ static void test_threads(void **state) {
 static void test_layouts(void **state) {
     (void)state;
     enum { FROM = 64, TO = 3333, LEN = 5001, CUT = 1111 };
-    rw_adamw_segment cut[4] = {
-        {.offset = 0, .n = 50, .lr_scale = 1, .stream = 9}, segments[1], segments[1], segments[1]};
+    rw_adamw_range cut[4] = {{.offset = 0, .n = 50, .lr_scale = 1, .stream = 9}, ranges[1], ranges[1], ranges[1]};
     static const int64_t first[] = {CUT, 0, 2 * CUT + 1}, n[] = {CUT + 1, CUT, LEN - 2 * CUT - 1};
     for (int k = 0; k < 3; k++) {
         cut[k + 1].first = first[k];
@@ -321,7 +320,7 @@ static void test_layouts(void **state) {
         memcpy(b.p + TO, a.p + FROM, LEN * sizeof *a.p);
         memcpy(b.master + TO, a.master + FROM, LEN * sizeof *a.p);
         memcpy(b.grad + TO, a.grad + FROM, LEN * sizeof *a.p);
-        three_steps(d, &a, segments, N_SEGMENTS);
+        three_steps(d, &a, ranges, N_RANGES);
         three_steps(d, &b, cut, 4);
         same_bits(&a, FROM, &b, TO, LEN);
         free_buffers(&a);
@@ -336,7 +335,7 @@ static void test_what_the_bits_depend_on(void **state) {
     rw_device *d = test_device(RW_F32, 1);
     buffers b[4];
     for (int k = 0; k < 4; k++) {
-        rw_adamw_segment s = {.n = 1000, .lr_scale = 1, .stream = k == 3 ? 2 : 1};
+        rw_adamw_range s = {.n = 1000, .lr_scale = 1, .stream = k == 3 ? 2 : 1};
         b[k] = new_buffers(B12, 1000);
         set_scalars(d, 1000000 + (k == 2)); /* far on: the bias correction is 1 */
         if (k == 1) d->exec.scalars->seed++;

@@ -107,7 +107,7 @@ static double set_grads(fixture *f) {
 }
 
 /* Is element e of the flat buffers of class c part of a parameter? */
-static bool in_segment(const rw_params *p, int c, int64_t e) {
+static bool in_range(const rw_params *p, int c, int64_t e) {
     for (size_t i = 0; i < p->layout.n_segments; i++) {
         const rw_segment *s = &p->layout.segments[i];
         if ((int)s->cls == c && s->trainable && e >= s->offset && e < s->offset + s->n) return true;
@@ -122,7 +122,7 @@ static void padding(rw_params *p, double mark, bool set) {
         for (int c = 0; c < RW_PARAM_CLASSES; c++) {
             double *x = p->flat[kinds[k]][c].data;
             for (int64_t e = 0; e < p->flat[kinds[k]][c].n; e++) {
-                if (in_segment(p, c, e)) continue;
+                if (in_range(p, c, e)) continue;
                 if (set) x[e] = mark;
                 assert_true(x[e] == mark);
             }

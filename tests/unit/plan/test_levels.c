@@ -12,7 +12,7 @@
 #include "core/base/log.h"
 #include "core/base/rng.h"
 #include "core/engine/engine.h"
-#include "core/plan/plan.h"
+#include "core/plan/make_plan.h"
 #include "core/recipe/keys.h"
 #include "tests/unit/golden.h"
 

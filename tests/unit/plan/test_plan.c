@@ -12,7 +12,7 @@
 #include "core/base/fs.h"
 #include "core/checkpoint/weights.h"
 #include "core/engine/engine.h"
-#include "core/plan/plan.h"
+#include "core/plan/make_plan.h"
 #include "tests/unit/golden.h"
 
 #include <stdio.h>

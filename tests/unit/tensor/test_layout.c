@@ -80,8 +80,8 @@ static void parameters(void **state) {
     must(rw_device_open_cpu(&d, RW_F64, 1, &err), &err);
     for (int train = 0; train < 2; train++) {
         rw_params *p = new_params(d, &(rw_storage){0}, train);
-        assert_int_equal(p->n_segments[RW_MATRIX], train ? 3 : 0);
-        assert_int_equal(p->n_segments[RW_VECTOR], train ? 2 : 0);
+        assert_int_equal(p->n_ranges[RW_MATRIX], train ? 3 : 0);
+        assert_int_equal(p->n_ranges[RW_VECTOR], train ? 2 : 0);
         assert_null(rw_params_find(p, "none"));
         rw_tensor *key = rw_params_find(p, "a.key"), *ln = rw_params_find(p, "a.ln");
         assert_int_equal(key->requires_grad, train);
@@ -108,9 +108,9 @@ static void parameters(void **state) {
             rw_params_finish_grads(p);
             assert_true(key->grad_written);
             for (int i = 0; i < MOST; i++) assert_true(((double *)key->grad)[i] == 0);
-            assert_int_equal(p->segments[RW_MATRIX][1].offset, 256);
-            assert_int_equal(p->segments[RW_MATRIX][1].n, 72);
-            assert_int_equal(p->segments[RW_VECTOR][1].offset, 256);
+            assert_int_equal(p->ranges[RW_MATRIX][1].offset, 256);
+            assert_int_equal(p->ranges[RW_MATRIX][1].n, 72);
+            assert_int_equal(p->ranges[RW_VECTOR][1].offset, 256);
         }
         rw_params_free(p);
         assert_int_equal(d->live_bytes, 0);

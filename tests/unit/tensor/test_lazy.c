@@ -52,7 +52,7 @@ static void weight(layer *l, int i, int64_t rows, int64_t cols) {
     l->params[i].data = l->w[i];
     l->params[i].grad = l->dw[i];
     l->params[i].requires_grad = l->params[i].is_param = true;
-    l->params[i].block = l->params[i].grad_block = -1;
+    l->params[i].share = l->params[i].grad_share = -1;
 }
 
 static void fill(layer *l) {

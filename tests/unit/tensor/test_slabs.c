@@ -54,7 +54,7 @@ static void fill(layer *l, int64_t gap, bool crooked) {
         l->params[k] = (rw_tensor){.dtype = RW_F64, .ndim = 2, .shape = {F, C}, .room = F * C, .data = l->w + at};
         l->params[k].grad = l->dw + at;
         l->params[k].requires_grad = l->params[k].is_param = true;
-        l->params[k].block = l->params[k].grad_block = -1;
+        l->params[k].share = l->params[k].grad_share = -1;
     }
 }
 

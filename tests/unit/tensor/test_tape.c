@@ -159,7 +159,7 @@ static void full_arena(void **state) {
 static rw_tensor parameter(void) {
     rw_tensor p = {.dtype = RW_F64, .ndim = 2, .shape = {WIDE, WIDE}, .data = weight, .grad = gradient, .name = "w"};
     p.requires_grad = p.is_param = true;
-    p.block = p.grad_block = -1;
+    p.share = p.grad_share = -1;
     return p;
 }
 
@@ -236,7 +236,7 @@ typedef struct {
     bool checkpoint;
 } nest;
 
-/* `times` layers tanh(x w + x), each of which is a segment of its own while depth > 0. out[1]: a second output. */
+/* `times` layers tanh(x w + x), each of which is computed again on its own while depth > 0. out[1]: a second output. */
 static void layers(rw_tape *t, const void *ctx, rw_tensor *const *in, rw_tensor **out) {
     const nest *n = ctx;
     rw_tensor *x = in[0], *side = NULL;
@@ -247,10 +247,10 @@ static void layers(rw_tape *t, const void *ctx, rw_tensor *const *in, rw_tensor 
         if (n->depth == 0)
             next[0] = rw_unary(t, RW_UNARY_TANH, rw_matmul(t, x, in[1], true, x), 0);
         else if (n->checkpoint)
-            rw_tape_segment(t, layers, &below, sizeof below, (rw_tensor *[]){x, in[1], NULL}, 3, next, 2);
+            rw_tape_recompute(t, layers, &below, sizeof below, (rw_tensor *[]){x, in[1], NULL}, 3, next, 2);
         else
             layers(t, &below, (rw_tensor *[]){x, in[1], NULL}, next);
-        below.depth = below.times = 99; /* the segment has a copy */
+        below.depth = below.times = 99; /* the tape has a copy */
         rw_scope_end(t, s, next, 2);
         x = next[0];
         side = next[1];
@@ -259,7 +259,7 @@ static void layers(rw_tape *t, const void *ctx, rw_tensor *const *in, rw_tensor 
     out[1] = n->depth == 0 ? rw_unary(t, RW_UNARY_SQUARE, in[0], 0) : side;
 }
 
-static void nested_segments(void **state) {
+static void nested_recomputes(void **state) {
     (void)state;
     int64_t peak[2] = {0};
     double dx[2][ROWS * WIDE], dw[2][WIDE * WIDE];
@@ -291,11 +291,11 @@ static void product(rw_tape *t, const void *ctx, rw_tensor *const *in, rw_tensor
     out[0] = rw_matmul(t, in[0], *p, true, NULL);
 }
 
-static void segment_of_parameters(void **state) {
+static void recompute_of_parameters(void **state) {
     (void)state;
     rw_tensor p = parameter(), *pointer = &p, *y[1];
     rw_tensor *x = rw_tape_wrap(b.tape, RW_F64, 2, shape, values);
-    rw_tape_segment(b.tape, product, &pointer, sizeof pointer, &x, 1, y, 1);
+    rw_tape_recompute(b.tape, product, &pointer, sizeof pointer, &x, 1, y, 1);
     seed(y[0]);
     back();
     assert_true(p.grad_written);
@@ -303,7 +303,7 @@ static void segment_of_parameters(void **state) {
     reset();
     rw_tape_record(b.tape, false);
     x = rw_tape_wrap(b.tape, RW_F64, 2, shape, values);
-    rw_tape_segment(b.tape, product, &pointer, sizeof pointer, &x, 1, y, 1);
+    rw_tape_recompute(b.tape, product, &pointer, sizeof pointer, &x, 1, y, 1);
     assert_false(y[0]->requires_grad);
     rw_tape_record(b.tape, true);
     reset();
@@ -345,8 +345,8 @@ int main(void) {
                                        cmocka_unit_test(parameters_overwrite_then_add),
                                        cmocka_unit_test(residuals),
                                        cmocka_unit_test(leaves),
-                                       cmocka_unit_test(nested_segments),
-                                       cmocka_unit_test(segment_of_parameters),
+                                       cmocka_unit_test(nested_recomputes),
+                                       cmocka_unit_test(recompute_of_parameters),
                                        cmocka_unit_test(out_of_memory)};
     return cmocka_run_group_tests(tests, open_bench, close_bench);
 }

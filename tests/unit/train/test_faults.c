@@ -14,9 +14,9 @@
 #include "core/checkpoint/checkpoint.h"
 #include "core/checkpoint/retention.h"
 #include "core/engine/engine.h"
-#include "core/plan/plan.h"
-#include "core/train/state.h"
+#include "core/plan/make_plan.h"
 #include "core/train/trainer.h"
+#include "core/train/training_state.h"
 #include "tests/unit/golden.h"
 
 #include <errno.h>

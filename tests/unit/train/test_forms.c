@@ -13,8 +13,8 @@
 #include "core/base/rng.h"
 #include "core/checkpoint/weights.h"
 #include "core/engine/engine.h"
-#include "core/plan/plan.h"
-#include "core/train/state.h"
+#include "core/plan/make_plan.h"
+#include "core/train/training_state.h"
 #include "tests/unit/golden.h"
 
 #include <stdio.h>
@@ -144,9 +144,9 @@ static void resume(void **state) {
             rw_params *p = whole.e.model->params, *q = rest.e.model->params;
             must(rw_model_init(whole.e.model, 5, &err), &err);
             steps(&whole, 0, 3);
-            must(rw_state_save(path, p, &progress, whole.plan, &err), &err);
+            must(rw_training_state_save(path, p, &progress, whole.plan, &err), &err);
             check_state_file(path, p);
-            must(rw_state_load(path, q, &loaded, &err), &err);
+            must(rw_training_state_load(path, q, &loaded, &err), &err);
             assert_int_equal(loaded.step, 3);
             rw_engine_set_counts(&rest.e, &(rw_device_scalars){.step = loaded.step, .updates = loaded.updates});
             same_buffers(p, q);

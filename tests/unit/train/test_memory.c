@@ -11,7 +11,7 @@
 #include "core/base/alloc.h"
 #include "core/data/data.h"
 #include "core/engine/engine.h"
-#include "core/plan/plan.h"
+#include "core/plan/make_plan.h"
 #include "core/train/trainer.h"
 #include "tests/unit/golden.h"
 

@@ -15,9 +15,9 @@
 #include "core/base/json.h"
 #include "core/checkpoint/weights.h"
 #include "core/engine/engine.h"
-#include "core/plan/plan.h"
-#include "core/train/state.h"
+#include "core/plan/make_plan.h"
 #include "core/train/trainer.h"
+#include "core/train/training_state.h"
 #include "tests/unit/golden.h"
 
 #include <fcntl.h>
@@ -158,7 +158,7 @@ static saved read_state(const char *model, const char *dir, int64_t step) {
     open_run(&f, model, "unused", "");
     must(rw_engine_open(&e, f.plan, f.device, true, &err), &err);
     rw_params *p = e.model->params;
-    must(rw_state_load(path, p, &s.progress, &err), &err);
+    must(rw_training_state_load(path, p, &s.progress, &err), &err);
     for (size_t i = 0; i < p->layout.n_segments; i++) {
         int64_t n = p->layout.segments[i].n;
         assert_true(s.n + n <= MANY);

@@ -1,9 +1,9 @@
-/* A Lua state for scripts of recipes, bounded in memory and time; open.h makes one.
+/* A virtual machine of Lua for scripts of recipes, bounded in memory and time; open.h makes one.
  *
  * Nothing here raises: scripts are entered through protected calls only, and what they raise becomes an
  * rw_error with code E_LUA, the place in the user's file, and the traceback as its detail. */
-#ifndef RW_LUA_STATE_H
-#define RW_LUA_STATE_H
+#ifndef RW_LUA_VM_H
+#define RW_LUA_VM_H
 
 #include "core/base/error.h"
 #include "core/recipe/plan.h"

@@ -2,8 +2,8 @@
  *
  * Nothing long happens here: no weights are read, no data is tokenized. What cannot work (a missing file, shapes that
  * differ from the checkpoint, more memory than there is) fails here, with the key and what to change. */
-#ifndef RW_PLAN_PLAN_H
-#define RW_PLAN_PLAN_H
+#ifndef RW_PLAN_MAKE_PLAN_H
+#define RW_PLAN_MAKE_PLAN_H
 
 #include "core/base/str.h"
 #include "core/checkpoint/saved_run.h"

@@ -1,4 +1,4 @@
-/* The Lua state: memory, time, and the one way in.
+/* The virtual machine of Lua: memory, time, and the one way in.
  *
  * Memory. LuaJIT's own allocator takes pages from the system, not from malloc; it is kept, and wrapped in one
  * that counts and refuses. So scripts never compete with the engine's heap, and their heap has an end.
@@ -9,7 +9,7 @@
  * so the JIT is off unless the recipe says otherwise.
  *
  * Limits: the C stack is LuaJIT's (200 nested C calls); one call at a time; not for use by two threads. */
-#include "lua/state_internal.h"
+#include "lua/vm_internal.h"
 
 #include "core/base/alloc.h"
 #include "core/base/str.h"
@@ -21,7 +21,7 @@
 
 #define COUNT_INSTRUCTIONS 20
 
-/* Test settings; see state.h. */
+/* Test settings; see vm.h. */
 static int64_t fail_after;
 static int64_t grace_ms = 10000;
 
@@ -283,7 +283,7 @@ static void count_memory(rw_lua *lua) {
     lua_setallocf(lua->L, counted, lua);
 }
 
-rw_status rw_lua_state_new(rw_lua **out, const rw_plan_lua *plan, rw_error *err) {
+rw_status rw_lua_vm_new(rw_lua **out, const rw_plan_lua *plan, rw_error *err) {
     *out = NULL;
     rw_lua *lua = rw_alloc(sizeof *lua);
     if (!lua) return rw_fail_memory(err, sizeof *lua);
@@ -291,7 +291,7 @@ rw_status rw_lua_state_new(rw_lua **out, const rw_plan_lua *plan, rw_error *err)
     lua->L = luaL_newstate();
     if (!lua->L) {
         rw_free(lua);
-        return rw_fail(err, RW_E_MEMORY, RW_AT_NONE, "not enough memory for a Lua state");
+        return rw_fail(err, RW_E_MEMORY, RW_AT_NONE, "not enough memory for Lua");
     }
     count_memory(lua);
     const rw_status status = rw_lua_watchdog_start(&lua->watchdog, plan->budget_ms, plan->trust ? 0 : grace_ms, err);

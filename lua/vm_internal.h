@@ -1,9 +1,9 @@
 /* The state from inside the lua folder. The other folders include open.h and hooks.h, which know no lua.h. C alone, as
  * lua.h is. */
-#ifndef RW_LUA_STATE_INTERNAL_H
-#define RW_LUA_STATE_INTERNAL_H
+#ifndef RW_LUA_VM_INTERNAL_H
+#define RW_LUA_VM_INTERNAL_H
 
-#include "lua/state.h"
+#include "lua/vm.h"
 #include "lua/watchdog.h"
 
 #include <lauxlib.h>
@@ -38,7 +38,7 @@ rw_lua *rw_lua_of(lua_State *L);
 void rw_lua_check_time(lua_State *L);
 
 /* A state without libraries; rw_lua_new() of open.h adds them. */
-rw_status rw_lua_state_new(rw_lua **out, const rw_plan_lua *plan, rw_error *err);
+rw_status rw_lua_vm_new(rw_lua **out, const rw_plan_lua *plan, rw_error *err);
 
 /* -- entering Lua ---------------------------------------------------------------------------------- */
 

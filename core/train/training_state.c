@@ -1,5 +1,5 @@
 /* The training state: see state.h. */
-#include "core/train/state.h"
+#include "core/train/training_state.h"
 
 #include "core/base/alloc.h"
 #include "core/base/json.h"
@@ -44,8 +44,8 @@ static void pairs_json(const rw_pairs *pairs, rw_str *s) {
 
 /* -- saving ------------------------------------------------------------------------------------------------------ */
 
-rw_status rw_state_save(const char *path, rw_params *params, const rw_progress *progress, const rw_plan *plan,
-                        rw_error *err) {
+rw_status rw_training_state_save(const char *path, rw_params *params, const rw_progress *progress, const rw_plan *plan,
+                                 rw_error *err) {
     rw_str text[4] = {{0}};
     progress_json(progress, &text[0]);
     rw_cursor_append_json(&progress->cursor, &text[1]);
@@ -94,7 +94,7 @@ static rw_status read_progress(const rw_tensor_file *f, const char *path, rw_pro
     return rw_cursor_parse_json(&p->cursor, cursor, strlen(cursor), RW_AT_FILE(path), err);
 }
 
-rw_status rw_state_load(const char *path, rw_params *params, rw_progress *progress, rw_error *err) {
+rw_status rw_training_state_load(const char *path, rw_params *params, rw_progress *progress, rw_error *err) {
     rw_tensor_file *f;
     RW_TRY(rw_tensor_file_open(&f, path, err));
     rw_status status = read_progress(f, path, progress, err);

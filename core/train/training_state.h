@@ -3,8 +3,8 @@
  *   tensors   param.<name>, m.<name>, v.<name> in the official logical shapes, wide (fp32) whatever the optimizer's
  *             form stores; param is the master where there is one
  *   metadata  format, version, progress (JSON), cursor (JSON); choices and recipe as checkpoint/saved_run.h says */
-#ifndef RW_TRAIN_STATE_H
-#define RW_TRAIN_STATE_H
+#ifndef RW_TRAINING_STATE_H
+#define RW_TRAINING_STATE_H
 
 #include "core/data/data.h"
 #include "core/recipe/plan.h"
@@ -27,10 +27,10 @@ typedef struct {
     rw_cursor cursor;       /* makes the next batch                       */
 } rw_progress;
 
-rw_status rw_state_save(const char *path, rw_params *params, const rw_progress *progress, const rw_plan *plan,
-                        rw_error *err);
+rw_status rw_training_state_save(const char *path, rw_params *params, const rw_progress *progress, const rw_plan *plan,
+                                 rw_error *err);
 /* Weights and moments, then *progress. The plan has accepted the run that wrote the file. */
-rw_status rw_state_load(const char *path, rw_params *params, rw_progress *progress, rw_error *err);
+rw_status rw_training_state_load(const char *path, rw_params *params, rw_progress *progress, rw_error *err);
 
 #ifdef __cplusplus
 }
