@@ -157,6 +157,10 @@ static converter *const converters[RW_DTYPE_COUNT][RW_DTYPE_COUNT] = {
     [RW_F64] = {[RW_F32] = f64_to_f32, [RW_BF16] = f64_to_bf16, [RW_F16] = f64_to_f16},
 };
 
+bool rw_dtype_is_float(rw_dtype t) {
+    return t == RW_F32 || (valid(t) && converters[t][RW_F32]);
+}
+
 int rw_convert(void *dst, rw_dtype to, const void *src, rw_dtype from, int64_t n) {
     if (!valid(to) || !valid(from) || n < 0) return -1;
     if (n == 0) return 0;

@@ -2,6 +2,7 @@
 #ifndef RW_BASE_DTYPE_H
 #define RW_BASE_DTYPE_H
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -56,7 +57,9 @@ static inline float rw_f32_from_bf16(uint16_t h) {
 uint16_t rw_f16_from_f32(float f);
 float rw_f32_from_f16(uint16_t h);
 
-/* Converts n elements between any two floating types (f64 f32 bf16 f16); src and dst may not overlap.
+/* A floating type, one that rw_convert() turns into the others? */
+bool rw_dtype_is_float(rw_dtype t);
+/* Converts n elements between any two floating types; src and dst may not overlap.
  * Returns 0, or -1 when the pair is not supported (integer types convert only to themselves). */
 int rw_convert(void *dst, rw_dtype to, const void *src, rw_dtype from, int64_t n);
 

@@ -21,7 +21,10 @@ static void names_both_ways(void **state) {
         assert_int_equal(rw_dtype_from_safetensors(rw_dtype_safetensors((rw_dtype)t)), t);
         assert_int_equal(rw_dtype_from_torch_storage(rw_dtype_torch_storage((rw_dtype)t)), t);
         assert_true(rw_dtype_bytes((rw_dtype)t) > 0);
+        bool is_float = t == RW_F32 || t == RW_F64 || t == RW_BF16 || t == RW_F16;
+        assert_int_equal(rw_dtype_is_float((rw_dtype)t), is_float);
     }
+    assert_false(rw_dtype_is_float(RW_DTYPE_NONE));
     assert_int_equal(rw_dtype_from_name("fp32"), RW_F32);
     assert_int_equal(rw_dtype_from_name("bfloat16"), RW_BF16);
     assert_int_equal(rw_dtype_from_name("F16"), RW_F16);
