@@ -80,8 +80,8 @@ static void default_shape(rw_plan_model *s) {
 
 enum { ATT_SHIFT, FFN_SHIFT, WKV, N_FIELDS };
 static const rw_state_field fields[] = {
-    [ATT_SHIFT] = {"att_shift", "C"}, /* the layer norm of the last token */
-    [FFN_SHIFT] = {"ffn_shift", "C"},
+    [ATT_SHIFT] = {"att_shift", "C", NULL}, /* the layer norm of the last token */
+    [FFN_SHIFT] = {"ffn_shift", "C", NULL},
     [WKV] = {"wkv", "H N N", "att.time_state"}, /* row = value channel */
 };
 

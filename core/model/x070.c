@@ -116,9 +116,9 @@ static void default_shape(rw_plan_model *s) {
 
 enum { ATT_SHIFT, FFN_SHIFT, WKV, N_FIELDS };
 static const rw_state_field fields[] = {
-    [ATT_SHIFT] = {"att_shift", "C"}, /* the layer norm of the last token */
-    [FFN_SHIFT] = {"ffn_shift", "C"},
-    [WKV] = {"wkv", "H N N"}, /* row = value channel */
+    [ATT_SHIFT] = {"att_shift", "C", NULL}, /* the layer norm of the last token */
+    [FFN_SHIFT] = {"ffn_shift", "C", NULL},
+    [WKV] = {"wkv", "H N N", NULL}, /* row = value channel */
 };
 enum { V_FIRST }; /* carry */
 

@@ -12,7 +12,7 @@ typedef struct {
     int64_t M, N, K;
     bool trans_a, trans_b;
     int64_t count;  /* how often it occurs in a step */
-    double seconds; /* written: of one call, the median of the repeats */
+    double seconds; /* written: of one call, the fastest of the repeats */
 } rw_gemm_shape;
 
 /* Times each shape alone on `d` (matmul of its table, random operands in memory allocated from d) and returns the

@@ -11,6 +11,8 @@ extern "C" {
 
 /* The wrapped table; `plain` must outlive its use. */
 rw_kernels rw_op_times_wrap(const rw_kernels *plain);
+/* Forgets the runs so far: the next ones are of something else. */
+void rw_op_times_clear(void);
 /* Around each run; `seconds`: what it took in all. */
 void rw_op_times_begin(void);
 void rw_op_times_end(double seconds);
