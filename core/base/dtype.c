@@ -54,7 +54,7 @@ rw_dtype rw_dtype_from_safetensors(const char *text) {
 }
 
 rw_dtype rw_dtype_from_torch_storage(const char *text) {
-    for (int t = 1; t < RW_DTYPE_COUNT; t++)
+    for (int t = 1; *text && t < RW_DTYPE_COUNT; t++)
         if (strcmp(names[t].torch_storage, text) == 0) return (rw_dtype)t;
     return RW_DTYPE_NONE;
 }

@@ -36,7 +36,7 @@ static inline rw_dtype rw_wide(rw_dtype narrow) {
 
 const char *rw_dtype_name(rw_dtype t);          /* "bf16", "f32", ... */
 const char *rw_dtype_safetensors(rw_dtype t);   /* "BF16", "F32", ... */
-const char *rw_dtype_torch_storage(rw_dtype t); /* "BFloat16Storage", ... */
+const char *rw_dtype_torch_storage(rw_dtype t); /* "BFloat16Storage", ...; "": no .pth has this type */
 rw_dtype rw_dtype_from_name(const char *text);  /* also "fp32", "fp16", "float32", ...; NONE if unknown */
 rw_dtype rw_dtype_from_safetensors(const char *text);
 rw_dtype rw_dtype_from_torch_storage(const char *text);
