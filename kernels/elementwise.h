@@ -22,7 +22,13 @@ typedef enum {
     RW_UNARY_LOG,
     RW_UNARY_SQUARE,
     RW_UNARY_SQRT,
+    RW_UNARY_COUNT
 } rw_unary_op;
+
+/* Backward reads x of these, and out of the others. */
+static inline bool rw_unary_reads_x(rw_unary_op op) {
+    return op == RW_UNARY_SILU || op == RW_UNARY_RELU || op == RW_UNARY_LOG || op == RW_UNARY_SQUARE;
+}
 
 typedef struct {
     rw_dtype dtype;
@@ -31,7 +37,7 @@ typedef struct {
     double alpha;
     const void *x;
     void *out;        /* may be x */
-    const void *dout; /* backward reads x (silu, relu, log, square) or out (the others) */
+    const void *dout; /* backward reads x or out: rw_unary_reads_x() */
     void *dx;         /* may be dout */
     bool add;
 } rw_unary_args;

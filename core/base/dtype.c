@@ -1,8 +1,8 @@
 /* Names of element types, and conversion between the floating ones.
  *
  * The inner loops hold no branch, so that the compiler can use vector instructions; loads and stores go through
- * memcpy because bytes in a file need not be aligned. f64 to a 16-bit type goes through f32 rounded to odd, which
- * gives the same result as rounding once. */
+ * memcpy because bytes in a file need not be aligned. Two types of which neither is f32 meet there; f64 on its way to
+ * a 16-bit type is rounded to odd, which gives the same result as rounding once. */
 #include "core/base/dtype.h"
 
 #include <stddef.h>
@@ -54,7 +54,7 @@ rw_dtype rw_dtype_from_safetensors(const char *text) {
 }
 
 rw_dtype rw_dtype_from_torch_storage(const char *text) {
-    for (int t = 1; t < RW_DTYPE_COUNT; t++)
+    for (int t = 1; *text && t < RW_DTYPE_COUNT; t++)
         if (strcmp(names[t].torch_storage, text) == 0) return (rw_dtype)t;
     return RW_DTYPE_NONE;
 }
@@ -112,18 +112,7 @@ float rw_f32_from_f16(uint16_t h) {
 
 /* -- arrays ------------------------------------------------------------------------------------------ */
 
-#define BF16_OF_F32(x) rw_bf16_from_f32(x)
-#define F32_OF_BF16(x) rw_f32_from_bf16(x)
-#define BF16_OF_F64(x) rw_bf16_from_f32(float_to_odd(x))
-#define F64_OF_BF16(x) (double)rw_f32_from_bf16(x)
-#define F16_OF_F64(x)  half_of(float_to_odd(x))
-#define F64_OF_F16(x)  (double)float_of_half(x)
-#define F32_OF_F64(x)  (float)(x)
-#define F64_OF_F32(x)  (double)(x)
-#define F16_OF_BF16(x) half_of(rw_f32_from_bf16(x))
-#define BF16_OF_F16(x) rw_bf16_from_f32(float_of_half(x))
-
-/* convert_<function>: one loop for each pair. */
+/* A type has two loops: to f32 and from it. */
 #define CONVERTER(name, dst_type, src_type, expression)                                                                \
     static void name(char *restrict dst, const char *restrict src, int64_t n) {                                        \
         for (int64_t i = 0; i < n; i++) {                                                                              \
@@ -134,28 +123,42 @@ float rw_f32_from_f16(uint16_t h) {
         }                                                                                                              \
     }
 
-CONVERTER(f32_to_bf16, uint16_t, float, BF16_OF_F32)
-CONVERTER(f32_to_f16, uint16_t, float, half_of)
-CONVERTER(f32_to_f64, double, float, F64_OF_F32)
-CONVERTER(bf16_to_f32, float, uint16_t, F32_OF_BF16)
-CONVERTER(bf16_to_f16, uint16_t, uint16_t, F16_OF_BF16)
-CONVERTER(bf16_to_f64, double, uint16_t, F64_OF_BF16)
-CONVERTER(f16_to_f32, float, uint16_t, float_of_half)
-CONVERTER(f16_to_bf16, uint16_t, uint16_t, BF16_OF_F16)
-CONVERTER(f16_to_f64, double, uint16_t, F64_OF_F16)
-CONVERTER(f64_to_f32, float, double, F32_OF_F64)
-CONVERTER(f64_to_bf16, uint16_t, double, BF16_OF_F64)
-CONVERTER(f64_to_f16, uint16_t, double, F16_OF_F64)
+CONVERTER(f32_of_f32, float, float, (float))
+CONVERTER(f32_of_bf16, float, uint16_t, rw_f32_from_bf16)
+CONVERTER(bf16_of_f32, uint16_t, float, rw_bf16_from_f32)
+CONVERTER(f32_of_f16, float, uint16_t, float_of_half)
+CONVERTER(f16_of_f32, uint16_t, float, half_of)
+CONVERTER(f32_of_f64, float, double, (float))
+CONVERTER(f64_of_f32, double, float, (double))
+CONVERTER(odd_of_f64, float, double, float_to_odd)
 
 typedef void converter(char *restrict dst, const char *restrict src, int64_t n);
 
-static converter *const converters[RW_DTYPE_COUNT][RW_DTYPE_COUNT] = {
-    /* [from][to] */
-    [RW_F32] = {[RW_BF16] = f32_to_bf16, [RW_F16] = f32_to_f16, [RW_F64] = f32_to_f64},
-    [RW_BF16] = {[RW_F32] = bf16_to_f32, [RW_F16] = bf16_to_f16, [RW_F64] = bf16_to_f64},
-    [RW_F16] = {[RW_F32] = f16_to_f32, [RW_BF16] = f16_to_bf16, [RW_F64] = f16_to_f64},
-    [RW_F64] = {[RW_F32] = f64_to_f32, [RW_BF16] = f64_to_bf16, [RW_F16] = f64_to_f16},
+static const struct {
+    converter *to_f32, *from_f32;
+} converters[RW_DTYPE_COUNT] = {
+    [RW_F32] = {f32_of_f32, f32_of_f32}, /* never called */
+    [RW_BF16] = {f32_of_bf16, bf16_of_f32},
+    [RW_F16] = {f32_of_f16, f16_of_f32},
+    [RW_F64] = {f32_of_f64, f64_of_f32},
 };
+
+bool rw_dtype_is_float(rw_dtype t) {
+    return valid(t) && converters[t].to_f32;
+}
+
+enum { PIECE = 1024 };
+
+/* Neither is f32: by way of it, which holds every number of the 16-bit types. */
+static void convert_by_f32(char *dst, rw_dtype to, const char *src, rw_dtype from, int64_t n) {
+    float piece[PIECE];
+    converter *first = from == RW_F64 ? odd_of_f64 : converters[from].to_f32;
+    for (int64_t i = 0; i < n; i += PIECE) {
+        int64_t len = n - i < PIECE ? n - i : PIECE;
+        first((char *)piece, src + i * rw_dtype_bytes(from), len);
+        converters[to].from_f32(dst + i * rw_dtype_bytes(to), (const char *)piece, len);
+    }
+}
 
 int rw_convert(void *dst, rw_dtype to, const void *src, rw_dtype from, int64_t n) {
     if (!valid(to) || !valid(from) || n < 0) return -1;
@@ -164,8 +167,13 @@ int rw_convert(void *dst, rw_dtype to, const void *src, rw_dtype from, int64_t n
         memcpy(dst, src, (size_t)(n * rw_dtype_bytes(from)));
         return 0;
     }
-    converter *convert = converters[from][to];
-    if (!convert) return -1;
-    convert(dst, src, n);
+    converter *reads = converters[from].to_f32, *writes = converters[to].from_f32;
+    if (!reads || !writes) return -1;
+    if (to == RW_F32)
+        reads(dst, src, n);
+    else if (from == RW_F32)
+        writes(dst, src, n);
+    else
+        convert_by_f32(dst, to, src, from, n);
     return 0;
 }

@@ -2,6 +2,7 @@
 #ifndef RW_BASE_DTYPE_H
 #define RW_BASE_DTYPE_H
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -35,7 +36,7 @@ static inline rw_dtype rw_wide(rw_dtype narrow) {
 
 const char *rw_dtype_name(rw_dtype t);          /* "bf16", "f32", ... */
 const char *rw_dtype_safetensors(rw_dtype t);   /* "BF16", "F32", ... */
-const char *rw_dtype_torch_storage(rw_dtype t); /* "BFloat16Storage", ... */
+const char *rw_dtype_torch_storage(rw_dtype t); /* "BFloat16Storage", ...; "": no .pth has this type */
 rw_dtype rw_dtype_from_name(const char *text);  /* also "fp32", "fp16", "float32", ...; NONE if unknown */
 rw_dtype rw_dtype_from_safetensors(const char *text);
 rw_dtype rw_dtype_from_torch_storage(const char *text);
@@ -56,7 +57,9 @@ static inline float rw_f32_from_bf16(uint16_t h) {
 uint16_t rw_f16_from_f32(float f);
 float rw_f32_from_f16(uint16_t h);
 
-/* Converts n elements between any two floating types (f64 f32 bf16 f16); src and dst may not overlap.
+/* A floating type, one that rw_convert() turns into the others? */
+bool rw_dtype_is_float(rw_dtype t);
+/* Converts n elements between any two floating types; src and dst may not overlap.
  * Returns 0, or -1 when the pair is not supported (integer types convert only to themselves). */
 int rw_convert(void *dst, rw_dtype to, const void *src, rw_dtype from, int64_t n);
 

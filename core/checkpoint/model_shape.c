@@ -177,7 +177,7 @@ static rw_status check_tensor(survey *s, const rw_role_walk *w, rw_error *err) {
     if (!t) return RW_OK; /* optional, or partial */
     if (t->ndim != ndim || memcmp(t->shape, expected, (size_t)ndim * sizeof *expected))
         return fail_shape(s, t, expected, ndim, err);
-    if (t->dtype != RW_F32 && t->dtype != RW_BF16 && t->dtype != RW_F16 && t->dtype != RW_F64)
+    if (!rw_dtype_is_float(t->dtype))
         return rw_fail(err, RW_E_UNSUPPORTED, RW_AT_FILE(path(s)),
                        "tensor '%.200s' is %s: this file is quantized; download the bf16 or fp16 file of the model",
                        w->name, rw_dtype_name(t->dtype));

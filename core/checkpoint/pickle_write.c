@@ -4,6 +4,7 @@
 #include "core/checkpoint/little_endian.h"
 #include "core/checkpoint/pickle.h"
 
+#include <assert.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -84,6 +85,7 @@ static void put_word(rw_str *s, const char *word, int memo, bool known) {
 /* ('storage', type, key, 'cpu', elements), BINPERSID. `first`: the words have no memo number yet. */
 static void put_storage(rw_str *s, rw_dtype dtype, int64_t key, int64_t numel, bool first, bool *type_known) {
     char text[24];
+    assert(*rw_dtype_torch_storage(dtype));
     snprintf(text, sizeof text, "%lld", (long long)key);
     put_byte(s, '(');
     put_word(s, "storage", MEMO_WORD, !first);

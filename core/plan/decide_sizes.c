@@ -30,6 +30,6 @@ static int64_t decide_head_chunk(const rw_plan *p, const rw_saved_run *saved) {
 void rw_plan_decide_sizes(rw_plan *p, const rw_saved_run *saved) {
     share_sizes(p);
     p->train.head_chunk = decide_head_chunk(p, saved);
-    if (p->save.dtype == RW_DTYPE_NONE) p->save.dtype = p->model.file_dtype;
-    if (p->save.dtype == RW_DTYPE_NONE) p->save.dtype = RW_F32;
+    if (p->save.dtype == RW_DTYPE_NONE)
+        p->save.dtype = *rw_dtype_torch_storage(p->model.file_dtype) ? p->model.file_dtype : RW_F32;
 }

@@ -327,14 +327,37 @@ static void make_clip_coef(bench *b) {
     b->a.clip_coef = (rw_clip_coef_args){.max_norm = 1};
 }
 
+/* Of a chunk of the step. */
+static int64_t head_rows(const bench *b) {
+    return b->R < 256 ? b->R : 256;
+}
+
 static void make_head_loss(bench *b) {
-    const int64_t rows = b->R < 256 ? b->R : 256; /* a chunk of the step */
+    const int64_t rows = head_rows(b);
     b->a.head_loss = (rw_head_loss_args){.R = rows,
                                          .V = b->V,
                                          .logits = both(b, rows * b->V, -4, 4),
                                          .targets = tokens(b),
                                          .loss = out(b, rows),
                                          .want_grad = true};
+}
+
+static void make_copy_head(bench *b) {
+    const int64_t rows = head_rows(b), Q = 256;
+    rw_copy_head_args *a = &b->a.copy_head_forward;
+    *a = (rw_copy_head_args){.R = rows,
+                             .Q = Q,
+                             .V = b->V,
+                             .n_seq = 1,
+                             .n = rows,
+                             .scale = 1 / (double)Q,
+                             .tokens = tokens(b),
+                             .q = in(b, rows * Q),
+                             .k = in(b, rows * Q)};
+    b->flops = (double)(rows * (rows + 1) * Q) * (b->backward ? 2 : 1);
+    if (!b->backward) a->logits = numbers(b, rows * b->V, -4, 4, true); /* few of them are touched */
+    if (b->backward) a->dlogits = numbers(b, rows * b->V, -1, 1, false);
+    if (b->backward) a->dq = out(b, rows * Q), a->dk = out(b, rows * Q);
 }
 
 static void make_adamw(bench *b) {
@@ -353,9 +376,10 @@ static void make_adamw(bench *b) {
                                  .adam_w_mode = true};
 }
 
+typedef void maker(bench *b);
 static const struct {
     const char *op;
-    void (*make)(bench *b);
+    maker *make;
 } makers[] = {{"matmul", make_matmul},
               {"embedding", make_embedding},
               {"layer_norm", make_layer_norm},
@@ -373,6 +397,7 @@ static const struct {
               {"sum", make_sum},
               {"clip_coef", make_clip_coef},
               {"head_loss", make_head_loss},
+              {"copy_head", make_copy_head},
               {"adamw", make_adamw}};
 
 /* -- running --------------------------------------------------------------------------------------- */
@@ -398,14 +423,19 @@ static const struct {
 };
 enum { N_KERNELS = sizeof kernels / sizeof *kernels };
 
+static maker *maker_of(int k) {
+    for (size_t i = 0; i < sizeof makers / sizeof *makers; i++)
+        if (strncmp(kernels[k].name, makers[i].op, strlen(makers[i].op)) == 0) return makers[i].make;
+    return NULL;
+}
+
 static void prepare(bench *b, int k) {
     b->backward = strstr(kernels[k].name, "backward") != NULL;
     b->bytes = b->flops = 0;
     *b->d->exec.scalars =
         (rw_step_scalars){.step = 3, .lr = 1e-3, .weight_decay = 0.1, .normaliser = 1.0 / 256, .l2wrap_mask = 1e-6};
     *b->d->exec.own = (rw_device_scalars){.updates = 3, .grad_scale = 1};
-    for (size_t i = 0; i < sizeof makers / sizeof *makers; i++)
-        if (strncmp(kernels[k].name, makers[i].op, strlen(makers[i].op)) == 0) makers[i].make(b);
+    maker_of(k)(b);
 }
 
 /* Largest difference of an output of `f` from that of `d`, over the largest number there. */
@@ -453,6 +483,10 @@ static double median_ns(bench *b, int k, int repeats) {
 }
 
 static bool bench_one(rw_device *f32, rw_device *f64, const bench *size, int repeats, int k) {
+    if (!maker_of(k)) {
+        printf("%-22s has no case here\n", kernels[k].name);
+        return false;
+    }
     double error = check(f32, f64, k);
     bench b = *size;
     prepare(&b, k);

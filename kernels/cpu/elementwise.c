@@ -63,10 +63,6 @@ static const unary_row unary_rows[] = {
 #undef RW_UNARY
 };
 
-static bool unary_keeps_x(rw_unary_op op) {
-    return op == RW_UNARY_SILU || op == RW_UNARY_RELU || op == RW_UNARY_LOG || op == RW_UNARY_SQUARE;
-}
-
 void RW_CPU_NAME(unary_forward)(const rw_unary_args *a, const rw_exec *ex) {
     const real *x = a->x;
     real *out = a->out, alpha = (real)a->alpha;
@@ -74,7 +70,7 @@ void RW_CPU_NAME(unary_forward)(const rw_unary_args *a, const rw_exec *ex) {
 }
 
 void RW_CPU_NAME(unary_backward)(const rw_unary_args *a, const rw_exec *ex) {
-    const real *dout = a->dout, *kept = unary_keeps_x(a->op) ? a->x : a->out;
+    const real *dout = a->dout, *kept = rw_unary_reads_x(a->op) ? a->x : a->out;
     real *dx = a->dx, alpha = (real)a->alpha;
     if (!kept) kept = dout; /* copy and scale need neither */
     if (!dx) return;

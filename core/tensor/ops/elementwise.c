@@ -22,7 +22,7 @@ rw_tensor *rw_unary(rw_tape *t, rw_unary_op op, rw_tensor *x, double alpha) {
     a.x = x->data;
     a.out = y->data;
     KERN(t)->unary_forward(&a, EXEC(t));
-    bool reads_x = op == RW_UNARY_SILU || op == RW_UNARY_RELU || op == RW_UNARY_LOG || op == RW_UNARY_SQUARE;
+    bool reads_x = rw_unary_reads_x(op);
     rw_node *n = rw_node_new(t, unary_backward, &x, 1, &y, 1, reads_x ? KEEP(0) : 0, reads_x ? 0 : KEEP(0));
     rw_node_args(t, n, &sizes, sizeof sizes);
     return y;

@@ -9,8 +9,18 @@ static void not_less(int64_t now, int64_t *before) {
     *before = now;
 }
 
-#define QUERIES 16
-static void ask(const rw_device *d, int64_t R, int64_t n_seq, bool option, int64_t *last) {
+#define RW_KERNEL(name, args)
+#define RW_QUERY(name, args) AT_##name,
+enum {
+#include "kernels/ops.def"
+    N_QUERIES
+};
+#undef RW_KERNEL
+#undef RW_QUERY
+
+/* Every RW_QUERY of ops.def. */
+static void ask(const rw_device *d, int64_t R, int64_t n_seq, bool option, int64_t *before) {
+    int64_t *last = before;
     void *some = (void *)(uintptr_t)64; /* wanted; never read */
     void *wanted = option ? some : NULL;
     const rw_kernels *k = d->kernels;
@@ -23,6 +33,9 @@ static void ask(const rw_device *d, int64_t R, int64_t n_seq, bool option, int64
     dl.dw2 = wanted;
     rw_wkv6_args wk = {.dtype = d->compute, .R = R, .H = H, .N = N, .n_seq = n_seq, .ln_w = wanted, .gate = wanted};
     wk.s0_stride = option ? 0 : H * N * N;
+    rw_wkv7_args w7 = {.dtype = d->compute, .R = R, .H = H, .N = N, .n_seq = n_seq, .ln_w = wanted, .g = wanted};
+    w7.s0_stride = wk.s0_stride;
+    w7.v_up = w7.v_first = w7.v0 = w7.r_k = wanted;
     rw_sum_args sum = {.dtype = d->compute, .n = R};
     not_less(k->embedding_backward_scratch(&e, ex), last++);
     not_less(k->layer_norm_backward_scratch(&ln, ex), last++);
@@ -33,12 +46,16 @@ static void ask(const rw_device *d, int64_t R, int64_t n_seq, bool option, int64
     not_less(k->wkv6_forward_scratch(&wk, ex), last++);
     not_less(k->wkv6_backward_scratch(&wk, ex), last++);
     not_less(k->wkv6_saved(&wk, ex), last++);
+    not_less(k->wkv7_forward_scratch(&w7, ex), last++);
+    not_less(k->wkv7_backward_scratch(&w7, ex), last++);
+    not_less(k->wkv7_saved(&w7, ex), last++);
     not_less(k->sum_scratch(&sum, ex), last++);
+    assert_int_equal(last - before, N_QUERIES);
 }
 
 static void grow(rw_dtype compute, int threads, bool option) {
     rw_device *d = test_device(compute, threads);
-    int64_t last[QUERIES] = {0};
+    int64_t last[N_QUERIES] = {0};
     for (int64_t R = 1; R <= MOST_ROWS; R++) ask(d, R, 3, option, last);
     memset(last, 0, sizeof last);
     for (int64_t n_seq = 1; n_seq <= MOST_SEQ; n_seq++) ask(d, 700, n_seq, option, last);
