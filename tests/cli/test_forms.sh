@@ -2,7 +2,7 @@
 # label: slow. The quickstart for 300 steps in forms of train.optim_form: the loss of b12 and b8 stays within 1 % of
 # fp32's, and both end with the same bits when they run again and when they are stopped in the middle.
 #
-# The learning rate is 1e-3, not the recipe's 3.5e-3: there, two runs in fp32 whose rates differ by 1e-6 of themselves
+# The learning rate is 1e-3, not the 3e-3 of the recipe: there, two runs in fp32 whose rates differ by 1e-6 of themselves
 # differ by up to 2.8 % in the mean of the last 50 losses (six runs, deviation 1.0 %), and 1 % between two runs says
 # nothing. At 1e-3 that deviation is 0.2 %, and rounding matters more, as steps are smaller beside an ulp. Single
 # runs of b12 and b8 still stand between -1.1 and +0.9 % of fp32 in their last 200 losses, the mean of three between
