@@ -16,7 +16,7 @@ static rw_status print_text(void (*print)(rw_str *)) {
 static rw_status run(const rw_options *o, rw_error *err) {
     switch (o->command) {
     case RW_COMMAND_HELP:
-        fputs(rw_options_help(), stdout);
+        fputs(rw_options_help(o->topic), stdout);
         return RW_OK;
     case RW_COMMAND_VERSION:
         printf("rwkv-run %s\n", RW_VERSION);

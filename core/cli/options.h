@@ -26,6 +26,7 @@ typedef enum {
 /* Strings belong to argv. Only the section of the command is filled; the rest keeps its defaults. */
 typedef struct {
     rw_command command;
+    rw_command topic; /* of HELP: the command that it is about; HELP: all of them */
     struct {
         rw_recipe_options recipe; /* overrides and env_names are in the arena; check_files is set */
         const char *resume;       /* "auto", "never" or a path                                    */
@@ -45,6 +46,8 @@ typedef struct {
     struct {
         const char *input, *output; /* IN.jsonl, prefix of the pair                */
         const char *dtype;          /* "int32" (the official tool) or "uint16"    */
+        bool by_name;               /* --input, as the official tool has it        */
+        bool append_eod;            /* asked for; the ends are written in any case */
     } tokenize;
     struct {
         const char *file;
@@ -61,8 +64,8 @@ typedef struct {
 rw_status rw_options_parse(rw_options *o, int argc, char **argv, rw_error *err);
 void rw_options_done(rw_options *o);
 
-/* The text of --help: at most 24 lines of 79 columns. In the user's language. */
-const char *rw_options_help(void);
+/* The text of --help about a command, or RW_COMMAND_HELP: at most 24 lines of 79 columns. In the user's language. */
+const char *rw_options_help(rw_command topic);
 
 #ifdef __cplusplus
 }
