@@ -3,6 +3,7 @@
 #include "core/recipe/schema.h"
 
 #include "core/base/alloc.h"
+#include "core/base/log.h"
 
 #include <errno.h>
 #include <math.h>
@@ -347,8 +348,23 @@ static rw_status read_scalar(rw_schema *s, const rw_key *key, const rw_node *nod
     return RW_OK;
 }
 
+/* "recipe.yaml:4:10: train.devices: a run uses one device; this changes nothing" */
+static void say(rw_where at, const char *what) {
+    char line[1024];
+    rw_error e = {.at = at};
+    snprintf(e.msg, sizeof e.msg, "%s", what);
+    rw_error_format(&e, line, sizeof line);
+    rw_info("%s", line);
+}
+
 rw_status rw_schema_read_value(rw_schema *s, const rw_key *key, const rw_node *node, rw_error *err) {
     rw_value v = {.given = true, .at = node->at};
+    const char *automatic = node->kind == RW_NODE_SCALAR ? rw_value_automatic(key, node->text) : NULL;
+    if (automatic) {
+        say(node->at, automatic);
+        s->values[key - rw_keys] = (rw_value){0};
+        return RW_OK;
+    }
     if (key->type == RW_TYPE_PATHS)
         RW_TRY(read_paths(s, key, node, &v, err));
     else if (key->type == RW_TYPE_PATH)
@@ -360,6 +376,17 @@ rw_status rw_schema_read_value(rw_schema *s, const rw_key *key, const rw_node *n
     if (!good) v = (rw_value){.given = true, .at = node->at};
     s->values[key - rw_keys] = v;
     return RW_OK;
+}
+
+rw_status rw_schema_take_foreign(rw_schema *s, const char *name, const rw_node *node, bool *taken, rw_error *err) {
+    rw_foreign f;
+    *taken = node->kind == RW_NODE_SCALAR && rw_foreign_find(name, is_empty(node) ? "" : node->text, &f);
+    if (!*taken) return RW_OK;
+    say(node->at, f.what);
+    if (!f.sets || s->values[f.sets - rw_keys].given) return RW_OK;
+    rw_node value = *node;
+    value.text = f.to;
+    return rw_schema_read_value(s, f.sets, &value, err);
 }
 
 /* -- names ------------------------------------------------------------------------------------------------ */
@@ -422,6 +449,13 @@ const rw_key *rw_schema_find(rw_schema *s, rw_where at, const char *path) {
 
 /* -- maps ------------------------------------------------------------------------------------------------- */
 
+static rw_status read_unknown(rw_schema *s, const char *section, const rw_node *n, rw_error *err) {
+    bool taken;
+    RW_TRY(rw_schema_take_foreign(s, n->name, n, &taken, err));
+    if (!taken) unknown_key(s, n->name_at, section, n->name);
+    return RW_OK;
+}
+
 static rw_status read_section(rw_schema *s, const rw_node *section, rw_error *err) {
     if (is_empty(section)) return RW_OK; /* a heading whose keys are all commented out */
     if (section->kind != RW_NODE_MAP) {
@@ -431,10 +465,7 @@ static rw_status read_section(rw_schema *s, const rw_node *section, rw_error *er
     }
     for (const rw_node *n = section->child; n; n = n->next) {
         const rw_key *key = rw_key_find(section->name, n->name);
-        if (!key)
-            unknown_key(s, n->name_at, section->name, n->name);
-        else
-            RW_TRY(rw_schema_read_value(s, key, n, err));
+        RW_TRY(key ? rw_schema_read_value(s, key, n, err) : read_unknown(s, section->name, n, err));
     }
     return RW_OK;
 }
@@ -448,7 +479,7 @@ rw_status rw_schema_read(rw_schema *s, const rw_node *root, rw_error *err) {
         else if (rw_section_known(n->name))
             RW_TRY(read_section(s, n, err));
         else
-            unknown_key(s, n->name_at, "", n->name);
+            RW_TRY(read_unknown(s, "", n, err));
     }
     return RW_OK;
 }
