@@ -3,6 +3,7 @@
 #include "core/cli/options.h"
 
 #include "core/base/alloc.h"
+#include "core/cli/official_flags.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -106,6 +107,21 @@ static rw_status unknown_option(const reader *r, const char *word) {
     return rw_fail(r->err, RW_E_USAGE, on_line(word), "unknown option; rwkv-run --help shows them all");
 }
 
+/* Beside a recipe it is one key too many in the wrong form, else the whole command line is the official trainer's. */
+static rw_status official_flag(reader *r, const char *word) {
+    const char *path;
+    if (r->n_names == 0) {
+        r->o->command = RW_COMMAND_OFFICIAL;
+        r->o->official.words = r->argv + r->next - 1;
+        r->next = r->argc;
+        return RW_OK;
+    }
+    if (rw_official_flag_key(word, &path))
+        return rw_fail(r->err, RW_E_USAGE, on_line(word), "a flag of the official trainer; here: %s=VALUE", path);
+    return rw_fail(r->err, RW_E_USAGE, on_line(word), "a flag of the official trainer: %s",
+                   rw_message("it has no counterpart; leave it out"));
+}
+
 static rw_status wrong_value(const reader *r, const option *opt, const char *text) {
     const char *bar = strchr(opt->expect, '|');
     char words[64];
@@ -169,7 +185,9 @@ static rw_status set_option(reader *r, const option *opt, const char *text) {
 static rw_status read_option(reader *r, const char *word) {
     size_t n = strcspn(word, "=");
     const option *opt = find_option(word, n);
-    if (!opt) return unknown_option(r, word);
+    if (!opt)
+        return r->o->command == RW_COMMAND_TRAIN && rw_official_flag(word) ? official_flag(r, word)
+                                                                           : unknown_option(r, word);
     if (!(opt->commands & command_bit(r->o->command)))
         return rw_fail(r->err, RW_E_USAGE, on_line(opt->name), "not an option of this command; see rwkv-run --help");
     if (opt->type == REFUSED) return set_option(r, opt, NULL);

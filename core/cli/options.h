@@ -17,6 +17,7 @@ typedef enum {
     RW_COMMAND_SCHEMA, /* JSON Schema of a recipe      */
     RW_COMMAND_KEYS,   /* reference of all recipe keys */
     RW_COMMAND_TRAIN,
+    RW_COMMAND_OFFICIAL, /* flags of the official trainer: official_flags.h */
     RW_COMMAND_GENERATE,
     RW_COMMAND_INSPECT,
     RW_COMMAND_TOKENIZE,
@@ -32,6 +33,9 @@ typedef struct {
         const char *resume;       /* "auto", "never" or a path                                    */
         bool dry_run;
     } train;
+    struct {
+        char **words; /* argv from the first of them, up to NULL */
+    } official;
     struct {
         const char *model, *prompt;
         const char *state;  /* a file of initial states; NULL: the model's own      */

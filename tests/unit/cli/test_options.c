@@ -7,6 +7,7 @@
 #include <cmocka.h>
 
 #include "core/base/str.h"
+#include "core/cli/official_flags.h"
 #include "core/cli/options.h"
 
 #include <stdlib.h>
@@ -116,6 +117,75 @@ static void official_arguments_of_tokenize(void **state) {
     rw_options_done(&o);
 }
 
+/* The flags of the tutorial's demo-training-run.sh mean a recipe that loads. */
+static void official_flags_are_a_recipe(void **state) {
+    (void)state;
+    static const char *const argv[] = {"rwkv-run",
+                                       "--load_model",
+                                       "model/base.pth",
+                                       "--wandb",
+                                       "",
+                                       "--proj_dir",
+                                       "my output",
+                                       "--data_file",
+                                       "./data/sample_text_document",
+                                       "--data_type",
+                                       "binidx",
+                                       "--vocab_size",
+                                       "0",
+                                       "--ctx_len",
+                                       "512",
+                                       "--epoch_steps=1000",
+                                       "--warmup_steps",
+                                       "-1",
+                                       "--lr_init",
+                                       "1e-5",
+                                       "--accelerator",
+                                       "gpu",
+                                       "--devices",
+                                       "1",
+                                       "--strategy",
+                                       "deepspeed_stage_1",
+                                       "--my_testing",
+                                       "x060",
+                                       "--dropout",
+                                       "0",
+                                       "--never_heard_of",
+                                       "1",
+                                       "--micro_bsz",
+                                       "1",
+                                       "--micro_bsz",
+                                       "2",
+                                       NULL};
+    static const char recipe[] = "device: auto\n"
+                                 "model:\n  load_model: model/base.pth\n  arch: x060\n"
+                                 "data:\n  data_type: binidx\n  data_file: data/sample_text_document\n  ctx_len: 512\n"
+                                 "train:\n  micro_bsz: 2\n  epoch_steps: 1000\n  lr_init: 1e-5\n  warmup_steps: -1\n"
+                                 "save:\n  proj_dir: \"my output\"\n";
+    int argc = (int)(sizeof argv / sizeof *argv) - 1;
+    rw_options o;
+    rw_error err = {0};
+    assert_int_equal(rw_options_parse(&o, argc, (char **)argv, &err), RW_OK);
+    assert_int_equal(o.command, RW_COMMAND_OFFICIAL);
+    rw_str text = {0};
+    rw_official_recipe(o.official.words, &text);
+    char *notes = strstr(text.data, "# ");
+    assert_non_null(notes);
+    assert_non_null(strstr(notes, "# --strategy deepspeed_stage_1: there is no DeepSpeed here"));
+    assert_non_null(strstr(notes, "# --vocab_size 0: automatic"));
+    assert_non_null(strstr(notes, "# --wandb: metrics go to metrics.jsonl"));
+    assert_non_null(strstr(notes, "# --dropout 0: not supported"));
+    assert_non_null(strstr(notes, "# --never_heard_of 1: unknown here; leave it out"));
+    *notes = 0;
+    assert_string_equal(text.data, recipe);
+    rw_recipe r;
+    rw_recipe_options recipe_options = {.path = "my.yaml", .text = recipe, .n_text = sizeof recipe - 1};
+    assert_int_equal(rw_recipe_load(&r, &recipe_options, &err), RW_OK);
+    rw_recipe_done(&r);
+    rw_str_done(&text);
+    rw_options_done(&o);
+}
+
 static void general_options_work_anywhere(void **state) {
     (void)state;
     static const struct {
@@ -148,7 +218,13 @@ static void mistakes_have_messages(void **state) {
     static const char *const cases[][2] = {
         {"", "command line: the recipe is missing; see rwkv-run --help"},
         {"r.yaml --dry-rum", "command line: --dry-rum: unknown option (did you mean '--dry-run'?)"},
-        {"r.yaml --my_testing", "command line: --my_testing: unknown option; rwkv-run --help shows them all"},
+        {"r.yaml --my_own", "command line: --my_own: unknown option; rwkv-run --help shows them all"},
+        {"r.yaml --micro_bsz 8",
+         "command line: --micro_bsz: a flag of the official trainer; here: train.micro_bsz=VALUE"},
+        {"r.yaml --my_testing x060",
+         "command line: --my_testing: a flag of the official trainer; here: model.arch=VALUE"},
+        {"r.yaml --strategy x",
+         "command line: --strategy: a flag of the official trainer: it has no counterpart; leave it out"},
         {"r.yaml --prompt x", "command line: --prompt: not an option of this command; see rwkv-run --help"},
         {"r.yaml --resume", "command line: --resume: needs a value"},
         {"r.yaml --resume=", "command line: --resume: expected auto, never or a path, got ''"},
@@ -211,6 +287,7 @@ int main(void) {
         cmocka_unit_test(trains),
         cmocka_unit_test(other_commands),
         cmocka_unit_test(official_arguments_of_tokenize),
+        cmocka_unit_test(official_flags_are_a_recipe),
         cmocka_unit_test(general_options_work_anywhere),
         cmocka_unit_test(mistakes_have_messages),
         cmocka_unit_test(help_fits_a_screen),
