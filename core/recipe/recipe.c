@@ -81,6 +81,10 @@ static rw_status include_all(loader *l, rw_schema *s, const rw_node *root, rw_er
 static rw_status read_root(loader *l, const char *path, const rw_node *root, rw_error *err) {
     if (!root || root->kind != RW_NODE_MAP) {
         rw_where at = root ? root->at : RW_AT_FILE(path);
+        if (root && root->slip) {
+            rw_problems_add(&l->problems, root->slip_at, "%s", root->slip->text);
+            return RW_OK;
+        }
         rw_problems_add(&l->problems, at, "expected keys such as 'model:' and 'train:', found none");
         return RW_OK;
     }
