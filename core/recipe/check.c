@@ -5,6 +5,7 @@
 #include "core/recipe/recipe_internal.h"
 
 #include <limits.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -196,9 +197,16 @@ static bool ends_with(const char *text, const char *end) {
 
 static void need_file(checker *c, rw_where where, const char *path) {
     if (!rw_exists(path))
-        rw_problems_add(c->p, where, "no such file: '%s'", path);
+        rw_recipe_missing_file(c->p, where, path);
     else if (rw_is_dir(path))
         rw_problems_add(c->p, where, "expected a file, but '%s' is a folder", path);
+}
+
+/* Has `rwkv-run tokenize` written the pair of this prefix, with the ending of the official tool? */
+static bool tokenized(const char *prefix) {
+    char name[PATH_MAX];
+    int n = snprintf(name, sizeof name, "%s_text_document.bin", prefix);
+    return n < (int)sizeof name && rw_exists(name);
 }
 
 /* "data/pile" means data/pile.bin and data/pile.idx. */
@@ -216,8 +224,10 @@ static void need_binidx(checker *c, rw_where where, const char *path) {
         if (rw_exists(path))
             rw_problems_add(c->p, where, "'%s' is a single file; binidx is a pair, %s.bin and %s.idx", path, path,
                             path);
+        else if (tokenized(path))
+            rw_problems_add(c->p, where, "no such file: '%s' (did you mean '%s_text_document'?)", name, path);
         else
-            rw_problems_add(c->p, where, "no such file: '%s'", name);
+            rw_recipe_missing_file(c->p, where, name);
         return;
     }
 }
@@ -230,7 +240,32 @@ static void check_data_file(checker *c, rw_key_id id) {
         need_file(c, at(c, id), value(c, id)->s);
 }
 
+static void not_writable(checker *c, rw_key_id id, const char *folder) {
+    rw_error err = {0};
+    rw_fail_errno(&err, at(c, id), "choose another save.proj_dir: cannot write in '%s'", folder);
+    err.code = RW_E_RECIPE;
+    rw_problems_take(c->p, &err);
+}
+
+/* The part of the path that exists must be a folder that takes new files: found now, not after the plan. */
+static void need_writable(checker *c, rw_key_id id) {
+    char path[PATH_MAX];
+    if (!value(c, id)->s || (size_t)snprintf(path, sizeof path, "%s", value(c, id)->s) >= sizeof path) return;
+    while (!rw_exists(path)) {
+        char *slash = strrchr(path, '/');
+        if (!slash)
+            strcpy(path, ".");
+        else
+            slash[slash == path] = '\0'; /* "/name" -> "/" */
+    }
+    if (!rw_is_dir(path))
+        rw_problems_add(c->p, at(c, id), "'%s' is a file, not a folder; choose another save.proj_dir", path);
+    else if (access(path, W_OK | X_OK) != 0)
+        not_writable(c, id, path);
+}
+
 static void check_files(checker *c) {
+    need_writable(c, RW_KEY_save_proj_dir);
     if (given(c, RW_KEY_model_load_model))
         need_file(c, at(c, RW_KEY_model_load_model), value(c, RW_KEY_model_load_model)->s);
     if (given(c, RW_KEY_model_load_state))

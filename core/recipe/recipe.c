@@ -55,7 +55,7 @@ static rw_status include_one(loader *l, const rw_value *v, int i, rw_error *err)
     rw_where at = v->list.at[i];
     const char *path = v->list.items[i];
     if (!rw_exists(path)) {
-        rw_problems_add(&l->problems, at, "no such file: '%s'", path);
+        rw_recipe_missing_file(&l->problems, at, path);
         return RW_OK;
     }
     if (l->depth > RW_MAX_INCLUDE_DEPTH) {
