@@ -9,6 +9,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -137,6 +138,41 @@ static void flush(rw_writer *w) {
     w->used = 0;
 }
 
+/* The temporary files of this process, for rw_fs_leave(). More at a time than there is room for are not known to it. */
+static pthread_mutex_t unfinished_lock = PTHREAD_MUTEX_INITIALIZER;
+static const char *unfinished[16];
+enum { N_UNFINISHED = sizeof unfinished / sizeof *unfinished };
+
+/* NULL in place of a name that ends, a name in place of NULL. The caller holds the lock. */
+static void replace_unfinished(const char *old, const char *new) {
+    int i = 0;
+    while (i < N_UNFINISHED && unfinished[i] != old) i++;
+    if (i < N_UNFINISHED) unfinished[i] = new;
+}
+
+/* Known before it is there, and under the lock: rw_fs_leave() misses none. */
+static int create_temporary(const char *tmp) {
+    pthread_mutex_lock(&unfinished_lock);
+    unlink(tmp); /* of an earlier process with our number; O_EXCL then refuses links put there by others */
+    int fd = open(tmp, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    if (fd >= 0) replace_unfinished(NULL, tmp);
+    pthread_mutex_unlock(&unfinished_lock);
+    return fd;
+}
+
+static void forget_temporary(const char *tmp) {
+    pthread_mutex_lock(&unfinished_lock);
+    replace_unfinished(tmp, NULL);
+    pthread_mutex_unlock(&unfinished_lock);
+}
+
+/* The lock is kept: nobody begins another file. */
+void rw_fs_leave(void) {
+    pthread_mutex_lock(&unfinished_lock);
+    for (int i = 0; i < N_UNFINISHED; i++)
+        if (unfinished[i]) unlink(unfinished[i]);
+}
+
 rw_status rw_writer_open(rw_writer *w, const char *path, rw_error *err) {
     *w = (rw_writer){.fd = -1};
     size_t n = strlen(path) + 32;
@@ -148,8 +184,7 @@ rw_status rw_writer_open(rw_writer *w, const char *path, rw_error *err) {
         return rw_fail_memory(err, n + BUFFER);
     }
     snprintf(w->tmp, n, "%s.tmp-%ld", path, (long)getpid());
-    unlink(w->tmp); /* of an earlier process with our number; O_EXCL then refuses links put there by others */
-    w->fd = open(w->tmp, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    w->fd = create_temporary(w->tmp);
     if (w->fd >= 0) return RW_OK;
     rw_status status = rw_fail_errno(err, RW_AT_NONE, "cannot write %s", path);
     rw_writer_abort(w);
@@ -220,6 +255,7 @@ static rw_status sync_folder(const char *path, rw_error *err) {
 /* Closes the file and frees all but the error. */
 static void release(rw_writer *w) {
     if (w->tmp && w->fd >= 0) close(w->fd);
+    if (w->tmp && w->fd >= 0) forget_temporary(w->tmp);
     rw_free(w->path);
     rw_free(w->tmp);
     rw_free(w->buf);

@@ -1,6 +1,7 @@
 /* rwkv-run RECIPE: recipe -> scripts -> saved run -> plan -> training. */
 #include "core/cli/commands.h"
 #include "core/plan/make_plan.h"
+#include "core/train/signals.h"
 #include "core/train/trainer.h"
 #include "lua/hooks.h"
 
@@ -30,6 +31,7 @@ typedef struct {
 /* Scripts before the plan: a mistake in them is the cheapest to find, and they may decide what there is to plan. The
  * saved run too: the plan takes over what it chose. */
 static rw_status run(job *j, const rw_options *o, rw_error *err) {
+    if (!o->train.dry_run) rw_signals_ignore_pipe();
     RW_TRY(rw_recipe_load(&j->recipe, &o->train.recipe, err));
     j->scripts = rw_recipe_lua(&j->recipe);
     RW_TRY(rw_lua_hooks_open(&j->lua, &j->scripts, &j->hooks, err));

@@ -100,6 +100,7 @@ static rw_status event(rw_sink *sink, rw_event e, const rw_metrics *m, const cha
     console *c = (console *)sink;
     char line[96];
     (void)err;
+    if (ferror(stderr)) return RW_OK;
     switch (e) {
     case RW_EVENT_STEP:
         step(c, m, text);
@@ -117,6 +118,7 @@ static rw_status event(rw_sink *sink, rw_event e, const rw_metrics *m, const cha
     case RW_EVENT_RUN:
     case RW_EVENT_EPOCH:
     case RW_EVENT_END: /* the loop says it to people itself */
+    case RW_EVENT_NOTE:
         break;
     }
     return RW_OK;

@@ -18,7 +18,7 @@ typedef struct {
 
 static const char *const names[] = {
     [RW_EVENT_RUN] = "run",     [RW_EVENT_RESUME] = "resume", [RW_EVENT_STEP] = "step", [RW_EVENT_VALID] = "valid",
-    [RW_EVENT_EPOCH] = "epoch", [RW_EVENT_SAVE] = "save",     [RW_EVENT_END] = "end"};
+    [RW_EVENT_EPOCH] = "epoch", [RW_EVENT_SAVE] = "save",     [RW_EVENT_END] = "end",   [RW_EVENT_NOTE] = "note"};
 
 static rw_status open_sink(rw_sink **out, const rw_plan *plan, rw_error *err) {
     jsonl *s = rw_alloc(sizeof *s);

@@ -1,11 +1,14 @@
 /* What a run reports, and where it goes: a progress line for people, metrics.jsonl for programs, train_log.txt in the
- * form of the official trainer. Each is a sink, one row of a table. A sink that fails to write stops the run: a log
- * that ends in the middle is a full disk, and the next save would meet it too. */
+ * form of the official trainer. Each is a sink, one row of a table. A file that cannot be written stops the run: a log
+ * that ends in the middle is a full disk, and the next save would meet it too. Standard error may go (a terminal that
+ * was closed, a pipe without a reader): what is for people is then dropped, and metrics.jsonl says so once. */
 #ifndef RW_METRICS_METRICS_H
 #define RW_METRICS_METRICS_H
 
 #include "core/base/error.h"
 #include "core/recipe/plan.h"
+
+#include <stdbool.h>
 
 #ifdef __cplusplus
 extern "C" {
@@ -30,7 +33,8 @@ typedef enum {
     RW_EVENT_VALID,
     RW_EVENT_EPOCH, /* an epoch ended                          */
     RW_EVENT_SAVE,  /* text: the path                          */
-    RW_EVENT_END    /* text: why, in English                   */
+    RW_EVENT_END,   /* text: why, in English                   */
+    RW_EVENT_NOTE   /* text: something else, in English        */
 } rw_event;
 
 typedef struct rw_sink rw_sink;
@@ -48,6 +52,7 @@ typedef struct {
     const rw_sink_ops *ops[RW_MAX_SINKS];
     rw_sink *sinks[RW_MAX_SINKS];
     int n;
+    bool deaf; /* standard error cannot be written any more, and metrics.jsonl says so */
 } rw_reporter;
 
 /* Opens all sinks of a run; proj_dir must exist. Zero is a valid empty value. */

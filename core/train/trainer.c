@@ -185,7 +185,7 @@ static rw_status validate(trainer *t, rw_error *err) {
         RW_TRY(rw_engine_evaluate(&t->engine, b, &each, err));
         sum += each;
         weight += b->mask_sum;
-        if (rw_signals_received()) break;
+        if (rw_signals_received() && i + 1 < n) return RW_OK; /* part of the data is no validation */
     }
     t->metrics.val_loss = weight > 0 ? sum / weight : NAN;
     t->valid_step = t->progress.step;
@@ -257,7 +257,7 @@ static rw_status give_up(trainer *t, rw_error *err) {
 
 static rw_status run_steps(trainer *t, rw_error *err) {
     t->began_ns = rw_now_ns();
-    for (int64_t step = t->progress.step; step < t->plan->train.n_steps; step++) {
+    for (int64_t step = t->progress.step; step < t->plan->train.n_steps && !rw_signals_received(); step++) {
         refresh(t, step);
         int64_t ns = rw_now_ns();
         RW_TRY(run_step(t, step, err));
@@ -265,7 +265,7 @@ static rw_status run_steps(trainer *t, rw_error *err) {
         refresh(t, step);
         RW_TRY(after_step(t, step, err));
         if (t->progress.skipped_in_row > t->plan->train.skip_nonfinite) return give_up(t, err);
-        if (rw_signals_received() || t->trainer.ask_stop || time_is_up(t)) break;
+        if (t->trainer.ask_stop || time_is_up(t)) break;
     }
     return RW_OK;
 }
@@ -345,15 +345,19 @@ static rw_status begin(trainer *t, rw_device *device, const char *resume, rw_err
     return fire(t, RW_HOOK_on_train_start, NULL, err);
 }
 
+static rw_status end_by_signal(trainer *t, rw_error *err) {
+    int64_t done = t->progress.step, all = t->plan->train.n_steps;
+    if (done > 0) RW_TRY(save(t, err));
+    RW_TRY(say_end(t, err, "stopped by a signal"));
+    if (done == 0) return rw_fail(err, RW_E_STOPPED, RW_AT_NONE, "stopped before the first step; nothing to save");
+    return rw_fail(err, RW_E_STOPPED, RW_AT_NONE,
+                   "stopped after step %lld of %lld and saved in %s; run the same command to resume", (long long)done,
+                   (long long)all, t->plan->save.proj_dir);
+}
+
 static rw_status end(trainer *t, rw_error *err) {
     int64_t done = t->progress.step, all = t->plan->train.n_steps;
-    if (rw_signals_received() && done < all) {
-        RW_TRY(save(t, err));
-        RW_TRY(say_end(t, err, "stopped by a signal"));
-        return rw_fail(err, RW_E_STOPPED, RW_AT_NONE,
-                       "stopped after step %lld of %lld and saved in %s; run the same command to resume",
-                       (long long)done, (long long)all, t->plan->save.proj_dir);
-    }
+    if (rw_signals_received() && done < all) return end_by_signal(t, err);
     RW_TRY(validate(t, err));
     RW_TRY(fire(t, RW_HOOK_on_train_end, &t->metrics, err));
     RW_TRY(rw_output_save_final(&t->output, t->engine.model->params, &t->progress, &t->metrics, err));
@@ -373,13 +377,44 @@ static void close_all(trainer *t) {
     rw_free(t->batches);
 }
 
-/* A script that fails costs no work: what was trained is saved before the error goes up. */
-static rw_status save_after_failure(trainer *t, rw_status status) {
-    rw_error ignored = {0};
-    if (status == RW_E_LUA && t->engine.model && t->progress.step > 0 && save(t, &ignored) != RW_OK)
-        rw_warn("could not save: %s", ignored.msg);
-    rw_error_clear(&ignored);
-    return status;
+/* -- a failure costs no work ----------------------------------------------------------------------------------- */
+
+/* Steps that no save holds. */
+static int64_t unsaved(const trainer *t) {
+    int64_t saved = t->output.saved_step;
+    return t->progress.step - (saved > 0 ? saved : 0);
+}
+
+static rw_status save_if_finite(trainer *t, rw_error *err) {
+    bool finite = false;
+    RW_TRY(rw_weights_finite(t->engine.model->params, &finite, err));
+    if (!finite) return rw_fail(err, RW_E_NUMERIC, RW_AT_NONE, "the weights are not finite");
+    return save(t, err);
+}
+
+static void say_lost(const trainer *t) {
+    long long n = unsaved(t), saved = t->output.saved_step;
+    if (saved > 0)
+        rw_warn("%lld steps since the last save are lost; it is of step %lld, in %s", n, saved, t->plan->save.proj_dir);
+    else
+        rw_warn("%lld steps are lost; nothing was saved before", n);
+}
+
+/* Whatever failed, what was trained is saved before the error goes up; but a device that failed has nothing to read
+ * weights from. */
+static void save_after_failure(trainer *t, rw_status status) {
+    rw_error why = {0};
+    if (!t->engine.model || unsaved(t) <= 0) return;
+    if (status != RW_E_DEVICE && save_if_finite(t, &why) != RW_OK) {
+        rw_error_settle(&why);
+        rw_warn("could not save: %s", why.msg);
+    }
+    rw_error_clear(&why);
+    if (unsaved(t) > 0)
+        say_lost(t);
+    else
+        rw_info("saved after step %lld of %lld in %s", (long long)t->progress.step, (long long)t->plan->train.n_steps,
+                t->plan->save.proj_dir);
 }
 
 rw_status rw_train(const rw_plan *plan, const rw_recipe *recipe, rw_device *device, const rw_hooks *hooks,
@@ -397,7 +432,7 @@ rw_status rw_train(const rw_plan *plan, const rw_recipe *recipe, rw_device *devi
     rw_status status = begin(t, device, resume, err);
     if (status == RW_OK) status = run_steps(t, err);
     if (status == RW_OK) status = end(t, err);
-    status = save_after_failure(t, status);
+    if (status != RW_OK && status != RW_E_STOPPED) save_after_failure(t, status);
     if (status != RW_OK) rw_error_settle(err); /* data and logs are closed, and their names with them */
     rw_signals_release();
     close_all(t);
