@@ -137,22 +137,33 @@ static void flush(rw_writer *w) {
     w->used = 0;
 }
 
-rw_status rw_writer_open(rw_writer *w, const char *path, rw_error *err) {
-    *w = (rw_writer){.fd = -1};
+/* Copies of the path, the temporary name and the buffer. */
+static rw_status make_names(rw_writer *w, const char *path, rw_error *err) {
     size_t n = strlen(path) + 32;
     w->path = rw_strdup(path);
     w->tmp = rw_alloc(n);
     w->buf = rw_alloc(BUFFER);
-    if (!w->path || !w->tmp || !w->buf) {
-        rw_writer_abort(w);
-        return rw_fail_memory(err, n + BUFFER);
-    }
-    snprintf(w->tmp, n, "%s.tmp-%ld", path, (long)getpid());
-    unlink(w->tmp); /* of an earlier process with our number; O_EXCL then refuses links put there by others */
-    w->fd = open(w->tmp, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-    if (w->fd >= 0) return RW_OK;
-    rw_status status = rw_fail_errno(err, RW_AT_NONE, "cannot write %s", path);
-    rw_writer_abort(w);
+    if (!w->path || !w->tmp || !w->buf) return rw_fail_memory(err, n + BUFFER);
+    snprintf(w->tmp, n, "%s.tmp-%ld", rw_path_base(path), (long)getpid());
+    return RW_OK;
+}
+
+static rw_status open_temporary(rw_writer *w, rw_error *err) {
+    char *dir = rw_path_dir(w->path);
+    if (!dir) return rw_fail_memory(err, strlen(w->path));
+    rw_status status = rw_folder_open(&w->folder, dir, err);
+    if (status == RW_E_IO) status = rw_fail_errno(err, RW_AT_NONE, "cannot write %s", w->path);
+    rw_free(dir);
+    RW_TRY(status);
+    RW_TRY(rw_folder_check(&w->folder, rw_path_base(w->path), err));
+    return rw_folder_create(&w->folder, w->tmp, &w->fd, err);
+}
+
+rw_status rw_writer_open(rw_writer *w, const char *path, rw_error *err) {
+    *w = (rw_writer){.fd = -1};
+    rw_status status = make_names(w, path, err);
+    if (status == RW_OK) status = open_temporary(w, err);
+    if (status != RW_OK) rw_writer_abort(w);
     return status;
 }
 
@@ -204,22 +215,10 @@ void rw_writer_patch(rw_writer *w, int64_t offset, const void *bytes, int64_t n)
     }
 }
 
-static rw_status sync_folder(const char *path, rw_error *err) {
-    char *dir = rw_path_dir(path);
-    if (!dir) return rw_fail_memory(err, strlen(path));
-    rw_status status = RW_OK;
-    int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    /* A folder we may not read, or a file system that knows no fsync of folders: the rename holds anyway. */
-    if (fd >= 0 && (refused() || fsync(fd) != 0) && errno != EINVAL && errno != ENOTSUP)
-        status = rw_fail_errno(err, RW_AT_NONE, "cannot write %s", path);
-    if (fd >= 0) close(fd);
-    rw_free(dir);
-    return status;
-}
-
 /* Closes the file and frees all but the error. */
 static void release(rw_writer *w) {
     if (w->tmp && w->fd >= 0) close(w->fd);
+    rw_folder_close(&w->folder);
     rw_free(w->path);
     rw_free(w->tmp);
     rw_free(w->buf);
@@ -237,24 +236,28 @@ static rw_status give_error(rw_writer *w, rw_error *err) {
     return code;
 }
 
+/* A call that may be told to fail; then it says so as the real one would. */
+static rw_status refuse(rw_writer *w) {
+    return refused() ? rw_fail_errno(&w->error, RW_AT_NONE, "cannot write %s", w->path) : RW_OK;
+}
+
 rw_status rw_writer_commit(rw_writer *w, rw_error *err) {
     if (!w->tmp) return rw_fail(err, RW_E_INTERNAL, RW_AT_NONE, "commit of a file that is not open");
     flush(w);
     if (!writer_fails(w) && (refused() || fsync(w->fd) != 0)) write_failed(w);
-    if (!writer_fails(w) && (refused() || rename(w->tmp, w->path) != 0))
-        rw_fail_errno(&w->error, RW_AT_NONE, "cannot rename to %s", w->path);
+    if (!writer_fails(w) && refuse(w) == RW_OK) rw_folder_rename(&w->folder, w->tmp, rw_path_base(w->path), &w->error);
     if (w->error.code != RW_OK) {
         rw_status code = give_error(w, err);
         rw_writer_abort(w);
         return code;
     }
-    rw_status status = sync_folder(w->path, err);
+    rw_status status = refuse(w) == RW_OK ? rw_folder_sync(&w->folder, err) : give_error(w, err);
     release(w);
     return status;
 }
 
 void rw_writer_abort(rw_writer *w) {
-    if (w->tmp && w->fd >= 0) unlink(w->tmp);
+    if (w->tmp && w->fd >= 0) rw_folder_unlink(&w->folder, w->tmp, NULL);
     release(w);
 }
 
