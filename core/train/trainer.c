@@ -19,6 +19,7 @@ typedef struct {
     const rw_plan *plan;
     const rw_recipe *recipe;
     const rw_hooks *hooks;
+    const rw_start *start;
     rw_engine engine;
     rw_loader *data, *valid;
     rw_output output;
@@ -273,10 +274,24 @@ static rw_status run_steps(trainer *t, rw_error *err) {
 /* -- beginning and end
  * ---------------------------------------------------------------------------------------------------------- */
 
-static rw_status open_data(trainer *t, const char *resume, rw_error *err) {
+/* Other data than before: the refusal says how to go on with it. */
+static rw_status open_training_data(trainer *t, rw_data_info *info, rw_error *err) {
+    const rw_plan_data *d = &t->plan->data;
+    const char *state = t->start->state;
+    t->progress.cursor.any_data = t->start->other_numbers;
+    rw_status status = rw_loader_open(&t->data, d, d->data_file, state ? &t->progress.cursor : NULL, info, err);
+    if (status != RW_E_DATA || !state || !t->start->same) return status;
+    rw_str way = {0};
+    rw_start_way(&way, rw_message("to go on with the data as they are:"), t->start->same, " --resume ", state);
+    rw_error_set_detail(err, way.data ? way.data : "");
+    rw_str_done(&way);
+    return status;
+}
+
+static rw_status open_data(trainer *t, rw_error *err) {
     rw_data_info info;
     const rw_plan_data *d = &t->plan->data;
-    RW_TRY(rw_loader_open(&t->data, d, d->data_file, resume ? &t->progress.cursor : NULL, &info, err));
+    RW_TRY(open_training_data(t, &info, err));
     char a[32], b[32];
     rw_info("data: %s tokens in %s documents", rw_format_count(a, sizeof a, info.n_tokens),
             rw_format_count(b, sizeof b, info.n_documents));
@@ -322,13 +337,14 @@ static void set_counts(trainer *t) {
     t->metrics.skipped = p->skipped;
 }
 
-static rw_status begin(trainer *t, rw_device *device, const char *resume, rw_error *err) {
-    RW_TRY(rw_output_open(&t->output, t->plan, t->recipe, err));
+static rw_status begin(trainer *t, rw_device *device, rw_error *err) {
+    const char *resume = t->start->state;
+    RW_TRY(rw_output_open(&t->output, t->plan, t->recipe, t->start, err));
     t->batches = rw_alloc_array((size_t)t->plan->train.accumulate, sizeof *t->batches);
     if (!t->batches) return rw_fail_memory(err, sizeof *t->batches);
     RW_TRY(rw_engine_open(&t->engine, t->plan, device, true, err));
     if (resume) RW_TRY(load_saved(t, resume, err));
-    RW_TRY(open_data(t, resume, err)); /* mistakes in the data show before long work */
+    RW_TRY(open_data(t, err)); /* mistakes in the data show before long work */
     if (!resume) RW_TRY(fill_model(t, err));
     if (t->progress.step % t->plan->train.epoch_steps == 0) { /* saved between a step and the end of its epoch */
         t->progress.epoch_loss = 0;
@@ -366,7 +382,8 @@ static rw_status end(trainer *t, rw_error *err) {
     if (done < all)
         return say_end(t, err, "stopped after %g seconds (train.max_seconds) at step %lld of %lld",
                        t->plan->train.max_seconds, (long long)done, (long long)all);
-    return say_end(t, err, "done: %lld steps", (long long)done);
+    RW_TRY(say_end(t, err, "done: %lld steps", (long long)done));
+    return rw_output_finish(&t->output, &t->progress, err);
 }
 
 static void close_all(trainer *t) {
@@ -418,18 +435,20 @@ static void save_after_failure(trainer *t, rw_status status) {
 }
 
 rw_status rw_train(const rw_plan *plan, const rw_recipe *recipe, rw_device *device, const rw_hooks *hooks,
-                   const char *resume, rw_error *err) {
+                   const rw_start *start, rw_error *err) {
+    static const rw_start alone = {.kind = RW_START_NEW};
     trainer *t = rw_alloc(sizeof *t);
     if (!t) return rw_fail_memory(err, sizeof *t);
     t->plan = plan;
     t->recipe = recipe;
     t->hooks = hooks;
+    t->start = start ? start : &alone;
     t->valid_step = -1;
     t->metrics = (rw_metrics){.loss = NAN, .loss_epoch = NAN, .val_loss = NAN, .lr = NAN, .weight_decay = NAN};
     t->metrics.grad_norm = t->metrics.clip_coef = t->metrics.tokens_per_second = t->metrics.seconds_left = NAN;
     settings_of(plan, &t->trainer);
     rw_signals_catch();
-    rw_status status = begin(t, device, resume, err);
+    rw_status status = begin(t, device, err);
     if (status == RW_OK) status = run_steps(t, err);
     if (status == RW_OK) status = end(t, err);
     if (status != RW_OK && status != RW_E_STOPPED) save_after_failure(t, status);
