@@ -16,8 +16,9 @@ extern "C" {
 
 /* Numbers of one moment; NaN: not known. */
 typedef struct {
-    int64_t step; /* of the step they belong to, from 0          */
-    int64_t epoch, tokens;
+    int64_t step;  /* steps done, the one they belong to included: 1 is the first, as on the console */
+    int64_t epoch; /* of that step, from 0                                                           */
+    int64_t tokens;
     int64_t skipped;   /* steps so far that changed nothing, loss or gradient not being finite */
     double loss;       /* of the step: mean over its unmasked tokens  */
     double loss_epoch; /* mean over the epoch so far                  */
@@ -54,6 +55,10 @@ typedef struct {
     int n;
     bool deaf; /* standard error cannot be written any more, and metrics.jsonl says so */
 } rw_reporter;
+
+/* Before a run goes on after `step` steps: the rows of metrics.jsonl of later steps, which will come again, are cut
+ * off. */
+rw_status rw_metrics_cut(const char *proj_dir, int64_t step, rw_error *err);
 
 /* Opens all sinks of a run; proj_dir must exist. Zero is a valid empty value. */
 rw_status rw_reporter_open(rw_reporter *r, const rw_plan *plan, rw_error *err);

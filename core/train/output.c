@@ -22,6 +22,7 @@ rw_status rw_output_open(rw_output *o, const rw_plan *plan, const rw_recipe *rec
     RW_TRY(rw_mkdir_all(dir, err));
     RW_TRY(rw_checkpoint_clean(dir, err));
     RW_TRY(claim_logs(start->claim, err));
+    if (start->state && start->step >= 0) RW_TRY(rw_metrics_cut(dir, start->step, err));
     RW_TRY(rw_plan_write(plan, recipe, err));
     return rw_reporter_open(&o->reporter, plan, err);
 }

@@ -177,7 +177,10 @@ static rw_status by_itself(question *q, rw_error *err) {
 static rw_status decide(question *q, rw_error *err) {
     rw_start *s = q->s;
     if (!q->saved->path) return into_folder(q, err);
-    *s = (rw_start){RW_START_RESUME, q->saved->path, q->saved->named, false, false, s->claim, s->same};
+    s->kind = RW_START_RESUME;
+    s->state = q->saved->path;
+    s->step = q->saved->step;
+    s->other_numbers = q->saved->named;
     return q->saved->named ? by_name(q, err) : by_itself(q, err);
 }
 

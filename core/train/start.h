@@ -23,6 +23,7 @@ typedef struct {
 typedef struct {
     rw_start_kind kind;
     const char *state;  /* of the run to go on with; NULL: none                           */
+    int64_t step;       /* that it is of                                                  */
     bool other_numbers; /* named by the user, whatever differs: only the count of batches goes on */
     bool restart;       /* files of earlier runs move into a dated subfolder              */
     bool adopt;         /* what is in the folder counts as this run's                     */

@@ -93,7 +93,7 @@ static const char *ask_line(trainer *t, rw_status *status, rw_error *err) {
         *status =
             t->hooks->text(t->hooks->ctx, RW_HOOK_log, &t->trainer, &t->metrics, t->line, sizeof t->line, &given, err);
     if (!given)
-        snprintf(t->line, sizeof t->line, rw_message("step %lld  loss %.4f"), (long long)(t->metrics.step + 1),
+        snprintf(t->line, sizeof t->line, rw_message("step %lld  loss %.4f"), (long long)t->metrics.step,
                  t->metrics.loss);
     return t->line;
 }
@@ -160,7 +160,7 @@ static void measure(trainer *t, int64_t step, double seconds) {
     double rate = seconds > 0 ? (double)t->plan->needs.tokens_per_step / seconds : 0;
     t->rate = t->rate > 0 ? 0.95 * t->rate + 0.05 * rate : rate;
     rw_metrics *m = &t->metrics;
-    m->step = step;
+    m->step = step + 1;
     m->epoch = step / t->plan->train.epoch_steps;
     m->tokens = t->progress.tokens;
     m->loss_epoch = t->progress.epoch_loss / (double)t->progress.epoch_loss_n;
@@ -337,6 +337,15 @@ static void set_counts(trainer *t) {
     t->metrics.skipped = p->skipped;
 }
 
+/* Before the first step of this process: what was reached before. */
+static void set_metrics(trainer *t) {
+    const rw_progress *p = &t->progress;
+    t->metrics.step = p->step;
+    t->metrics.epoch = (p->step > 0 ? p->step - 1 : 0) / t->plan->train.epoch_steps;
+    t->metrics.tokens = p->tokens;
+    t->metrics.elapsed = p->elapsed;
+}
+
 static rw_status begin(trainer *t, rw_device *device, rw_error *err) {
     const char *resume = t->start->state;
     RW_TRY(rw_output_open(&t->output, t->plan, t->recipe, t->start, err));
@@ -353,7 +362,7 @@ static rw_status begin(trainer *t, rw_device *device, rw_error *err) {
     set_counts(t);
     t->elapsed_before = t->progress.elapsed;
     t->trainer.step_begin = t->progress.step;
-    t->metrics.step = t->progress.step;
+    set_metrics(t);
     if (resume) t->output.saved_step = t->progress.step;
     refresh(t, t->progress.step);
     RW_TRY(rw_output_report(&t->output, resume ? RW_EVENT_RESUME : RW_EVENT_RUN, &t->metrics,

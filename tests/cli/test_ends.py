@@ -174,9 +174,34 @@ def data_fails():
     check("saved after step %d of 100" % len(step) in said, said)
 
 
+def rows_after_a_kill():
+    """Each step once, though the killed process had logged steps that come again; the resume row says what was reached."""
+    name = folder("rows", steps=12, every=4, seconds=0.05)
+    text = open(name + "/recipe.yaml").read().replace("epoch_steps: 12, epoch_count: 1", "epoch_steps: 3, epoch_count: 4")
+    open(name + "/recipe.yaml", "w").write(text)
+    began = time.time()
+    run = start(name, stderr=subprocess.DEVNULL)
+    wait_for(lambda: events(name).count("step") >= 6)
+    run.kill()
+    run.wait()
+    saved = int(states(name)[0].split("-")[1].split(".")[0])
+    logged = [row["step"] for row in rows(name) if row["event"] == "step"]
+    check(logged[-1] > saved, "killed right after a save")
+    check(start(name, stderr=subprocess.DEVNULL).wait() == 0, "the resume failed")
+    told = rows(name)
+    check([row["step"] for row in told if row["event"] == "step"] == list(range(1, 13)), told)
+    check([row["epoch"] for row in told if row["event"] == "step"] == [i // 3 for i in range(12)], told)
+    for row in told:
+        check(began - 1 < row["time"] < time.time() + 1, "no time of the clock:", row)
+    resume = [row for row in told if row["event"] == "resume"]
+    check(len(resume) == 1, resume)
+    check(resume[0]["step"] == saved and resume[0]["tokens"] == saved * 8, resume)
+    check(resume[0]["epoch"] == (saved - 1) // 3 and resume[0]["elapsed"] > 0, resume)
+
+
 if __name__ == "__main__":
     tests = (reader_leaves, reader_leaves_and_interrupt, hangup, terminal_closes, first_press_answers,
-             second_press_leaves_nothing, data_fails)
+             second_press_leaves_nothing, data_fails, rows_after_a_kill)
     for test in tests:
         if not sys.argv[1:] or test.__name__ in sys.argv[1:]:
             test()

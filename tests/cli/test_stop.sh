@@ -132,7 +132,7 @@ done
 
 # -- a hook that fails ------------------------------------------------------------------------------
 run hook 1 "hooks=[$work/wrong.lua]"
-says "wrong.lua:5: on_train_batch_end at step 2: "
+says "wrong.lua:5: on_train_batch_end at step 3: "
 says "nothing"
 whole "$work/hook/state-3.safetensors"
 run hook 0 # repaired: resumes
