@@ -144,7 +144,7 @@ static rw_status make_names(rw_writer *w, const char *path, rw_error *err) {
     w->tmp = rw_alloc(n);
     w->buf = rw_alloc(BUFFER);
     if (!w->path || !w->tmp || !w->buf) return rw_fail_memory(err, n + BUFFER);
-    snprintf(w->tmp, n, "%s.tmp-%ld", rw_path_base(path), (long)getpid());
+    snprintf(w->tmp, n, "%s.tmp-%ld", path, (long)getpid());
     return RW_OK;
 }
 
@@ -156,7 +156,7 @@ static rw_status open_temporary(rw_writer *w, rw_error *err) {
     rw_free(dir);
     RW_TRY(status);
     RW_TRY(rw_folder_check(&w->folder, rw_path_base(w->path), err));
-    return rw_folder_create(&w->folder, w->tmp, &w->fd, err);
+    return rw_folder_create(&w->folder, rw_path_base(w->tmp), &w->fd, err);
 }
 
 rw_status rw_writer_open(rw_writer *w, const char *path, rw_error *err) {
@@ -245,7 +245,8 @@ rw_status rw_writer_commit(rw_writer *w, rw_error *err) {
     if (!w->tmp) return rw_fail(err, RW_E_INTERNAL, RW_AT_NONE, "commit of a file that is not open");
     flush(w);
     if (!writer_fails(w) && (refused() || fsync(w->fd) != 0)) write_failed(w);
-    if (!writer_fails(w) && refuse(w) == RW_OK) rw_folder_rename(&w->folder, w->tmp, rw_path_base(w->path), &w->error);
+    if (!writer_fails(w) && refuse(w) == RW_OK)
+        rw_folder_rename(&w->folder, rw_path_base(w->tmp), rw_path_base(w->path), &w->error);
     if (w->error.code != RW_OK) {
         rw_status code = give_error(w, err);
         rw_writer_abort(w);
@@ -257,7 +258,7 @@ rw_status rw_writer_commit(rw_writer *w, rw_error *err) {
 }
 
 void rw_writer_abort(rw_writer *w) {
-    if (w->tmp && w->fd >= 0) rw_folder_unlink(&w->folder, w->tmp, NULL);
+    if (w->tmp && w->fd >= 0) rw_folder_unlink(&w->folder, rw_path_base(w->tmp), NULL);
     release(w);
 }
 
