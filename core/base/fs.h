@@ -37,7 +37,7 @@ rw_status rw_file_slurp(const char *path, int64_t limit, char **data, int64_t *n
 typedef struct {
     int fd;
     rw_folder folder;
-    char *path, *tmp; /* owned; tmp: a name in the folder */
+    char *path, *tmp; /* owned */
     char *buf;        /* owned */
     int64_t used;     /* bytes in buf */
     int64_t offset;   /* bytes written so far, buf included */

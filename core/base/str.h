@@ -39,6 +39,8 @@ char *rw_format_seconds(char *buf, size_t size, double seconds);
 
 /* Strict UTF-8. Returns the length of the valid prefix (== n when all of it is valid). */
 size_t rw_utf8_valid_prefix(const char *s, size_t n);
+/* Length of the character at s, 0 when it is not valid (overlong, surrogate, beyond U+10FFFF, cut short); its code. */
+size_t rw_utf8_decode(const char *s, size_t n, uint32_t *code);
 /* Columns a terminal gives this text (East Asian wide = 2), tabs counted as 1. */
 int rw_utf8_columns(const char *s, size_t n);
 

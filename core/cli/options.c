@@ -41,6 +41,7 @@ static const option options[] = {
     {"--tokenizer", GENERATE | TOKENIZE, WORD, FIELD(tokenizer), 0, 0, "world|byte"},
     {"--vocab", GENERATE | TOKENIZE, TEXT, FIELD(vocab_file), 0, 0, "a file"},
     {"--dtype", TOKENIZE, WORD, FIELD(tokenize.dtype), 0, 0, "int32|uint16"},
+    {"--force", TOKENIZE, SWITCH, FIELD(tokenize.force), 0, 0, ""},
 };
 
 enum { N_OPTIONS = sizeof options / sizeof options[0] };
@@ -340,7 +341,7 @@ const char *rw_options_help(void) {
                                   "      --tokenizer world|byte    --vocab FILE  (also $RWKV_VOCAB)\n"
                                   "  rwkv-run inspect FILE         what a .pth, .bin/.idx or saved state holds\n"
                                   "  rwkv-run tokenize IN.jsonl OUT_PREFIX   text to .bin and .idx\n"
-                                  "      --tokenizer world|byte    --vocab FILE    --dtype int32|uint16\n"
+                                  "      --tokenizer world|byte  --vocab FILE  --dtype int32|uint16  --force\n"
                                   "  rwkv-run lua SCRIPT [ARG ...] run a script by itself\n"
                                   "\n"
                                   "  --keys     every key of a recipe        --schema   the same for editors\n"
@@ -362,7 +363,7 @@ const char *rw_options_help(void) {
                                   "      --tokenizer world|byte    --vocab FILE（或 $RWKV_VOCAB）\n"
                                   "  rwkv-run inspect FILE         查看 .pth、.bin/.idx 或训练状态的内容\n"
                                   "  rwkv-run tokenize IN.jsonl OUT_PREFIX   文本转为 .bin 和 .idx\n"
-                                  "      --tokenizer world|byte    --vocab FILE    --dtype int32|uint16\n"
+                                  "      --tokenizer world|byte  --vocab FILE  --dtype int32|uint16  --force\n"
                                   "  rwkv-run lua SCRIPT [ARG ...] 在训练之外运行脚本\n"
                                   "\n"
                                   "  --keys     配方的全部键                 --schema   供编辑器使用的 JSON Schema\n"

@@ -46,6 +46,7 @@ typedef struct {
     struct {
         const char *input, *output; /* IN.jsonl, prefix of the pair                */
         const char *dtype;          /* "int32" (the official tool) or "uint16"    */
+        bool force;                 /* replaces an output that is there           */
     } tokenize;
     struct {
         const char *file;

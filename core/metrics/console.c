@@ -2,6 +2,7 @@
  * says; elsewhere (a file, a pipe) plain lines. Validation and saves are always lines of their own. */
 #include "core/base/alloc.h"
 #include "core/base/log.h"
+#include "core/base/printable.h"
 #include "core/base/str.h"
 #include "core/base/thread.h"
 #include "core/metrics/metrics.h"
@@ -77,9 +78,11 @@ static void draw(console *c, const rw_metrics *m, const char *text) {
     show(c);
 }
 
-static void step(console *c, const rw_metrics *m, const char *text) {
+static void step(console *c, const rw_metrics *m, const char *hook_text) {
+    char text[LINE_BYTES];
     bool last = m->step >= c->n_steps, due = m->step % c->log_every == 0 || last;
-    if (!text) return;
+    if (!hook_text) return;
+    rw_printable(text, sizeof text, hook_text);
     if (!c->terminal) {
         if (due) fprintf(stderr, "%s\n", text);
         return;
@@ -91,8 +94,10 @@ static void step(console *c, const rw_metrics *m, const char *text) {
 }
 
 static void note(console *c, const char *what, const char *text) {
+    char line[LINE_BYTES];
+    rw_printable(line, sizeof line, text);
     hide(c);
-    fprintf(stderr, "%s%s\n", what, text);
+    fprintf(stderr, "%s%s\n", what, line);
     show(c);
 }
 
