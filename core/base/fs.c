@@ -9,6 +9,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -137,6 +138,40 @@ static void flush(rw_writer *w) {
     w->used = 0;
 }
 
+/* The temporary files of this process, for rw_fs_leave(). More at a time than there is room for are not known to it. */
+static pthread_mutex_t unfinished_lock = PTHREAD_MUTEX_INITIALIZER;
+static const rw_writer *unfinished[16];
+enum { N_UNFINISHED = sizeof unfinished / sizeof *unfinished };
+
+/* NULL in place of a writer that ends, a writer in place of NULL. The caller holds the lock. */
+static void replace_unfinished(const rw_writer *old, const rw_writer *new) {
+    int i = 0;
+    while (i < N_UNFINISHED && unfinished[i] != old) i++;
+    if (i < N_UNFINISHED) unfinished[i] = new;
+}
+
+/* Created and known under one lock: rw_fs_leave() misses none. */
+static rw_status create_temporary(rw_writer *w, rw_error *err) {
+    pthread_mutex_lock(&unfinished_lock);
+    rw_status status = rw_folder_create(&w->folder, w->tmp, &w->fd, err);
+    if (status == RW_OK) replace_unfinished(NULL, w);
+    pthread_mutex_unlock(&unfinished_lock);
+    return status;
+}
+
+static void forget_temporary(const rw_writer *w) {
+    pthread_mutex_lock(&unfinished_lock);
+    replace_unfinished(w, NULL);
+    pthread_mutex_unlock(&unfinished_lock);
+}
+
+/* The lock is kept: nobody begins another file, or ends one. */
+void rw_fs_leave(void) {
+    pthread_mutex_lock(&unfinished_lock);
+    for (int i = 0; i < N_UNFINISHED; i++)
+        if (unfinished[i]) unlinkat(unfinished[i]->folder.fd, unfinished[i]->tmp, 0);
+}
+
 /* Copies of the path, the temporary name and the buffer. */
 static rw_status make_names(rw_writer *w, const char *path, rw_error *err) {
     size_t n = strlen(path) + 32;
@@ -144,7 +179,7 @@ static rw_status make_names(rw_writer *w, const char *path, rw_error *err) {
     w->tmp = rw_alloc(n);
     w->buf = rw_alloc(BUFFER);
     if (!w->path || !w->tmp || !w->buf) return rw_fail_memory(err, n + BUFFER);
-    snprintf(w->tmp, n, "%s.tmp-%ld", path, (long)getpid());
+    snprintf(w->tmp, n, "%s.tmp-%ld", rw_path_base(path), (long)getpid());
     return RW_OK;
 }
 
@@ -156,7 +191,7 @@ static rw_status open_temporary(rw_writer *w, rw_error *err) {
     rw_free(dir);
     RW_TRY(status);
     RW_TRY(rw_folder_check(&w->folder, rw_path_base(w->path), err));
-    return rw_folder_create(&w->folder, rw_path_base(w->tmp), &w->fd, err);
+    return create_temporary(w, err);
 }
 
 rw_status rw_writer_open(rw_writer *w, const char *path, rw_error *err) {
@@ -217,7 +252,10 @@ void rw_writer_patch(rw_writer *w, int64_t offset, const void *bytes, int64_t n)
 
 /* Closes the file and frees all but the error. */
 static void release(rw_writer *w) {
-    if (w->tmp && w->fd >= 0) close(w->fd);
+    if (w->tmp && w->fd >= 0) {
+        forget_temporary(w);
+        close(w->fd);
+    }
     rw_folder_close(&w->folder);
     rw_free(w->path);
     rw_free(w->tmp);
@@ -245,8 +283,7 @@ rw_status rw_writer_commit(rw_writer *w, rw_error *err) {
     if (!w->tmp) return rw_fail(err, RW_E_INTERNAL, RW_AT_NONE, "commit of a file that is not open");
     flush(w);
     if (!writer_fails(w) && (refused() || fsync(w->fd) != 0)) write_failed(w);
-    if (!writer_fails(w) && refuse(w) == RW_OK)
-        rw_folder_rename(&w->folder, rw_path_base(w->tmp), rw_path_base(w->path), &w->error);
+    if (!writer_fails(w) && refuse(w) == RW_OK) rw_folder_rename(&w->folder, w->tmp, rw_path_base(w->path), &w->error);
     if (w->error.code != RW_OK) {
         rw_status code = give_error(w, err);
         rw_writer_abort(w);
@@ -258,7 +295,7 @@ rw_status rw_writer_commit(rw_writer *w, rw_error *err) {
 }
 
 void rw_writer_abort(rw_writer *w) {
-    if (w->tmp && w->fd >= 0) rw_folder_unlink(&w->folder, rw_path_base(w->tmp), NULL);
+    if (w->tmp && w->fd >= 0) rw_folder_unlink(&w->folder, w->tmp, NULL);
     release(w);
 }
 

@@ -53,6 +53,10 @@ void rw_writer_patch(rw_writer *w, int64_t offset, const void *bytes, int64_t n)
 rw_status rw_writer_commit(rw_writer *w, rw_error *err);
 void rw_writer_abort(rw_writer *w); /* removes the temporary file; fine after commit and on zero */
 
+/* For who is about to end the process in the middle of everything: removes the temporary files of all writers that are
+ * open, and lets no thread begin another. */
+void rw_fs_leave(void);
+
 rw_status rw_write_file(const char *path, const void *bytes, int64_t n, rw_error *err); /* all of the above */
 
 /* -- folders and names ---------------------------------------------------------------------------- */

@@ -5,8 +5,16 @@ set -eu
 here=$(dirname "$0")
 . "$here/common.sh"
 
+names="train_log.txt metrics.jsonl plan.yaml rwkv-init.pth rwkv-0.pth rwkv-final.pth state-2.safetensors"
+# The stranger's folder claims to be that of the recipe's own runs, and all names in it to be theirs.
+claim() {
+    printf '{"recipe":"%s"}\n' "$(realpath "$work/$1")/recipe.yaml"
+    for claimed in $names; do printf '{"wrote":"%s"}\n' "$claimed"; done
+}
+
 run_recipe_in() { # FOLDER: the recipe of a stranger, whose name would be a command for a shell
     mkdir -p "$work/$1/out"
+    [ -L "$work/$1/out" ] || claim "$1" >"$work/$1/out/.rwkv-run"
     cat >"$work/$1/recipe.yaml" <<YAML
 name: "touch $work/executed #"
 device: cpu
@@ -23,14 +31,16 @@ echo "alias ll='ls -l'" >"$work/bashrc"
 cp "$work/bashrc" "$work/bashrc.before"
 # untouched NAME: the run failed, said why, and the user's file is as it was
 untouched() {
-    [ "$status" = 1 ] || fail "$1: status $status, expected 1"
+    # 2: weights that were not expected are refused before anything is opened
+    case $1 in rwkv-0.pth | rwkv-final.pth | state-*) expected=2 ;; *) expected=1 ;; esac
+    [ "$status" = $expected ] || fail "$1: status $status, expected $expected"
     says "$1"
     cmp "$work/bashrc" "$work/bashrc.before" || fail "$1: the user's file has changed: $(cat "$work/bashrc")"
     [ ! -e "$work/made" ] || fail "$1: a file was made outside"
 }
 
 n=0
-for name in train_log.txt metrics.jsonl plan.yaml rwkv-init.pth rwkv-0.pth rwkv-final.pth state-2.safetensors; do
+for name in $names; do
     for trap in link dangling pipe second folder; do
         n=$((n + 1))
         mkdir -p "$work/$n/out"
