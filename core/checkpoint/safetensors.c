@@ -8,6 +8,7 @@
 #include "core/base/fs.h"
 #include "core/base/json.h"
 #include "core/checkpoint/little_endian.h"
+#include "core/checkpoint/retention.h"
 #include "core/checkpoint/tensor_file_internal.h"
 
 #include <stdlib.h>
@@ -109,6 +110,34 @@ static rw_status read_metadata(rw_tensor_file *f, json_t *m, rw_error *err) {
     return RW_OK;
 }
 
+/* -- checksums ------------------------------------------------------------------------------------------ */
+
+/* 8 hexadecimal digits; false: something else. */
+static bool read_digits(const char *text, uint32_t *out) {
+    static const char digits[] = "0123456789abcdef";
+    *out = 0;
+    for (int i = 0; i < 8; i++) {
+        const char *at = text[i] ? strchr(digits, text[i]) : NULL;
+        if (!at) return false;
+        *out = *out << 4 | (uint32_t)(at - digits);
+    }
+    return true;
+}
+
+/* "crc32" of rw_safetensors_write(), in the order of the sorted spans. Files of others have none. */
+static rw_status read_checksums(rw_tensor_file *f, const span *s, rw_error *err) {
+    const char *text = rw_tensor_file_metadata(f, "crc32");
+    if (!text) return RW_OK;
+    bool fits = strlen(text) == (size_t)f->n * 8;
+    for (int64_t k = 0; fits && k < f->n; k++) {
+        const rw_file_tensor *t = &f->tensors[s[k].tensor];
+        rw_tensor_record *r = &f->records[s[k].tensor];
+        *r = (rw_tensor_record){.name = t->name, .offset = t->file_offset, .n_bytes = s[k].end - s[k].begin};
+        r->has_crc = fits = read_digits(text + 8 * k, &r->crc);
+    }
+    return fits ? RW_OK : bad(f, "__metadata__", err, "crc32 is not 8 hexadecimal digits for each tensor");
+}
+
 /* -- the whole ------------------------------------------------------------------------------------------- */
 
 static int by_begin(const void *a, const void *b) {
@@ -116,6 +145,18 @@ static int by_begin(const void *a, const void *b) {
     if (x->begin != y->begin) return x->begin < y->begin ? -1 : 1;
     if (x->end != y->end) return x->end < y->end ? -1 : 1; /* an empty one stands before its neighbour */
     return x->tensor < y->tensor ? -1 : 1;
+}
+
+/* A download can be continued; a training state is a file that was damaged after it was written. */
+static rw_status cut_short(const rw_tensor_file *f, int64_t expected, rw_error *err) {
+    const char *path = f->file.path;
+    if (rw_checkpoint_name(rw_path_base(path)) == RW_NAME_STATE)
+        return rw_fail(err, RW_E_FORMAT, RW_AT_FILE(path),
+                       "cut short: %lld of %lld bytes are here; this training state cannot be used",
+                       (long long)f->file.n_bytes, (long long)expected);
+    return rw_fail(err, RW_E_FORMAT, RW_AT_FILE(path),
+                   "cut short: %lld of %lld bytes are here; continue the download with `wget -c URL`",
+                   (long long)f->file.n_bytes, (long long)expected);
 }
 
 /* Sorted, the spans must follow each other from 0 to the end of the file. */
@@ -127,10 +168,7 @@ static rw_status check_spans(const rw_tensor_file *f, span *s, int64_t data, rw_
         if (s[i].begin > at) return bad(f, f->tensors[s[i].tensor].name, err, "there is a gap before its bytes");
         at = s[i].end;
     }
-    if (at > here)
-        return rw_fail(err, RW_E_FORMAT, RW_AT_FILE(f->file.path),
-                       "cut short: %lld of %lld bytes are here; continue the download with `wget -c URL`",
-                       (long long)f->file.n_bytes, (long long)data + (long long)at);
+    if (at > here) return cut_short(f, data + at, err);
     if (at < here)
         return rw_fail(err, RW_E_FORMAT, RW_AT_FILE(f->file.path),
                        "safetensors: %lld bytes more than the header accounts for; download the file again",
@@ -153,7 +191,7 @@ static rw_status read_entries(rw_tensor_file *f, json_t *header, int64_t data, s
     }
     RW_TRY(check_spans(f, s, data, err));
     for (int64_t k = 0; k < f->n; k++) f->tensors[s[k].tensor].file_offset = data + s[k].begin;
-    return RW_OK;
+    return read_checksums(f, s, err);
 }
 
 static rw_status read_header(rw_tensor_file *f, json_t *header, int64_t data, rw_error *err) {
@@ -177,11 +215,7 @@ static rw_status header_length(const rw_tensor_file *f, int64_t *n, rw_error *er
                        "safetensors: a header of %llu bytes, but the limit is 100,000,000; is this a model?",
                        (unsigned long long)rw_le64(length));
     *n = (int64_t)rw_le64(length);
-    if (*n <= f->file.n_bytes - 8) return RW_OK;
-    return rw_fail(
-        err, RW_E_FORMAT, RW_AT_FILE(f->file.path),
-        "cut short: %lld bytes are here and the header alone has %lld; continue the download with `wget -c URL`",
-        (long long)f->file.n_bytes, (long long)*n + 8);
+    return *n <= f->file.n_bytes - 8 ? RW_OK : cut_short(f, *n + 8, err);
 }
 
 rw_status rw_safetensors_open(rw_tensor_file *f, rw_error *err) {

@@ -14,10 +14,16 @@
 extern "C" {
 #endif
 
+/* Metadata "format" and "version" of a training state (core/train/training_state.h). Others are refused: a layout that
+ * is not known would be read as something that it is not. */
+#define RW_STATE_FORMAT  "rwkv-run training state"
+#define RW_STATE_VERSION "1"
+
 /* All-zero: no saved run. */
 typedef struct {
-    char *path; /* owned: the training state; NULL: none */
-    bool named; /* the user named this file */
+    char *path;   /* owned: the training state; NULL: none */
+    bool named;   /* the user named this file */
+    int64_t step; /* steps done; -1: it does not say */
     rw_pairs keys, choices;
     rw_arena arena; /* owns the pairs */
 } rw_saved_run;

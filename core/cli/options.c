@@ -32,6 +32,7 @@ typedef struct {
 static const option options[] = {
     {"--dry-run", TRAIN, SWITCH, FIELD(train.dry_run), 0, 0, ""},
     {"--resume", TRAIN, TEXT, FIELD(train.resume), 0, 0, "auto, never or a path"},
+    {"--restart", TRAIN, SWITCH, FIELD(train.restart), 0, 0, ""},
     {"--trust", TRAIN, SWITCH, FIELD(train.recipe.trust), 0, 0, ""},
     {"--env", TRAIN, NAMES, 0, 0, 0, "the name of a variable"},
     {"--prompt", GENERATE, TEXT, FIELD(generate.prompt), 0, 0, "a string"},
@@ -43,6 +44,7 @@ static const option options[] = {
     {"--tokenizer", GENERATE | TOKENIZE, WORD, FIELD(tokenizer), 0, 0, "world|byte"},
     {"--vocab", GENERATE | TOKENIZE, TEXT, FIELD(vocab_file), 0, 0, "a file"},
     {"--dtype", TOKENIZE, WORD, FIELD(tokenize.dtype), 0, 0, "int32|uint16"},
+    {"--force", TOKENIZE, SWITCH, FIELD(tokenize.force), 0, 0, ""},
     /* tools/preprocess_data.py of the official tutorial */
     {"--input", TOKENIZE, TEXT, FIELD(tokenize.input), 0, 0, "a file"},
     {"--output-prefix", TOKENIZE, TEXT, FIELD(tokenize.output), 0, 0, "a path"},
@@ -275,6 +277,8 @@ static rw_status finish_train(reader *r) {
     if (near && access(r->names[0], F_OK) != 0)
         return rw_fail(r->err, RW_E_USAGE, on_line(r->names[0]), "neither a command nor a recipe (did you mean '%s'?)",
                        near);
+    if (o->train.restart && strcmp(o->train.resume, "auto") != 0)
+        return rw_fail(r->err, RW_E_USAGE, on_line("--restart"), "begins anew; leave --resume out");
     o->train.recipe.path = r->names[0];
     o->train.recipe.overrides = r->overrides;
     o->train.recipe.n_overrides = r->n_overrides;
@@ -357,6 +361,8 @@ rw_status rw_options_parse(rw_options *o, int argc, char **argv, rw_error *err) 
     o->generate.top_p = 1;
     o->generate.tokens = 256;
     o->tokenize.dtype = "int32";
+    o->argc = argc;
+    o->argv = argv;
     if (argc < 2) return missing(&(reader){.o = o, .err = err}, NULL, "the recipe");
     o->command = RW_COMMAND_TRAIN;
     bool named = find_command(argv[1], &o->command);
@@ -373,4 +379,26 @@ rw_status rw_options_parse(rw_options *o, int argc, char **argv, rw_error *err) 
 void rw_options_done(rw_options *o) {
     rw_arena_done(&o->arena);
     *o = (rw_options){0};
+}
+
+/* -- the same again ----------------------------------------------------------------------------------------------- */
+
+static bool repeats(const char *word, const char *but) {
+    static const char *const dropped[] = {"--resume=", "--restart", "--dry-run"};
+    for (int i = 0; i < 3; i++)
+        if (strncmp(word, dropped[i], strlen(dropped[i])) == 0) return false;
+    size_t n = but ? strlen(but) : 0;
+    return !n || strncmp(word, but, n) != 0 || word[n] != '=';
+}
+
+void rw_options_again(const rw_options *o, const char *but, rw_str *out) {
+    for (int i = 0; i < o->argc; i++) {
+        if (i > 0 && strcmp(o->argv[i], "--resume") == 0) {
+            i++; /* and its value */
+            continue;
+        }
+        if (i > 0 && !repeats(o->argv[i], but)) continue;
+        if (i > 0) rw_str_append(out, " ");
+        rw_str_append_quoted(out, o->argv[i]);
+    }
 }
