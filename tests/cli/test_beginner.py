@@ -3,7 +3,7 @@
 
 A case is what is written (a recipe with one thing changed, or a command line), the exit status, and what must be
 said."""
-import os, shutil, signal, subprocess, sys, tempfile
+import glob, os, shutil, signal, subprocess, sys, tempfile
 
 PROGRAM = os.path.abspath(os.environ["RWKV_RUN"])
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -156,10 +156,12 @@ def no_permission():
 
 
 def stop_and_resume():
-    """Ctrl-C saves, and the same command resumes; with another learning rate it says what differs."""
+    """Ctrl-C saves, and the same command resumes; with another learning rate it says what differs, and without
+    its state nothing is overwritten."""
     problems = []
-    for language, resume, resumed, changed in ("en", "resume", "resuming from", "train.lr_init: was 1e-4, now 2e-4"), \
-            ("zh", "继续", "继续训练：", "train.lr_init：原为 1e-4，现为 2e-4"):
+    english = "resume", "resuming from", "train.lr_init: was 1e-4, now 2e-4", "nothing is overwritten"
+    chinese = "继续", "继续训练：", "train.lr_init：原为 1e-4，现为 2e-4", "不会覆盖任何文件"
+    for language, (resume, resumed, changed, kept) in ("en", english), ("zh", chinese):
         out = "stopped-" + language
         write("r.yaml", RECIPE.replace("epoch_steps: 2", "epoch_steps: 4000").replace("proj_dir: out", "proj_dir: " + out))
         env = dict(os.environ, RWKV_LANG=language, RWKV_THREADS="1")
@@ -173,6 +175,9 @@ def stop_and_resume():
         problems += check("resume", language, found, 0, resumed)
         write("r.yaml", RECIPE.replace("epoch_steps: 2", "epoch_steps: 4000").replace("1e-4", "2e-4").replace("out", out))
         problems += check("lr changed", language, run(["r.yaml"], language), 2, changed)
+        for state in glob.glob(out + "/state-*"):
+            os.remove(state)
+        problems += check("lr changed, state deleted", language, run(["r.yaml"], language), 2, kept)
     return problems
 
 
@@ -201,7 +206,7 @@ def main():
         os.rename("out/rwkv-final.pth", "base.pth")
         problems = recipes_and_commands() + no_permission() + stop_and_resume() + official_recipe_runs()
         os.chdir("/")
-    print("\n".join(problems) if problems else "%d mistakes, each answered" % (len(RECIPES) + len(COMMANDS) + 4))
+    print("\n".join(problems) if problems else "%d mistakes, each answered" % (len(RECIPES) + len(COMMANDS) + 5))
     return 1 if problems else 0
 
 
