@@ -235,8 +235,9 @@ static rw_status say_end(trainer *t, rw_error *err, const char *fmt, ...) {
         vsnprintf(text[i], sizeof text[i], formats[i], ap);
         va_end(ap);
     }
-    rw_info("%s", text[0]);
-    return rw_output_report(&t->output, RW_EVENT_END, &t->metrics, text[1], err);
+    rw_status status = rw_output_report(&t->output, RW_EVENT_END, &t->metrics, text[1], err);
+    rw_info("%s", text[0]); /* after the bar has ended */
+    return status;
 }
 
 static bool time_is_up(const trainer *t) {
