@@ -91,11 +91,13 @@ static rw_status run(job *j, rw_error *err) {
     RW_TRY(make_plan(j, err));
     if (j->options->train.dry_run) {
         RW_TRY(print_plan(j->plan, stdout, err));
-        return tell_start(j, stdout, err);
+        RW_TRY(tell_start(j, stdout, err));
+        return rw_plan_fits(j->plan, err);
     }
     RW_TRY(decide_start(j, err));
     if (j->start.kind == RW_START_FINISHED) return tell_start(j, stderr, err);
     RW_TRY(print_plan(j->plan, stderr, err));
+    RW_TRY(rw_plan_fits(j->plan, err));
     return rw_train(j->plan, &j->recipe, j->device, &j->hooks, &j->start, err);
 }
 
