@@ -245,6 +245,18 @@ static void put_conversion(output *o, const char **p, va_list *ap, bool lines) {
     }
 }
 
+void rw_str_appendf_printable(rw_str *s, const char *fmt, ...) {
+    va_list ap;
+    va_start(ap, fmt);
+    size_t n = rw_printable_format(NULL, 0, fmt, ap) + 1;
+    char small[1024], *buf = n > sizeof small ? rw_alloc(n) : small;
+    if (buf) rw_printable_format(buf, n, fmt, ap);
+    va_end(ap);
+    if (buf) rw_str_append(s, buf);
+    if (!buf) s->failed = true;
+    if (buf != small) rw_free(buf);
+}
+
 size_t rw_printable_format(char *buf, size_t size, const char *fmt, va_list list) {
     output o = {buf, size, 0, 0};
     va_list ap;

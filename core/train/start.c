@@ -199,26 +199,24 @@ rw_status rw_start_decide(rw_start *s, const rw_plan *plan, const rw_saved_run *
 
 /* -- saying -------------------------------------------------------------------------------------------------------- */
 
-static void print_finished(const rw_start *s, const rw_plan *plan, const rw_saved_run *saved, const char *dir,
-                           rw_str *out) {
+static void print_finished(const rw_start *s, const rw_plan *plan, const rw_saved_run *saved, rw_str *out) {
     long long step = saved->step, more = (step / plan->train.epoch_steps) + 1;
-    rw_str_appendf(
+    rw_str_appendf_printable(
         out,
         rw_message(
             "already finished: %lld steps, %s/rwkv-final.pth; to train further:\n    %s train.epoch_count=%lld\n"),
-        step, dir, s->same, more);
+        step, plan->save.proj_dir, s->same, more);
 }
 
 void rw_start_print(const rw_start *s, const rw_plan *plan, const rw_saved_run *saved, rw_str *out) {
-    char place[PATH_MAX];
-    rw_printable(place, sizeof place, s->kind == RW_START_RESUME ? s->state : plan->save.proj_dir);
     if (s->kind == RW_START_FINISHED)
-        print_finished(s, plan, saved, place, out);
+        print_finished(s, plan, saved, out);
     else if (s->kind == RW_START_RESUME)
-        rw_str_appendf(out, rw_message("a start resumes from %s\n"), place);
+        rw_str_appendf_printable(out, rw_message("a start resumes from %s\n"), s->state);
     else if (s->restart && s->claim->kind != RW_FOLDER_EMPTY)
-        rw_str_appendf(out, rw_message("a start moves the old files of %s into a dated subfolder and begins anew\n"),
-                       place);
+        rw_str_appendf_printable(
+            out, rw_message("a start moves the old files of %s into a dated subfolder and begins anew\n"),
+            s->claim->dir);
     else
         rw_str_append(out, rw_message("a start begins a new run\n"));
 }
