@@ -93,7 +93,8 @@ static const char *module_of(const char *path) {
 }
 
 static int push_module(lua_State *L) {
-    rw_lua_push_module(L, lua_tostring(L, lua_upvalueindex(1)));
+    rw_lua_push_environment(L, NULL);
+    rw_lua_push_module(L, lua_gettop(L), lua_tostring(L, lua_upvalueindex(1)));
     return 1;
 }
 
@@ -115,10 +116,12 @@ static rw_status load_file(rw_lua *lua, int file, rw_error *err) {
 /* For each row of hooks.def with a default file: its table `hooks` has the function. */
 static int load_defaults(lua_State *L) {
     int *refs = row(rw_lua_of(L), rw_lua_of(L)->plan->n_files);
+    rw_lua_push_environment(L, NULL);
+    const int env = lua_gettop(L);
     for (int id = 0; id < RW_HOOK_COUNT; id++) {
         if (!default_files[id][0]) continue;
         lua_pushfstring(L, "rwkv.%s", default_files[id]);
-        rw_lua_push_module(L, lua_tostring(L, -1));
+        rw_lua_push_module(L, env, lua_tostring(L, -1));
         lua_getfield(L, -1, "hooks");
         lua_getfield(L, -1, hook_names[id]);
         if (!lua_isfunction(L, -1))
