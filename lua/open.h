@@ -1,4 +1,4 @@
-/* A virtual machine of Lua with everything that scripts may use: the environment of sandbox.c, `trainer` and `metrics`. */
+/* A virtual machine of Lua with all that scripts may use: the environment of sandbox.c, `trainer` and `metrics`. */
 #ifndef RW_LUA_OPEN_H
 #define RW_LUA_OPEN_H
 
@@ -8,9 +8,9 @@
 extern "C" {
 #endif
 
-/* A machine with no script in it. `plan` must outlive it. Limits: plan->memory_bytes for all that Lua holds (<= 0: none),
- * plan->budget_ms for each call (<= 0: none). Fails with E_MEMORY, or E_LUA when the limits are too tight even for the
- * libraries. Free with rw_lua_free(). */
+/* A machine with no script in it. `plan` must outlive it. Limits: plan->memory_bytes for all that Lua holds (<= 0:
+ * none), plan->budget_ms for each call (<= 0: none). Fails with E_MEMORY, or E_LUA when the limits are too tight even
+ * for the libraries. Free with rw_lua_free(). */
 rw_status rw_lua_new(rw_lua **out, const rw_plan_lua *plan, rw_error *err);
 
 /* Runs one file from top to bottom, outside training (`rwkv-run lua`). */

@@ -127,6 +127,25 @@ static void init_slot(const rw_loader *l, slot *s, char **memory) {
                           .next = l->first};
 }
 
+/* What follows these ids, "\n\nA:" of the 20B vocabulary, is an answer, up to the end of the document. */
+static const int32_t answer_mark[] = {187, 187, 34, 27};
+enum { MARK = sizeof answer_mark / sizeof *answer_mark };
+
+/* The official my_qa_mask: a position counts from the last id of the mark on. A row without an answer counts whole.
+ * Returns how many count. */
+static int64_t mask_answers(const int32_t *ids, int64_t n, float *mask) {
+    int64_t total = 0;
+    bool answer = false;
+    for (int64_t i = 0; i < n; i++) {
+        if (i >= MARK - 1 && memcmp(ids + i - (MARK - 1), answer_mark, sizeof answer_mark) == 0) answer = true;
+        if (ids[i] == 0) answer = false;
+        mask[i] = answer;
+        total += answer;
+    }
+    for (int64_t i = 0; total == 0 && i < n; i++) mask[i] = 1;
+    return total ? total : n;
+}
+
 /* Fills row `row` from n + 1 ids at `start`, n <= ctx_len. */
 static rw_status fill_row(const rw_loader *l, slot *s, int64_t row, int64_t start, int64_t n, rw_error *err) {
     RW_TRY(rw_source_read(&l->source, start, n + 1, s->row, s->scratch, err));
@@ -143,7 +162,13 @@ static int64_t row_start(const rw_loader *l, uint64_t step, int64_t row) {
 }
 
 static rw_status make_batch(const rw_loader *l, slot *s, uint64_t step, rw_error *err) {
-    for (int64_t row = 0; row < l->rows; row++) RW_TRY(fill_row(l, s, row, row_start(l, step, row), l->ctx_len, err));
+    const int64_t T = l->ctx_len;
+    int64_t total = 0;
+    for (int64_t row = 0; row < l->rows; row++) {
+        RW_TRY(fill_row(l, s, row, row_start(l, step, row), T, err));
+        total += l->plan.qa_mask ? mask_answers(s->row, T, s->mask + row * T) : T;
+    }
+    s->batch.mask_sum = (double)total;
     s->batch.next.step = step + 1;
     return RW_OK;
 }

@@ -62,6 +62,7 @@ typedef struct {
     rw_tokenizer_choice tokenizer; /* none: the data are ids */
     const char *vocab_file;        /* path of the World vocabulary; NULL unless it is the tokenizer's */
     rw_sampler_choice sampler;     /* core/data/sampler.h has both */
+    bool qa_mask;                  /* only answers count, as with the official my_qa_mask */
     int64_t ctx_len;               /* T */
     int64_t vocab_size;            /* ids must be below */
     int64_t rows_per_batch;        /* micro_bsz: packed rows of ctx_len tokens in a micro batch */

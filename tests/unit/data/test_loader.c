@@ -101,6 +101,54 @@ static void test_cubic(void **state) {
     rw_loader_close(l);
 }
 
+/* Three marks, one with a 0 right after it, and long stretches with none. */
+static const char *questions(const char *name, int64_t n) {
+    static const uint16_t mark[] = {187, 187, 34, 27};
+    static const int64_t at[] = {9, 40, 80};
+    rw_error err = {0};
+    rw_binidx_writer *w;
+    uint16_t *ids = rw_alloc_array((size_t)n, sizeof *ids);
+    for (int64_t i = 0; i < n; i++) ids[i] = 1;
+    for (int k = 0; k < 3; k++) memcpy(ids + at[k], mark, sizeof mark);
+    ids[22] = ids[44] = ids[90] = 0;
+    assert_int_equal(rw_binidx_create(&w, rw_test_path(name), RW_BINIDX_U16, &err), RW_OK);
+    assert_int_equal(rw_binidx_write(w, ids, n, &err), RW_OK);
+    assert_int_equal(rw_binidx_commit(w, &err), RW_OK);
+    rw_free(ids);
+    return rw_test_path(name);
+}
+
+/* The mark's last id, and all after it up to a 0; a window sees only a mark that is whole inside of it. */
+static float answer_at(const int32_t *row, int64_t i) {
+    for (int64_t k = i; k >= 3 && row[k] != 0; k--)
+        if (row[k] == 27 && row[k - 1] == 34 && row[k - 2] == 187 && row[k - 3] == 187) return 1;
+    return 0;
+}
+
+static void test_answers(void **state) {
+    (void)state;
+    rw_plan_data plan = plan_for(questions("qa", 130));
+    plan.qa_mask = true;
+    rw_loader *l = open_loader(&plan, NULL);
+    int n_whole = 0, n_part = 0;
+    for (int step = 0; step < 60; step++) {
+        const rw_batch *b = next(l);
+        double sum = 0;
+        for (int r = 0; r < ROWS; r++) {
+            const int32_t *row = b->tokens + r * T;
+            bool any = false;
+            for (int i = 0; i < T; i++) any |= answer_at(row, i) > 0;
+            for (int i = 0; i < T; i++) assert_true(b->mask[r * T + i] == (any ? answer_at(row, i) : 1));
+            for (int i = 0; i < T; i++) sum += b->mask[r * T + i];
+            n_whole += !any;
+            n_part += any;
+        }
+        assert_true(b->mask_sum == sum);
+    }
+    assert_true(n_whole > 20 && n_part > 20);
+    rw_loader_close(l);
+}
+
 /* A loader that begins at the cursor of a batch gives what would have followed. */
 static void test_cubic_resumes(void **state) {
     (void)state;
@@ -444,6 +492,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_batches),
         cmocka_unit_test(test_cubic),
+        cmocka_unit_test(test_answers),
         cmocka_unit_test(test_cubic_resumes),
         cmocka_unit_test(test_borders_have_a_fixed_length),
         cmocka_unit_test(test_held),
