@@ -262,8 +262,9 @@ static rw_status hook_number(void *ctx, rw_hook_id id, rw_hook_trainer *t, doubl
     return RW_OK;
 }
 
-static rw_status hook_boolean(void *ctx, rw_hook_id id, rw_hook_trainer *t, bool *value, bool *given, rw_error *err) {
-    hook_job h = {.id = id, .trainer = t};
+static rw_status hook_boolean(void *ctx, rw_hook_id id, rw_hook_trainer *t, const rw_hook_metrics *m, bool *value,
+                              bool *given, rw_error *err) {
+    hook_job h = {.id = id, .trainer = t, .metrics = m};
     RW_TRY(ask(ctx, &h, err));
     *given = h.given;
     if (h.given) *value = h.boolean;
@@ -285,6 +286,11 @@ static rw_status hook_event(void *ctx, rw_hook_id id, rw_hook_trainer *t, const 
         if (row(lua, file)[id] != LUA_NOREF) RW_TRY(call_ref(lua, &h, file, err));
     }
     return RW_OK;
+}
+
+static void set_rescue(void *ctx, bool (*rescue)(void *), void *rescue_ctx) {
+    rw_lua *lua = ctx;
+    rw_lua_watchdog_set_rescue(&lua->watchdog, rescue, rescue_ctx);
 }
 
 /* -- opening --------------------------------------------------------------------------------------- */
@@ -309,8 +315,12 @@ rw_status rw_lua_hooks_open(rw_lua **out, const rw_plan_lua *plan, rw_hooks *hoo
         rw_lua_free(lua);
         return status;
     }
-    *hooks =
-        (rw_hooks){.ctx = lua, .number = hook_number, .boolean = hook_boolean, .text = hook_text, .event = hook_event};
+    *hooks = (rw_hooks){.ctx = lua,
+                        .number = hook_number,
+                        .boolean = hook_boolean,
+                        .text = hook_text,
+                        .event = hook_event,
+                        .set_rescue = set_rescue};
     *out = lua;
     return RW_OK;
 }

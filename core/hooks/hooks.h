@@ -49,12 +49,16 @@ typedef struct {
     void *ctx;
     /* Value hooks. *given = false: no script answered, the loop uses its own fallback. */
     rw_status (*number)(void *ctx, rw_hook_id id, rw_hook_trainer *t, double *value, bool *given, rw_error *err);
-    rw_status (*boolean)(void *ctx, rw_hook_id id, rw_hook_trainer *t, bool *value, bool *given, rw_error *err);
+    rw_status (*boolean)(void *ctx, rw_hook_id id, rw_hook_trainer *t, const rw_hook_metrics *m, bool *value,
+                         bool *given, rw_error *err);
     /* `log`: the line for people; a copy into buf. */
     rw_status (*text)(void *ctx, rw_hook_id id, rw_hook_trainer *t, const rw_hook_metrics *m, char *buf, int64_t size,
                       bool *given, rw_error *err);
     /* Events. */
     rw_status (*event)(void *ctx, rw_hook_id id, rw_hook_trainer *t, const rw_hook_metrics *m, rw_error *err);
+    /* optional: what to do before the process ends because a script does not return. `rescue` saves and says whether
+     * all is saved; another thread calls it while the loop waits for the script. NULL: nothing. */
+    void (*set_rescue)(void *ctx, bool (*rescue)(void *), void *rescue_ctx);
 } rw_hooks;
 
 #ifdef __cplusplus

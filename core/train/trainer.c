@@ -189,18 +189,38 @@ static rw_status validate(trainer *t, rw_error *err) {
     }
     t->metrics.val_loss = weight > 0 ? sum / weight : NAN;
     t->valid_step = t->progress.step;
-    return rw_output_report(&t->output, RW_EVENT_VALID, &t->metrics, NULL, err);
+    RW_TRY(rw_output_report(&t->output, RW_EVENT_VALID, &t->metrics, NULL, err));
+    return fire(t, RW_HOOK_on_validation_end, &t->metrics, err);
 }
 
 static rw_status save(trainer *t, rw_error *err) {
     return rw_output_save(&t->output, t->engine.model->params, &t->progress, &t->metrics, err);
 }
 
+/* A script does not return: called from the thread that ends the process. Nothing moves meanwhile, because the loop
+ * waits for the script; so what the last whole step left is saved. */
+static bool rescue(void *ctx) {
+    trainer *t = ctx;
+    rw_error error = {0};
+    bool saved = t->progress.step == 0 || save(t, &error) == RW_OK;
+    if (!saved) rw_warn("could not save: %s", error.msg);
+    rw_error_clear(&error);
+    return saved;
+}
+
+static void set_rescue(trainer *t, bool (*f)(void *)) {
+    if (t->hooks && t->hooks->set_rescue) t->hooks->set_rescue(t->hooks->ctx, f, t);
+}
+
 /* -- between the steps
  * ------------------------------------------------------------------------------------------------------ */
 
+static bool validation_is_due(const trainer *t, int64_t step) {
+    int64_t every = t->plan->train.eval_every;
+    return last_of_epoch(t, step) || (every > 0 && (step + 1) % every == 0);
+}
+
 static rw_status end_epoch(trainer *t, rw_error *err) {
-    RW_TRY(validate(t, err));
     RW_TRY(rw_output_report(&t->output, RW_EVENT_EPOCH, &t->metrics, NULL, err));
     t->progress.epoch_loss = 0;
     t->progress.epoch_loss_n = 0;
@@ -212,12 +232,12 @@ static rw_status after_step(trainer *t, int64_t step, rw_error *err) {
     const char *line = ask_line(t, &status, err);
     RW_TRY(status);
     RW_TRY(rw_output_report(&t->output, RW_EVENT_STEP, &t->metrics, line, err));
+    if (validation_is_due(t, step)) RW_TRY(validate(t, err)); /* the hooks of this step know its result */
     RW_TRY(fire(t, RW_HOOK_on_train_batch_end, &t->metrics, err));
-    int64_t every = t->plan->train.eval_every;
-    if (every > 0 && (step + 1) % every == 0) RW_TRY(validate(t, err));
     if (last_of_epoch(t, step)) RW_TRY(end_epoch(t, err));
     bool want = false, given = false;
-    if (t->hooks) RW_TRY(t->hooks->boolean(t->hooks->ctx, RW_HOOK_should_save, &t->trainer, &want, &given, err));
+    if (t->hooks)
+        RW_TRY(t->hooks->boolean(t->hooks->ctx, RW_HOOK_should_save, &t->trainer, &t->metrics, &want, &given, err));
     if ((given && want) || t->trainer.ask_save) RW_TRY(save(t, err));
     t->trainer.ask_save = false;
     return RW_OK;
@@ -342,6 +362,7 @@ static rw_status begin(trainer *t, rw_device *device, const char *resume, rw_err
     refresh(t, t->progress.step);
     RW_TRY(rw_output_report(&t->output, resume ? RW_EVENT_RESUME : RW_EVENT_RUN, &t->metrics,
                             resume ? resume : t->plan->name, err));
+    set_rescue(t, rescue);
     return fire(t, RW_HOOK_on_train_start, NULL, err);
 }
 
@@ -397,6 +418,7 @@ rw_status rw_train(const rw_plan *plan, const rw_recipe *recipe, rw_device *devi
     rw_status status = begin(t, device, resume, err);
     if (status == RW_OK) status = run_steps(t, err);
     if (status == RW_OK) status = end(t, err);
+    set_rescue(t, NULL);
     status = save_after_failure(t, status);
     if (status != RW_OK) rw_error_settle(err); /* data and logs are closed, and their names with them */
     rw_signals_release();

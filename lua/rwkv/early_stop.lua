@@ -21,12 +21,10 @@ function M.new(options)
     set[key] = value
   end
 
-  local best, last, worse = math.huge, nil, 0
+  local best, worse = math.huge, 0
   return {
-    on_train_batch_end = function(trainer, metrics)
+    on_validation_end = function(trainer, metrics)
       local loss = metrics.val_loss
-      if loss ~= loss or loss == last then return end -- not known yet, or nothing new
-      last = loss
       if loss < best - set.min_delta then
         best, worse = loss, 0
         return

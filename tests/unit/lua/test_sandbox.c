@@ -180,6 +180,37 @@ static void test_the_jit_and_the_watchdog(void **state) {
     assert_int_equal(WEXITSTATUS(status), rw_status_exit_code(RW_E_LUA));
 }
 
+/* Called from the watchdog's thread: leaves a mark in the exit status of the child. */
+static bool leave_a_mark(void *ctx) {
+    rw_error err = {0};
+    return rw_write_file(ctx, "saved", 5, &err) == RW_OK;
+}
+
+static void test_the_watchdog_saves_first(void **state) {
+    (void)state;
+    char mark[600];
+    snprintf(mark, sizeof mark, "%s", rw_test_path("mark"));
+    const pid_t child = fork();
+    if (child == 0) {
+        close(2);
+        rw_lua_set_grace(200);
+        bench b = {.plan = {.budget_ms = 100, .jit = true}};
+        const char *path = write_script(
+            "mine.lua", "return { on_train_end = function() local x = 0 for i = 1, 1e14 do x = x + i end end }");
+        rw_hook_trainer t = a_trainer(1);
+        rw_hook_metrics m = some_metrics(1);
+        if (open_hooks(&b, path, NULL) != RW_OK) _exit(78);
+        b.hooks.set_rescue(b.hooks.ctx, leave_a_mark, mark);
+        b.hooks.event(b.hooks.ctx, RW_HOOK_on_train_end, &t, &m, &b.err);
+        _exit(77);
+    }
+    int status = 0;
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_true(WIFEXITED(status));
+    assert_int_equal(WEXITSTATUS(status), rw_status_exit_code(RW_E_LUA));
+    assert_true(rw_exists(mark));
+}
+
 /* -- memory ---------------------------------------------------------------------------------------- */
 
 static void test_memory_is_bounded(void **state) {
@@ -313,6 +344,7 @@ int main(void) {
         cmocka_unit_test(test_patterns_are_bounded),
         cmocka_unit_test(test_sort_is_bounded),
         cmocka_unit_test(test_the_jit_and_the_watchdog),
+        cmocka_unit_test(test_the_watchdog_saves_first),
         cmocka_unit_test(test_memory_is_bounded),
         cmocka_unit_test(test_memory_comes_back),
         cmocka_unit_test(test_a_script_changes_nothing_for_others),

@@ -1,0 +1,63 @@
+#!/bin/sh
+# Hooks in a run: they know the validation of their own step, and a script that never returns loses no step.
+set -eu
+
+root=$(cd "$(dirname "$0")/../.." && pwd)
+program=${RWKV_RUN:?RWKV_RUN is the program to test}
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+export RWKV_LANG=en RWKV_THREADS=1
+cd "$work"
+cp "$root/tests/cli/data.jsonl" data.jsonl
+
+cat >recipe.yaml <<YAML
+name: events
+device: cpu
+model: { arch: x060, n_layer: 2, n_embd: 32, head_size: 32 }
+data: { data_type: jsonl, data_file: data.jsonl, valid_file: data.jsonl, tokenizer: byte, ctx_len: 8 }
+train: { micro_bsz: 1, epoch_steps: 4, epoch_count: 3, precision: fp32, eval_every: 3, eval_batches: 1 }
+save: { proj_dir: out, epoch_save: 0 }
+YAML
+
+fail() {
+    echo "FAIL: $*" >&2
+    [ ! -f log ] || cat log >&2
+    exit 1
+}
+# run STATUS ARGS...
+run() {
+    expected=$1 status=0
+    shift
+    "$program" recipe.yaml "$@" >stdout 2>log || status=$?
+    [ "$status" = "$expected" ] || fail "status $status, expected $expected: $*"
+}
+says() { grep -qF -- "$1" log || fail "not said: $1"; }
+
+# -- the validation of a step is known in the step: 3, 4 (end of an epoch), 6, 8, 9, 12 -----------------------------
+
+cat >events.lua <<'LUA'
+local fresh
+return {
+  on_validation_end = function(trainer, metrics)
+    assert(metrics.val_loss == metrics.val_loss)
+    fresh = metrics.val_loss
+    print("valid after " .. trainer.step + 1)
+  end,
+  on_train_batch_end = function(trainer, metrics)
+    if fresh then print("known in " .. trainer.step + 1, metrics.val_loss == fresh) end
+  end,
+  should_save = function(trainer, metrics)
+    if fresh then print("saving knows in " .. trainer.step + 1, metrics.val_loss == fresh) end
+    fresh = nil
+    return false
+  end,
+  on_train_end = function(trainer, metrics) assert(metrics.loss > 0) end,
+}
+LUA
+run 0 hooks=events.lua save.proj_dir=out-events
+for step in 3 4 6 8 9 12; do
+    says "valid after $step"
+    says "$(printf 'known in %s\ttrue' $step)"
+    says "$(printf 'saving knows in %s\ttrue' $step)"
+done
+[ "$(grep -c 'valid after' log)" = 6 ] || fail "not six validations"
