@@ -6,9 +6,12 @@
 #include "lua/bind.h"
 
 #include "core/base/log.h"
+#include "core/base/thread.h"
 
 #include <string.h>
 
+#define PRINT_AT_ONCE     (1 << 20)
+#define PRINT_A_SECOND    (16 << 10)
 #define DATE_FORMAT_LIMIT 200 /* bytes; strftime takes microseconds for each, and the library tries four times */
 
 /* -- base ------------------------------------------------------------------------------------------ */
@@ -160,6 +163,23 @@ static void make_printable(char *text) {
         if (((unsigned char)*text < 32 && *text != '\t' && *text != '\n') || *text == 127) *text = '?';
 }
 
+/* A log that a script fills is somebody's disk: 1 MiB, and 16 KiB more for each second of the run. Scripts without a
+ * limit of time are the user's own. */
+static bool may_print(rw_lua *lua, size_t n) {
+    const int64_t seconds = (rw_now_ns() - lua->begun_ns) / 1000000000;
+    if (lua->plan->budget_ms <= 0 || lua->plan->trust) return true;
+    if (lua->printed + (int64_t)n > PRINT_AT_ONCE + seconds * PRINT_A_SECOND) {
+        if (lua->left_out++ == 0)
+            rw_warn("the scripts print more than %d KiB and %d KiB a second; what is beyond that is left out",
+                    PRINT_AT_ONCE >> 10, PRINT_A_SECOND >> 10);
+        return false;
+    }
+    lua->printed += (int64_t)n;
+    if (lua->left_out > 0) rw_info("(%lld lines of print were left out)", (long long)lua->left_out);
+    lua->left_out = 0;
+    return true;
+}
+
 /* Arguments as print() shows them, to the log. upvalue 1: tostring */
 int rw_lua_print(lua_State *L) {
     char line[2000];
@@ -181,6 +201,6 @@ int rw_lua_print(lua_State *L) {
     }
     line[used] = '\0';
     make_printable(line);
-    rw_info("%s", line);
+    if (may_print(rw_lua_of(L), used + 1)) rw_info("%s", line);
     return 0;
 }

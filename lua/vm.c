@@ -348,6 +348,7 @@ rw_status rw_lua_vm_new(rw_lua **out, const rw_plan_lua *plan, rw_error *err) {
     rw_lua *lua = rw_alloc(sizeof *lua);
     if (!lua) return rw_fail_memory(err, sizeof *lua);
     lua->plan = plan;
+    lua->begun_ns = rw_now_ns();
     lua->L = luaL_newstate();
     if (!lua->L) {
         rw_free(lua);

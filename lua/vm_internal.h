@@ -26,8 +26,9 @@ struct rw_lua {
     int64_t bytes, peak;
     rw_lua_watchdog watchdog;
     rw_lua_fault fault;
-    const char *stack_end;  /* the C stack may grow down to here                */
-    pthread_t stack_thread; /* whose stack that is                              */
+    const char *stack_end;               /* the C stack may grow down to here                */
+    pthread_t stack_thread;              /* whose stack that is                              */
+    int64_t begun_ns, printed, left_out; /* of print: when it all began, bytes so far, lines left out */
     /* the call that runs */
     int64_t counted_ns; /* when the count hook looked last */
     uint64_t call;      /* counts up at the beginning and the end of each; odd: one runs */

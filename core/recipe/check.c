@@ -180,6 +180,21 @@ static void check_proj_dir(checker *c) {
                     v->text, v->text);
 }
 
+/* Nor may it give its own scripts more than they have anyway. */
+static void check_lua(checker *c) {
+    static const rw_key_id limits[] = {RW_KEY_lua_jit, RW_KEY_lua_budget_ms, RW_KEY_lua_memory_mb};
+    for (int i = 0; i < 3; i++) {
+        const rw_value *v = value(c, limits[i]);
+        const rw_key *key = &rw_keys[limits[i]];
+        int64_t most = key->type == RW_TYPE_BOOL ? 0 : strtoll(key->value, NULL, 10);
+        if (v->given && v->at.line > 0 && !c->r->trust && v->i > most)
+            rw_problems_add(c->p, v->at,
+                            "a recipe may lower this, not raise it above %s, got '%s'; to raise it, put %s=%s on the "
+                            "command line",
+                            key->value, v->text, key->path, v->text);
+    }
+}
+
 /* -- files that it names ----------------------------------------------------------------------------------- */
 
 static bool ends_with(const char *text, const char *end) {
@@ -245,5 +260,6 @@ void rw_recipe_check(rw_recipe *r, const rw_recipe_options *options, rw_problems
     check_model(&c);
     check_train(&c);
     check_proj_dir(&c);
+    check_lua(&c);
     if (options->check_files) check_files(&c);
 }

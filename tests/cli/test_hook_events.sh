@@ -61,3 +61,15 @@ for step in 3 4 6 8 9 12; do
     says "$(printf 'saving knows in %s\ttrue' $step)"
 done
 [ "$(grep -c 'valid after' log)" = 6 ] || fail "not six validations"
+
+# -- a loop of print has an end, which is told --------------------------------------------------------------------------
+
+cat >chatty.lua <<'LUA'
+local line = ("x"):rep(1000)
+return { on_train_batch_end = function(trainer)
+  if trainer.step == 0 then for i = 1, 5000 do print(line) end end
+end }
+LUA
+run 0 hooks=chatty.lua save.proj_dir=out-chatty
+says "the scripts print more than 1024 KiB and 16 KiB a second"
+[ "$(wc -c <log)" -lt 1200000 ] || fail "print wrote $(wc -c <log) bytes"
