@@ -2,6 +2,7 @@
 #ifndef RW_LUA_BIND_H
 #define RW_LUA_BIND_H
 
+#include "core/base/json.h"
 #include "core/hooks/hooks.h"
 #include "lua/vm_internal.h"
 
@@ -29,6 +30,11 @@ int rw_lua_print(lua_State *L); /* upvalue 1: tostring */
 
 /* -- the other files ------------------------------------------------------------------------------- */
 
+/* files.c: appends to DIR/lua/NAME; raises when it cannot, or has written enough. */
+void rw_lua_append_file(lua_State *L, const char *dir, const char *name, const char *text, size_t n);
+/* memory.c: a table as JSON, and back: [] -> [value]. Raise what does not fit. */
+void rw_lua_append_json(lua_State *L, int index, rw_str *out);
+void rw_lua_push_json(lua_State *L, const json_t *value);
 void rw_lua_open_trainer(lua_State *L); /* bind_trainer.c: the two metatables */
 /* [] -> [trainer]; valid until the running call ends. */
 void rw_lua_push_trainer(lua_State *L, rw_hook_trainer *t);

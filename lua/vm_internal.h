@@ -28,6 +28,7 @@ struct rw_lua {
     rw_lua_fault fault;
     const char *stack_end;               /* the C stack may grow down to here                */
     pthread_t stack_thread;              /* whose stack that is                              */
+    int64_t appended;                    /* bytes that scripts wrote to files                          */
     int64_t begun_ns, printed, left_out; /* of print: when it all began, bytes so far, lines left out */
     /* the call that runs */
     int64_t counted_ns; /* when the count hook looked last */

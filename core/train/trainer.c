@@ -30,6 +30,7 @@ typedef struct {
     double elapsed_before;    /* seconds of earlier processes                 */
     double rate;              /* tokens per second, smoothed                  */
     int64_t valid_step;       /* step after which was validated last; -1      */
+    rw_str memory, next;      /* owned: what the hooks remember; being asked  */
     char line[512];
 } trainer;
 
@@ -95,6 +96,27 @@ static const char *ask_line(trainer *t, rw_status *status, rw_error *err) {
         snprintf(t->line, sizeof t->line, rw_message("step %lld  loss %.4f"), (long long)(t->metrics.step + 1),
                  t->metrics.loss);
     return t->line;
+}
+
+/* After each step, because a save may come when no script can be asked: it failed, or does not return. */
+static rw_status remember(trainer *t, rw_error *err) {
+    if (!t->hooks || !t->hooks->save_memory) return RW_OK;
+    rw_str_clear(&t->next);
+    RW_TRY(t->hooks->save_memory(t->hooks->ctx, &t->trainer, &t->next, err));
+    if (t->next.failed) return rw_fail_memory(err, t->next.len);
+    rw_str swap = t->memory;
+    t->memory = t->next;
+    t->next = swap;
+    t->progress.memory = t->memory.len > 0 ? t->memory.data : NULL;
+    return RW_OK;
+}
+
+static rw_status recall(trainer *t, const char *resume, rw_error *err) {
+    if (!t->hooks || !t->hooks->load_memory) return RW_OK;
+    RW_TRY(rw_training_state_memory(resume, &t->memory, err));
+    if (t->memory.len == 0) return RW_OK;
+    t->progress.memory = t->memory.data;
+    return t->hooks->load_memory(t->hooks->ctx, &t->trainer, t->memory.data, t->memory.len, err);
 }
 
 /* -- a step ------------------------------------------------------------------------------------------------------- */
@@ -197,6 +219,15 @@ static rw_status save(trainer *t, rw_error *err) {
     return rw_output_save(&t->output, t->engine.model->params, &t->progress, &t->metrics, err);
 }
 
+/* What scripts asked for with trainer:save(name). */
+static rw_status save_named(trainer *t, rw_error *err) {
+    rw_hook_trainer *h = &t->trainer;
+    for (int i = 0; i < h->n_save_names; i++)
+        RW_TRY(rw_output_save_named(&t->output, t->engine.model->params, h->save_names[i], &t->metrics, err));
+    h->n_save_names = 0;
+    return RW_OK;
+}
+
 /* A script does not return: called from the thread that ends the process. Nothing moves meanwhile, because the loop
  * waits for the script; so what the last whole step left is saved. */
 static bool rescue(void *ctx) {
@@ -238,9 +269,10 @@ static rw_status after_step(trainer *t, int64_t step, rw_error *err) {
     bool want = false, given = false;
     if (t->hooks)
         RW_TRY(t->hooks->boolean(t->hooks->ctx, RW_HOOK_should_save, &t->trainer, &t->metrics, &want, &given, err));
+    RW_TRY(remember(t, err));
     if ((given && want) || t->trainer.ask_save) RW_TRY(save(t, err));
     t->trainer.ask_save = false;
-    return RW_OK;
+    return save_named(t, err);
 }
 
 /* How the run ended: in the user's language for people, in English for the files. */
@@ -363,6 +395,7 @@ static rw_status begin(trainer *t, rw_device *device, const char *resume, rw_err
     RW_TRY(rw_output_report(&t->output, resume ? RW_EVENT_RESUME : RW_EVENT_RUN, &t->metrics,
                             resume ? resume : t->plan->name, err));
     set_rescue(t, rescue);
+    if (resume) RW_TRY(recall(t, resume, err));
     return fire(t, RW_HOOK_on_train_start, NULL, err);
 }
 
@@ -377,6 +410,7 @@ static rw_status end(trainer *t, rw_error *err) {
     }
     RW_TRY(validate(t, err));
     RW_TRY(fire(t, RW_HOOK_on_train_end, &t->metrics, err));
+    RW_TRY(save_named(t, err));
     RW_TRY(rw_output_save_final(&t->output, t->engine.model->params, &t->progress, &t->metrics, err));
     if (t->trainer.ask_stop)
         return say_end(t, err, "stopped by a hook after step %lld: %s", (long long)done, t->trainer.stop_reason);
@@ -392,6 +426,8 @@ static void close_all(trainer *t) {
     rw_engine_close(&t->engine);
     rw_output_close(&t->output);
     rw_free(t->batches);
+    rw_str_done(&t->memory);
+    rw_str_done(&t->next);
 }
 
 /* A script that fails costs no work: what was trained is saved before the error goes up. */

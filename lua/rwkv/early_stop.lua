@@ -34,6 +34,8 @@ function M.new(options)
         trainer:stop(message("val_loss did not fall below %.4f in %d validations"):format(best, worse))
       end
     end,
+    state_dict = function() return { best = best, worse = worse } end,
+    load_state_dict = function(state) best, worse = state.best, state.worse end,
   }
 end
 

@@ -62,6 +62,40 @@ for step in 3 4 6 8 9 12; do
 done
 [ "$(grep -c 'valid after' log)" = 6 ] || fail "not six validations"
 
+# -- what hooks remember survives a stop: the same bits, the same files -------------------------------------------------
+
+cat >memory.lua <<'LUA'
+local n, best = 0, math.huge
+return {
+  lr = function() return 1e-3 / (1 + n) end, -- from its own count, not from trainer.step
+  on_train_batch_end = function(trainer, metrics)
+    n = n + 1
+    if metrics.loss < best then
+      best = metrics.loss
+      trainer:save("best")
+    end
+    trainer:append("log.csv", ("%d,%d,%.17g\n"):format(trainer.step, n, best))
+    if n == STOP_AT then trainer:stop("enough") end
+  end,
+  state_dict = function() return { n = n, best = best } end,
+  load_state_dict = function(state) n, best = state.n, state.best end,
+}
+LUA
+sed 's/STOP_AT/0/' memory.lua >whole.lua
+sed 's/STOP_AT/5/' memory.lua >half.lua
+run 0 hooks=whole.lua save.proj_dir=out-whole
+# the same name in another folder: the script with the memory of the first
+mkdir first then
+cp half.lua first/memory.lua
+cp whole.lua then/memory.lua
+run 0 hooks=first/memory.lua save.proj_dir=out-parts
+says "stopped by a hook after step 5: enough"
+run 0 hooks=then/memory.lua save.proj_dir=out-parts
+cmp out-whole/rwkv-final.pth out-parts/rwkv-final.pth || fail "other weights after a resume"
+cmp out-whole/save-best.pth out-parts/save-best.pth || fail "other save-best.pth after a resume"
+cmp out-whole/lua/log.csv out-parts/lua/log.csv || fail "another log.csv after a resume"
+[ "$(wc -l <out-whole/lua/log.csv)" = 12 ] || fail "log.csv has not 12 lines"
+
 # -- a loop of print has an end, which is told --------------------------------------------------------------------------
 
 cat >chatty.lua <<'LUA'
