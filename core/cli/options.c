@@ -13,7 +13,7 @@
 /* -- the options --------------------------------------------------------------------------------------------- */
 
 enum { TRAIN = 1, GENERATE = 2, INSPECT = 4, TOKENIZE = 8 };
-typedef enum { SWITCH, TEXT, NUMBER, COUNT, WORD, NAMES } option_type;
+typedef enum { SWITCH, TEXT, NUMBER, COUNT, WORD, NAMES, PATHS } option_type;
 
 typedef struct {
     const char *name;
@@ -30,6 +30,7 @@ static const option options[] = {
     {"--dry-run", TRAIN, SWITCH, FIELD(train.dry_run), 0, 0, ""},
     {"--resume", TRAIN, TEXT, FIELD(train.resume), 0, 0, "auto, never or a path"},
     {"--trust", TRAIN, SWITCH, FIELD(train.recipe.trust), 0, 0, ""},
+    {"--allow-read", TRAIN, PATHS, 0, 0, 0, "a file or a folder"},
     {"--env", TRAIN, NAMES, 0, 0, 0, "the name of a variable"},
     {"--prompt", GENERATE, TEXT, FIELD(generate.prompt), 0, 0, "a string"},
     {"--state", GENERATE, TEXT, FIELD(generate.state), 0, 0, "a file"},
@@ -67,7 +68,8 @@ typedef struct {
     int argc, next; /* of the word to read */
     char **argv;
     const char **overrides, **env_names; /* in the arena, room for argc each */
-    int n_overrides, n_env_names, n_names;
+    const char **read_paths;             /* the same */
+    int n_overrides, n_env_names, n_read_paths, n_names;
     const char *names[3]; /* words that are no options */
     rw_error *err;
 } reader;
@@ -130,6 +132,10 @@ static rw_status set_option(reader *r, const option *opt, const char *text) {
     case NAMES:
         if (!text[0] || strchr(text, '=')) return wrong_value(r, opt, text);
         r->env_names[r->n_env_names++] = text;
+        return RW_OK;
+    case PATHS:
+        if (!text[0]) return wrong_value(r, opt, text);
+        r->read_paths[r->n_read_paths++] = text;
         return RW_OK;
     case NUMBER:
     case COUNT:
@@ -227,6 +233,8 @@ static rw_status finish_train(reader *r) {
     o->train.recipe.n_overrides = r->n_overrides;
     o->train.recipe.env_names = r->env_names;
     o->train.recipe.n_env_names = r->n_env_names;
+    o->train.recipe.read_paths = r->read_paths;
+    o->train.recipe.n_read_paths = r->n_read_paths;
     return RW_OK;
 }
 
@@ -287,7 +295,8 @@ rw_status rw_options_parse(rw_options *o, int argc, char **argv, rw_error *err) 
     reader r = {.o = o, .argc = argc, .argv = argv, .err = err, .next = o->command == RW_COMMAND_TRAIN ? 1 : 2};
     r.overrides = rw_arena_alloc(&o->arena, sizeof *r.overrides * (size_t)argc);
     r.env_names = rw_arena_alloc(&o->arena, sizeof *r.env_names * (size_t)argc);
-    if (!r.overrides || !r.env_names) return rw_fail_memory(err, sizeof *r.overrides * (size_t)argc);
+    r.read_paths = rw_arena_alloc(&o->arena, sizeof *r.read_paths * (size_t)argc);
+    if (!r.overrides || !r.env_names || !r.read_paths) return rw_fail_memory(err, sizeof *r.overrides * (size_t)argc);
     RW_TRY(read_words(&r));
     return finish(&r);
 }
@@ -307,6 +316,7 @@ const char *rw_options_help(void) {
                                   "      --resume auto|never|PATH  resume a saved run; auto: if there is one\n"
                                   "      --trust                   scripts run without sandbox; any output folder\n"
                                   "      --env NAME                let the recipe read this variable (or RWKV_*)\n"
+                                  "      --allow-read PATH         let a recipe from elsewhere read this, too\n"
                                   "  rwkv-run generate MODEL.pth --prompt TEXT\n"
                                   "      --temperature 1  --top-p 1  --tokens 256  --seed 0  --state FILE\n"
                                   "      --tokenizer world|byte    --vocab FILE  (also $RWKV_VOCAB)\n"
@@ -328,6 +338,7 @@ const char *rw_options_help(void) {
                                   "      --resume auto|never|PATH  继续已保存的训练；auto：有则继续\n"
                                   "      --trust                   脚本不受沙箱限制，输出可写到任何文件夹\n"
                                   "      --env NAME                允许配方读取该环境变量（RWKV_* 总是允许）\n"
+                                  "      --allow-read PATH         允许别处的配方也读取它\n"
                                   "  rwkv-run generate MODEL.pth --prompt 文本\n"
                                   "      --temperature 1  --top-p 1  --tokens 256  --seed 0  --state FILE\n"
                                   "      --tokenizer world|byte    --vocab FILE（或 $RWKV_VOCAB）\n"

@@ -27,7 +27,7 @@ typedef enum {
 typedef struct {
     rw_command command;
     struct {
-        rw_recipe_options recipe; /* overrides and env_names are in the arena; check_files is set */
+        rw_recipe_options recipe; /* overrides, env_names and read_paths are in the arena; check_files is set */
         const char *resume;       /* "auto", "never" or a path                                    */
         bool dry_run;
     } train;

@@ -5,6 +5,7 @@ set -eu
 root=$(cd "$(dirname "$0")/../.." && pwd)
 program=${RWKV_RUN:?RWKV_RUN is the program to test}
 work=$(mktemp -d)
+cd "$work" # a recipe reads anywhere from its working directory only
 trap 'rm -rf "$work"' EXIT
 export RWKV_LANG=en RWKV_THREADS=1
 
