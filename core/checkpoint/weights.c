@@ -5,6 +5,7 @@
 #include "core/base/log.h"
 #include "core/model/arch.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -210,6 +211,33 @@ void rw_weights_list_done(rw_weights_list *list) {
     rw_free(list->sources);
     rw_free(list->names);
     *list = (rw_weights_list){0};
+}
+
+static bool all_finite(const double *x, int64_t n) {
+    for (int64_t i = 0; i < n; i++)
+        if (!isfinite(x[i])) return false;
+    return true;
+}
+
+static bool segment_finite(rw_params *p, size_t i, double *buf, int64_t room) {
+    int64_t all = p->layout.segments[i].n;
+    for (int64_t at = 0; at < all; at += room) {
+        int64_t n = all - at < room ? all - at : room;
+        rw_params_get(p, RW_PARAM_VALUE, i, at, n, RW_F64, buf);
+        if (!all_finite(buf, n)) return false;
+    }
+    return true;
+}
+
+rw_status rw_weights_finite(rw_params *p, bool *finite, rw_error *err) {
+    enum { ROOM = 1 << 16 };
+    double *buf = rw_alloc_array(ROOM, sizeof *buf);
+    if (!buf) return rw_fail_memory(err, ROOM * sizeof *buf);
+    *finite = true;
+    for (size_t i = 0; i < p->layout.n_segments && *finite; i++)
+        if (p->layout.segments[i].trainable) *finite = segment_finite(p, i, buf, ROOM);
+    rw_free(buf);
+    return RW_OK;
 }
 
 rw_status rw_weights_save_pth(rw_params *p, const char *path, rw_dtype dtype, rw_error *err) {

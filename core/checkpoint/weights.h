@@ -5,6 +5,8 @@
 #include "core/checkpoint/checkpoint.h"
 #include "core/tensor/layout.h"
 
+#include <stdbool.h>
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -20,6 +22,9 @@ rw_status rw_weights_load(rw_params *p, rw_param_kind kind, const rw_tensor_file
 rw_status rw_weights_load_partial(rw_params *p, const rw_tensor_file *f, const char *path, rw_error *err);
 /* Fills the initial states from a file of exactly them (train_type states). Errors: E_FORMAT. */
 rw_status rw_weights_load_states(rw_params *p, const char *path, rw_error *err);
+
+/* Whether every trainable value is finite: what is not should not replace what was saved before. */
+rw_status rw_weights_finite(rw_params *p, bool *finite, rw_error *err);
 
 /* What a save writes, trainable parameters alone, since the others are as in the file that they came from; in official
  * order: the layout's buffers when the first prefix is empty, then n entries for each

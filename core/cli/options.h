@@ -17,6 +17,7 @@ typedef enum {
     RW_COMMAND_SCHEMA, /* JSON Schema of a recipe      */
     RW_COMMAND_KEYS,   /* reference of all recipe keys */
     RW_COMMAND_TRAIN,
+    RW_COMMAND_OFFICIAL, /* flags of the official trainer: official_flags.h */
     RW_COMMAND_GENERATE,
     RW_COMMAND_INSPECT,
     RW_COMMAND_TOKENIZE,
@@ -26,11 +27,16 @@ typedef enum {
 /* Strings belong to argv. Only the section of the command is filled; the rest keeps its defaults. */
 typedef struct {
     rw_command command;
+    rw_command topic; /* of HELP: the command that it is about; HELP: all of them */
     struct {
         rw_recipe_options recipe; /* overrides, env_names and read_paths are in the arena; check_files is set */
         const char *resume;       /* "auto", "never" or a path                                    */
         bool dry_run;
+        bool restart; /* earlier runs in proj_dir move into a subfolder                           */
     } train;
+    struct {
+        char **words; /* argv from the first of them, up to NULL */
+    } official;
     struct {
         const char *model, *prompt;
         const char *state;  /* a file of initial states; NULL: the model's own      */
@@ -45,6 +51,9 @@ typedef struct {
     struct {
         const char *input, *output; /* IN.jsonl, prefix of the pair                */
         const char *dtype;          /* "int32" (the official tool) or "uint16"    */
+        bool force;                 /* replaces an output that is there           */
+        bool by_name;               /* --input, as the official tool has it        */
+        bool append_eod;            /* asked for; the ends are written in any case */
     } tokenize;
     struct {
         const char *file;
@@ -54,6 +63,8 @@ typedef struct {
     /* of generate and tokenize */
     const char *tokenizer;  /* "world" or "byte"; NULL: not said                    */
     const char *vocab_file; /* NULL: not said                                       */
+    int argc;
+    char **argv; /* the whole command line, for messages that repeat it             */
     rw_arena arena;
 } rw_options;
 
@@ -61,8 +72,12 @@ typedef struct {
 rw_status rw_options_parse(rw_options *o, int argc, char **argv, rw_error *err);
 void rw_options_done(rw_options *o);
 
-/* The text of --help: at most 24 lines of 79 columns. In the user's language. */
-const char *rw_options_help(void);
+/* The same training command as a shell would read it, without --resume, --restart and --dry-run, and without what it
+ * says about the key `but` (NULL: with everything). */
+void rw_options_again(const rw_options *o, const char *but, rw_str *out);
+
+/* The text of --help about a command, or RW_COMMAND_HELP: at most 24 lines of 79 columns. In the user's language. */
+const char *rw_options_help(rw_command topic);
 
 #ifdef __cplusplus
 }

@@ -2,6 +2,7 @@
  * says; elsewhere (a file, a pipe) plain lines. Validation and saves are always lines of their own. */
 #include "core/base/alloc.h"
 #include "core/base/log.h"
+#include "core/base/printable.h"
 #include "core/base/str.h"
 #include "core/base/thread.h"
 #include "core/metrics/metrics.h"
@@ -14,6 +15,8 @@
 #include <unistd.h>
 
 #define BAR        20
+#define MIN_BAR    8
+#define NARROW     40
 #define REDRAW_NS  100000000ll
 #define LINE_BYTES 1024
 
@@ -54,6 +57,20 @@ static rw_status open_sink(rw_sink **out, const rw_plan *plan, rw_error *err) {
     return RW_OK;
 }
 
+/* Leaves out fields until the text has room: the ones between the first (the step) and the last (the time left), the
+ * last of them first. Fields are divided by two blanks, as in rwkv.log. */
+static void shorten(char *text, int room) {
+    while (rw_utf8_columns(text, strlen(text)) > room) {
+        char *end = NULL, *begin = NULL;
+        for (char *p = text; (p = strstr(p, "  ")); p += 2) {
+            begin = end;
+            end = p;
+        }
+        if (!begin) return;
+        memmove(begin, end, strlen(end) + 1);
+    }
+}
+
 /* Cuts the line to the width of the terminal, so that it never wraps. */
 static void fit(char *line, int width) {
     size_t n = strlen(line);
@@ -61,11 +78,16 @@ static void fit(char *line, int width) {
     line[rw_utf8_valid_prefix(line, n)] = 0;
 }
 
-/* The text comes first, because it ends with the time left. The bar takes the columns that remain, up to BAR. */
-static void draw(console *c, const rw_metrics *m, const char *text) {
-    int64_t done = m->step + 1;
-    int width = columns(), room = width - rw_utf8_columns(text, strlen(text)) - 4;
-    int size = room < 4 ? 0 : room < BAR ? room : BAR;
+/* Below 40 columns there is the text alone; above, the bar takes what the text leaves, from MIN_BAR up to BAR columns.
+ */
+static void draw(console *c, const rw_metrics *m, const char *whole) {
+    int64_t done = m->step;
+    char text[LINE_BYTES];
+    snprintf(text, sizeof text, "%s", whole);
+    int width = columns(), least = width < NARROW ? 0 : MIN_BAR + 4;
+    shorten(text, width - 1 - least);
+    int room = width - rw_utf8_columns(text, strlen(text)) - 4;
+    int size = room < 4 || least == 0 ? 0 : room < BAR ? room : BAR;
     int filled = c->n_steps > 0 && done < c->n_steps ? (int)(done * size / c->n_steps) : size;
     char bar[BAR + 1];
     for (int i = 0; i < size; i++) bar[i] = i < filled ? '=' : i == filled ? '>' : ' ';
@@ -77,9 +99,11 @@ static void draw(console *c, const rw_metrics *m, const char *text) {
     show(c);
 }
 
-static void step(console *c, const rw_metrics *m, const char *text) {
-    bool last = m->step + 1 >= c->n_steps, due = (m->step + 1) % c->log_every == 0 || last;
-    if (!text) return;
+static void step(console *c, const rw_metrics *m, const char *hook_text) {
+    char text[LINE_BYTES];
+    bool last = m->step >= c->n_steps, due = m->step % c->log_every == 0 || last;
+    if (!hook_text) return;
+    rw_printable(text, sizeof text, hook_text);
     if (!c->terminal) {
         if (due) fprintf(stderr, "%s\n", text);
         return;
@@ -91,21 +115,29 @@ static void step(console *c, const rw_metrics *m, const char *text) {
 }
 
 static void note(console *c, const char *what, const char *text) {
+    char line[LINE_BYTES];
+    rw_printable(line, sizeof line, text);
     hide(c);
-    fprintf(stderr, "%s%s\n", what, text);
+    fprintf(stderr, "%s%s\n", what, line);
     show(c);
+}
+
+static void end_bar(console *c) {
+    if (c->shown) fputc('\n', stderr);
+    c->shown = false;
 }
 
 static rw_status event(rw_sink *sink, rw_event e, const rw_metrics *m, const char *text, rw_error *err) {
     console *c = (console *)sink;
     char line[96];
     (void)err;
+    if (ferror(stderr)) return RW_OK;
     switch (e) {
     case RW_EVENT_STEP:
         step(c, m, text);
         break;
     case RW_EVENT_VALID:
-        snprintf(line, sizeof line, rw_message("step %lld  val_loss %.4f"), (long long)(m->step + 1), m->val_loss);
+        snprintf(line, sizeof line, rw_message("step %lld  val_loss %.4f"), (long long)m->step, m->val_loss);
         note(c, "", line);
         break;
     case RW_EVENT_SAVE:
@@ -114,9 +146,12 @@ static rw_status event(rw_sink *sink, rw_event e, const rw_metrics *m, const cha
     case RW_EVENT_RESUME:
         note(c, rw_message("resuming from "), text);
         break;
+    case RW_EVENT_END: /* the loop says it to people itself, below the bar's last state */
+        end_bar(c);
+        break;
     case RW_EVENT_RUN:
     case RW_EVENT_EPOCH:
-    case RW_EVENT_END: /* the loop says it to people itself */
+    case RW_EVENT_NOTE:
         break;
     }
     return RW_OK;
@@ -124,7 +159,7 @@ static rw_status event(rw_sink *sink, rw_event e, const rw_metrics *m, const cha
 
 static void close_sink(rw_sink *sink) {
     console *c = (console *)sink;
-    if (c->shown) fputc('\n', stderr);
+    end_bar(c);
     rw_log_set_around(NULL, NULL, NULL);
     rw_free(c);
 }
