@@ -1,70 +1,60 @@
 /* Files of scripts: they may append to files in the folder `lua` of the run, and to no other.
  *
- * Each append opens the file anew, so a script that is killed leaves nothing open. No link is followed below the folder
- * of the run, and only regular files with one name are written: a folder that somebody prepared leads nowhere. */
+ * Each append opens the file anew, so a script that is killed leaves nothing open. What core/base/folder.h says of
+ * links, pipes and second names holds here too. */
 #include "lua/bind.h"
 
+#include "core/base/folder.h"
+
 #include <errno.h>
-#include <fcntl.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #define APPEND_LIMIT (256 << 20) /* bytes in one process; a script is no way to fill a disk */
 
-static int open_folder(const char *dir) {
-    const int base = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (base < 0) return -1;
-    if (mkdirat(base, "lua", 0777) != 0 && errno != EEXIST) {
-        close(base);
-        return -1;
-    }
-    const int folder = openat(base, "lua", O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-    close(base);
-    return folder;
+static rw_status open_file(const char *dir, const char *name, int *fd, rw_error *err) {
+    char path[128];
+    rw_folder folder = {0};
+    snprintf(path, sizeof path, "lua/%s", name);
+    RW_TRY(rw_folder_open(&folder, dir, err));
+    rw_status status = rw_folder_mkdir(&folder, "lua", err);
+    if (status == RW_OK) status = rw_folder_append(&folder, path, fd, err);
+    rw_folder_close(&folder);
+    return status;
 }
 
-/* -1 with errno. Does not wait for the other end of a FIFO. */
-static int open_file(const char *dir, const char *name) {
-    const int folder = open_folder(dir);
-    if (folder < 0) return -1;
-    const int fd = openat(folder, name, O_WRONLY | O_APPEND | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, 0666);
-    const int error = errno;
-    close(folder);
-    struct stat st;
-    if (fd >= 0 && (fstat(fd, &st) != 0 || !S_ISREG(st.st_mode) || st.st_nlink != 1)) {
-        close(fd);
-        errno = ELOOP;
-        return -1;
-    }
-    errno = error;
-    return fd;
-}
-
-static bool write_all(int fd, const char *text, size_t n) {
+static rw_status write_all(int fd, const char *text, size_t n, const char *name, rw_error *err) {
     while (n > 0) {
         const ssize_t done = write(fd, text, n);
         if (done < 0 && errno == EINTR) continue;
-        if (done <= 0) return false;
+        if (done <= 0) return rw_fail(err, RW_E_IO, RW_AT_NONE, "lua/%s: %s", name, strerror(errno));
         text += done;
         n -= (size_t)done;
     }
-    return true;
+    return RW_OK;
+}
+
+static rw_status append(const char *dir, const char *name, const char *text, size_t n, rw_error *err) {
+    int fd = -1;
+    RW_TRY(open_file(dir, name, &fd, err));
+    const rw_status status = write_all(fd, text, n, name, err);
+    close(fd);
+    return status;
 }
 
 void rw_lua_append_file(lua_State *L, const char *dir, const char *name, const char *text, size_t n) {
     rw_lua *lua = rw_lua_of(L);
+    rw_error error = {0};
+    char why[600];
     rw_lua_check_time(L);
     if (lua->appended + (int64_t)n > APPEND_LIMIT)
         luaL_error(L, rw_message("trainer:append: the scripts have written %d MiB, more than a run may"),
                    APPEND_LIMIT >> 20);
-    const int fd = open_file(dir, name);
-    const bool fine = fd >= 0 && write_all(fd, text, n);
-    const int error = errno;
-    if (fd >= 0) close(fd);
-    if (fine)
+    if (append(dir, name, text, n, &error) == RW_OK) {
         lua->appended += (int64_t)n;
-    else
-        luaL_error(L, rw_message("trainer:append: cannot write %s/lua/%s: %s"), dir, name,
-                   error == ELOOP ? rw_message("it is a link, or no file of its own") : strerror(error));
+        return;
+    }
+    rw_error_format(&error, why, sizeof why);
+    rw_error_clear(&error);
+    luaL_error(L, rw_message("trainer:append: %s"), why);
 }

@@ -162,6 +162,11 @@ static const rw_tensor_record *crc_record(const rw_tensor_file *f, const rw_file
 
 static rw_status check_crc(const rw_tensor_file *f, const rw_tensor_record *r, uint32_t crc, rw_error *err) {
     if (!r || r->crc == crc) return RW_OK;
+    if (rw_tensor_file_metadata(f, "crc32")) /* a training state of ours, no download */
+        return rw_fail(err, RW_E_FORMAT, RW_AT_FILE(f->file.path),
+                       "tensor '%.200s' is damaged: its CRC32 is %08x, expected %08x; resume from another state "
+                       "(--resume PATH) or start from the last .pth",
+                       r->name, (unsigned)crc, (unsigned)r->crc);
     return rw_fail(err, RW_E_FORMAT, RW_AT_FILE(f->file.path),
                    "record '%.200s' is damaged: its CRC32 is %08x, expected %08x; download the file again", r->name,
                    (unsigned)crc, (unsigned)r->crc);
