@@ -1,6 +1,7 @@
 /* rwkv-run inspect FILE, rwkv-run tokenize IN.jsonl OUT_PREFIX, rwkv-run lua SCRIPT. */
 #include "core/base/alloc.h"
 #include "core/base/log.h"
+#include "core/base/printable.h"
 #include "core/base/thread.h"
 #include "core/checkpoint/checkpoint.h"
 #include "core/checkpoint/inspect.h"
@@ -24,11 +25,13 @@ static bool ends_with(const char *text, const char *end) {
 static rw_status inspect_binidx(const char *path, rw_error *err) {
     int fd;
     rw_binidx_info info;
-    char a[32], b[32];
+    char a[32], b[32], shown[1024];
     RW_TRY(rw_binidx_open(&fd, &info, path, err));
     close(fd);
-    printf(rw_message("%s: binidx, %s tokens in %s documents, %s\n"), path, rw_format_count(a, sizeof a, info.n_tokens),
-           rw_format_count(b, sizeof b, info.n_items), info.dtype_code == RW_BINIDX_U16 ? "uint16" : "int32");
+    rw_printable(shown, sizeof shown, path);
+    printf(rw_message("%s: binidx, %s tokens in %s documents, %s\n"), shown,
+           rw_format_count(a, sizeof a, info.n_tokens), rw_format_count(b, sizeof b, info.n_items),
+           info.dtype_code == RW_BINIDX_U16 ? "uint16" : "int32");
     return RW_OK;
 }
 
@@ -64,8 +67,9 @@ static rw_status show_progress(void *ctx, const rw_tokenize_progress *p, rw_erro
     return RW_OK;
 }
 
-static void say_tokenized(const char *prefix, const char *suffix, const rw_tokenize_progress *done) {
-    char a[32], b[32];
+static void say_tokenized(const char *path, const char *suffix, const rw_tokenize_progress *done) {
+    char a[32], b[32], prefix[1024];
+    rw_printable(prefix, sizeof prefix, path);
     printf(rw_message("wrote %s%s.bin and .idx: %s tokens in %s documents\n"), prefix, suffix,
            rw_format_count(a, sizeof a, done->n_tokens), rw_format_count(b, sizeof b, done->n_documents));
     if (done->n_dropped > 0) printf(rw_message("%lld empty documents left out\n"), (long long)done->n_dropped);
@@ -99,7 +103,7 @@ rw_status rw_command_lua(const rw_options *o, rw_error *err) {
     rw_plan_lua plan = {.memory_bytes = (int64_t)256 << 20};
     rw_lua *lua;
     RW_TRY(rw_lua_new(&lua, &plan, err));
-    rw_status status = rw_lua_run_file(lua, o->lua.file, err);
+    rw_status status = rw_lua_run_file(lua, o->lua.file, o->lua.args, o->lua.n_args, err);
     rw_lua_free(lua);
     return status;
 }
