@@ -15,11 +15,16 @@ fail() {
 
 sed '1,/^<!-- keys: /d; /^<!-- \/keys -->/,$d' "$root/recipes/README.zh.md" >"$work/page"
 RWKV_LANG=zh "$program" --keys >"$work/keys"
-diff "$work/keys" "$work/page" >&2 || fail "recipes/README.zh.md is not what RWKV_LANG=zh rwkv-run --keys prints"
+if [ -n "${RWKV_WRITE_KEYS:-}" ]; then # put it there
+    { sed '/^<!-- keys: /q' "$root/recipes/README.zh.md"; cat "$work/keys"; sed -n '/^<!-- \/keys -->/,$p' "$root/recipes/README.zh.md"; } >"$work/new"
+    cat "$work/new" >"$root/recipes/README.zh.md"
+    exit
+fi
+diff "$work/keys" "$work/page" >&2 || fail "recipes/README.zh.md is not what RWKV_LANG=zh rwkv-run --keys prints; run this test with RWKV_WRITE_KEYS=1"
 grep -o '`rwkv-[0-9]-world/resolve/[^`]*`' "$root/recipes/README.md" | while read -r file; do
     grep -qF "$file" "$root/recipes/README.zh.md" || fail "recipes/README.zh.md lacks $file"
 done
-sed -n 's/^| `\([a-z_]*\)` | \(number\|boolean\|text\|event\) .*/\1/p' "$root/lua/README.md" | while read -r hook; do
+sed -n 's/^| `\([a-z_]*\)` | \(number\|boolean\|text\|event\|memory\) .*/\1/p' "$root/lua/README.md" | while read -r hook; do
     grep -q "^| \`$hook\` |" "$root/lua/README.zh.md" || fail "lua/README.zh.md has no row for the hook $hook"
 done
 for page in lua/ recipes/; do
