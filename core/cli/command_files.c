@@ -27,7 +27,7 @@ static rw_status inspect_binidx(const char *path, rw_error *err) {
     RW_TRY(rw_binidx_open(&fd, &info, path, err));
     close(fd);
     printf(rw_message("%s: binidx, %s tokens in %s documents, %s\n"), path, rw_format_count(a, sizeof a, info.n_tokens),
-           rw_format_count(b, sizeof b, info.n_items), info.dtype_code == RW_BINIDX_U16 ? "uint16" : "int32");
+           rw_format_count(b, sizeof b, info.n_documents), info.dtype_code == RW_BINIDX_U16 ? "uint16" : "int32");
     return RW_OK;
 }
 
