@@ -1,5 +1,7 @@
 /* rwkv-run RECIPE: recipe -> scripts -> saved run -> plan -> training. */
 #include "core/cli/commands.h"
+#include "core/cli/progress.h"
+#include "core/data/loader.h"
 #include "core/plan/make_plan.h"
 #include "core/train/trainer.h"
 #include "lua/hooks.h"
@@ -12,6 +14,23 @@ static rw_status print_plan(const rw_plan *plan, FILE *to, rw_error *err) {
     rw_status status = text.failed ? rw_fail_memory(err, text.len) : RW_OK;
     if (status == RW_OK) fputs(text.data, to);
     rw_str_done(&text);
+    return status;
+}
+
+static bool show_scan(void *ctx, int64_t done, int64_t total) {
+    rw_progress_show(ctx, done, total);
+    return true;
+}
+
+/* Before anything is written: an id that the model has not would end the run at the step that meets it. */
+static rw_status check_ids(const rw_plan_data *d, rw_error *err) {
+    const char *const files[] = {d->data_file, d->valid_file};
+    rw_status status = RW_OK;
+    for (int i = 0; i < 2 && status == RW_OK; i++) {
+        rw_progress_line line = rw_progress_begin();
+        if (files[i]) status = rw_data_check_ids(d, files[i], show_scan, &line, err);
+        rw_progress_end(&line);
+    }
     return status;
 }
 
@@ -37,6 +56,7 @@ static rw_status run(job *j, const rw_options *o, rw_error *err) {
     RW_TRY(rw_plan_make(&j->plan, &j->recipe, &j->saved, &j->arena, &j->device, err));
     RW_TRY(print_plan(j->plan, o->train.dry_run ? stdout : stderr, err));
     if (o->train.dry_run) return RW_OK;
+    RW_TRY(check_ids(&j->plan->data, err));
     return rw_train(j->plan, &j->recipe, j->device, &j->hooks, j->saved.path, err);
 }
 

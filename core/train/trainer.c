@@ -373,10 +373,11 @@ static void close_all(trainer *t) {
     rw_free(t->batches);
 }
 
-/* A script that fails costs no work: what was trained is saved before the error goes up. */
+/* A script that fails, or data, costs no work: what was trained is saved before the error goes up. */
 static rw_status save_after_failure(trainer *t, rw_status status) {
     rw_error ignored = {0};
-    if (status == RW_E_LUA && t->engine.model && t->progress.step > 0 && save(t, &ignored) != RW_OK)
+    if ((status == RW_E_LUA || status == RW_E_DATA) && t->engine.model && t->progress.step > 0 &&
+        save(t, &ignored) != RW_OK)
         rw_warn("could not save: %s", ignored.msg);
     rw_error_clear(&ignored);
     return status;
