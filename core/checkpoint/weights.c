@@ -5,6 +5,7 @@
 #include "core/base/log.h"
 #include "core/model/arch.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -123,6 +124,35 @@ rw_status rw_weights_load_states(rw_params *p, const char *path, rw_error *err) 
     RW_TRY(rw_tensor_file_open(&f, path, err));
     rw_status status = load_states(p, f, path, err);
     rw_tensor_file_close(f);
+    return status;
+}
+
+/* Pieces, so that a device elsewhere needs little host memory. */
+static rw_status check_segment(rw_params *p, size_t i, void *piece, int64_t most, const char *path, rw_error *err) {
+    const rw_segment *s = &p->layout.segments[i];
+    rw_dtype dtype = rw_wide(p->device->compute);
+    for (int64_t first = 0; first < s->n; first += most) {
+        int64_t n = s->n - first < most ? s->n - first : most;
+        rw_params_get(p, RW_PARAM_VALUE, i, first, n, dtype, piece);
+        int64_t bad = rw_first_nonfinite(piece, dtype, n);
+        if (bad == n) continue;
+        double x = dtype == RW_F32 ? (double)((float *)piece)[bad] : ((double *)piece)[bad];
+        return rw_fail(err, RW_E_NUMERIC, RW_AT_FILE(path),
+                       "tensor '%s' has %s at element %lld: the file is damaged, or its training diverged; take an "
+                       "earlier one (a recipe with model.allow_nonfinite: true loads it all the same)",
+                       s->name, isnan(x) ? "NaN" : "Infinity", (long long)(first + bad));
+    }
+    return RW_OK;
+}
+
+rw_status rw_weights_check_finite(rw_params *p, const char *path, rw_error *err) {
+    const int64_t most = 1 << 18;
+    void *piece = rw_alloc((size_t)most * sizeof(double));
+    if (!piece) return rw_fail_memory(err, (size_t)most * sizeof(double));
+    rw_status status = RW_OK;
+    for (size_t i = 0; i < p->layout.n_segments && status == RW_OK; i++)
+        status = check_segment(p, i, piece, most, path, err);
+    rw_free(piece);
     return status;
 }
 

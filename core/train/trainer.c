@@ -130,6 +130,11 @@ static void count_loss(trainer *t, double loss) {
     p->epoch_loss_n++;
 }
 
+/* The sign of a NaN means nothing, and people wonder about "-nan". */
+static double without_sign(double x) {
+    return isnan(x) ? NAN : x;
+}
+
 static void count_step(trainer *t, const rw_device_scalars *report, double mask_sum) {
     rw_progress *p = &t->progress;
     p->cursor = t->batches[t->plan->train.accumulate - 1]->next;
@@ -138,8 +143,8 @@ static void count_step(trainer *t, const rw_device_scalars *report, double mask_
     p->updates = report->updates;
     p->skipped = t->metrics.skipped = report->skipped;
     p->skipped_in_row = report->skipped_in_row;
-    t->metrics.loss = mask_sum > 0 ? report->loss / mask_sum : 0;
-    t->metrics.grad_norm = report->grad_norm;
+    t->metrics.loss = mask_sum > 0 ? without_sign(report->loss / mask_sum) : 0;
+    t->metrics.grad_norm = without_sign(report->grad_norm);
     t->metrics.clip_coef = report->clip_coef;
     count_loss(t, t->metrics.loss);
 }
@@ -297,7 +302,11 @@ static rw_status load_model(trainer *t, rw_error *err) {
         status = m->load_partial ? rw_weights_load_partial(p, f, m->load_model, err)
                                  : rw_weights_load(p, RW_PARAM_VALUE, f, m->load_model, "", err);
     rw_tensor_file_close(f);
-    if (status == RW_OK && m->load_state) status = rw_weights_load_states(p, m->load_state, err);
+    if (status == RW_OK && !m->allow_nonfinite) status = rw_weights_check_finite(p, m->load_model, err);
+    if (status == RW_OK && m->load_state) {
+        status = rw_weights_load_states(p, m->load_state, err);
+        if (status == RW_OK && !m->allow_nonfinite) status = rw_weights_check_finite(p, m->load_state, err);
+    }
     return status;
 }
 
@@ -310,7 +319,8 @@ static rw_status fill_model(trainer *t, rw_error *err) {
 /* What does not learn is not in the saved state. */
 static rw_status load_saved(trainer *t, const char *resume, rw_error *err) {
     if (t->plan->train.train_type != RW_TRAIN_ALL) RW_TRY(load_model(t, err));
-    return rw_training_state_load(resume, t->engine.model->params, &t->progress, err);
+    RW_TRY(rw_training_state_load(resume, t->engine.model->params, &t->progress, err));
+    return t->plan->model.allow_nonfinite ? RW_OK : rw_weights_check_finite(t->engine.model->params, resume, err);
 }
 
 /* The device counts on from where the saved run stood. */
@@ -345,6 +355,23 @@ static rw_status begin(trainer *t, rw_device *device, const char *resume, rw_err
     return fire(t, RW_HOOK_on_train_start, NULL, err);
 }
 
+/* Training went on without them, and the state holds the weights; but the files that were asked for are not there. */
+static rw_status end_unsaved(const trainer *t, rw_error *err) {
+    if (t->output.n_unsaved == 0) return RW_OK;
+    return rw_fail(err, RW_E_NUMERIC, RW_AT_NONE,
+                   "%lld of the .pth files could not be written; the weights are in the training state in %s",
+                   (long long)t->output.n_unsaved, t->plan->save.proj_dir);
+}
+
+static rw_status say_how_it_ended(trainer *t, int64_t done, int64_t all, rw_error *err) {
+    if (t->trainer.ask_stop)
+        return say_end(t, err, "stopped by a hook after step %lld: %s", (long long)done, t->trainer.stop_reason);
+    if (done < all)
+        return say_end(t, err, "stopped after %g seconds (train.max_seconds) at step %lld of %lld",
+                       t->plan->train.max_seconds, (long long)done, (long long)all);
+    return say_end(t, err, "done: %lld steps", (long long)done);
+}
+
 static rw_status end(trainer *t, rw_error *err) {
     int64_t done = t->progress.step, all = t->plan->train.n_steps;
     if (rw_signals_received() && done < all) {
@@ -357,12 +384,8 @@ static rw_status end(trainer *t, rw_error *err) {
     RW_TRY(validate(t, err));
     RW_TRY(fire(t, RW_HOOK_on_train_end, &t->metrics, err));
     RW_TRY(rw_output_save_final(&t->output, t->engine.model->params, &t->progress, &t->metrics, err));
-    if (t->trainer.ask_stop)
-        return say_end(t, err, "stopped by a hook after step %lld: %s", (long long)done, t->trainer.stop_reason);
-    if (done < all)
-        return say_end(t, err, "stopped after %g seconds (train.max_seconds) at step %lld of %lld",
-                       t->plan->train.max_seconds, (long long)done, (long long)all);
-    return say_end(t, err, "done: %lld steps", (long long)done);
+    RW_TRY(say_how_it_ended(t, done, all, err));
+    return end_unsaved(t, err);
 }
 
 static void close_all(trainer *t) {
