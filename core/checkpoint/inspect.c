@@ -17,7 +17,7 @@ static int64_t numel(const rw_file_tensor *t) {
 static void print_size(const rw_tensor_file *f, rw_str *out) {
     char size[32], count[32];
     int64_t n = 0;
-    for (int64_t i = 0; i < f->n; i++) n += numel(&f->tensors[i]);
+    for (int64_t i = 0; i < f->n; i++) n = rw_add_saturated(n, numel(&f->tensors[i]));
     rw_str_appendf(out, rw_message("%s: %s, %s (%lld bytes), %lld tensors, %s elements\n"), f->file.path, f->kind,
                    rw_format_bytes(size, sizeof size, f->file.n_bytes), (long long)f->file.n_bytes, (long long)f->n,
                    rw_format_count(count, sizeof count, n));

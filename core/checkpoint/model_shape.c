@@ -252,7 +252,7 @@ static rw_dtype main_dtype(const rw_tensor_file *f) {
     rw_dtype best = RW_F32;
     for (int64_t i = 0; i < f->n; i++) {
         const rw_file_tensor *t = &f->tensors[i];
-        bytes[t->dtype] += rw_shape_bytes(t->shape, t->ndim, t->dtype);
+        bytes[t->dtype] = rw_add_saturated(bytes[t->dtype], rw_shape_bytes(t->shape, t->ndim, t->dtype));
     }
     for (int t = RW_DTYPE_NONE + 1; t < RW_DTYPE_COUNT; t++)
         if (bytes[t] > bytes[best]) best = (rw_dtype)t;

@@ -48,6 +48,11 @@ rw_status rw_tensor_file_set(rw_tensor_file *f, int64_t i, const rw_pickle_tenso
 /* numel * bytes of an element; -1 on overflow. */
 int64_t rw_shape_bytes(const int64_t *shape, int ndim, rw_dtype dtype);
 
+/* a + b, both >= 0, at most INT64_MAX: views that repeat an element (stride 0) can be as large as that. */
+static inline int64_t rw_add_saturated(int64_t a, int64_t b) {
+    return a > INT64_MAX - b ? INT64_MAX : a + b;
+}
+
 /* Says what a file is when it is no model: an HTML page, a git-lfs pointer, ...; head[n] are its first bytes. */
 rw_status rw_file_kind_fail(const rw_file *file, const char *head, int64_t n, rw_error *err);
 
