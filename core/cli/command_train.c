@@ -55,6 +55,7 @@ static rw_status run(job *j, const rw_options *o, rw_error *err) {
     RW_TRY(rw_saved_run_find(&j->saved, o->train.resume, j->recipe.values[RW_KEY_save_proj_dir].s, err));
     RW_TRY(rw_plan_make(&j->plan, &j->recipe, &j->saved, &j->arena, &j->device, err));
     RW_TRY(print_plan(j->plan, o->train.dry_run ? stdout : stderr, err));
+    rw_train_warn(j->plan, &j->hooks);
     if (o->train.dry_run) return RW_OK;
     RW_TRY(check_ids(&j->plan->data, err));
     return rw_train(j->plan, &j->recipe, j->device, &j->hooks, j->saved.path, err);

@@ -66,6 +66,28 @@ static void settings_of(const rw_plan *plan, rw_hook_trainer *h) {
                            .arch = plan->model.arch};
 }
 
+/* Asked of the default schedule, which has no memory; a script may count its calls. */
+void rw_train_warn(const rw_plan *plan, const rw_hooks *hooks) {
+    const rw_plan_train *p = &plan->train;
+    rw_hook_trainer last;
+    rw_error ignored = {0};
+    double lr = 0;
+    bool given = false;
+    if (p->warmup_steps < p->n_steps) return;
+    settings_of(plan, &last);
+    last.step = p->n_steps - 1;
+    last.epoch = last.step / p->epoch_steps;
+    if (hooks && plan->lua.n_files == 0) hooks->number(hooks->ctx, RW_HOOK_lr, &last, &lr, &given, &ignored);
+    rw_error_clear(&ignored);
+    if (given)
+        rw_warn("train.warmup_steps is %lld, but the run has %lld steps: the learning rate rises to %g and never to "
+                "lr_init, which is %g",
+                (long long)p->warmup_steps, (long long)p->n_steps, lr, p->lr_init);
+    else
+        rw_warn("train.warmup_steps is %lld, but the run has %lld steps: the warm-up does not end",
+                (long long)p->warmup_steps, (long long)p->n_steps);
+}
+
 static void refresh(trainer *t, int64_t step) {
     t->trainer.step = step;
     t->trainer.epoch = step / t->plan->train.epoch_steps;

@@ -10,6 +10,10 @@
 extern "C" {
 #endif
 
+/* Says what the plan allows and nobody wants: a warm-up longer than the run, with the learning rate that it will reach.
+ * `hooks` may be NULL. */
+void rw_train_warn(const rw_plan *plan, const rw_hooks *hooks);
+
 /* Runs the plan on its device. `resume`: the state of the run that the plan continues, or NULL. `hooks` may be NULL:
  * constant learning rate, saves at the end alone. Returns RW_OK when the run came to its end, RW_E_STOPPED after a
  * signal (saved; err says how to go on), else what failed. */
