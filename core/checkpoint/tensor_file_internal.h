@@ -16,9 +16,13 @@ extern "C" {
 typedef struct {
     const char *name; /* for messages */
     int64_t offset, n_bytes;
-    uint32_t crc;
-    bool has_crc;
+    uint32_t crc;  /* has_crc: of the whole record */
+    bool has_crc;  /* false, too, where the writer left it out (torch can be told to; then 0 is stored) */
+    bool *checked; /* with has_crc: shared by all tensors of the record */
 } rw_tensor_record;
+
+/* Reads a record and compares it with its CRC: RW_E_FORMAT. One without a CRC is read all the same. */
+rw_status rw_tensor_record_check(const rw_file *f, const rw_tensor_record *r, rw_error *err);
 
 struct rw_tensor_file {
     rw_file file;
@@ -28,6 +32,8 @@ struct rw_tensor_file {
     rw_tensor_record *records; /* [n], beside tensors */
     int64_t n;
     rw_name_index index;
+    rw_tensor_record *parts; /* [n_parts] every record of a zip, those without tensors too; else NULL */
+    int64_t n_parts;
     const char *(*metadata)[2]; /* [n_metadata] */
     int64_t n_metadata;
 };

@@ -55,6 +55,7 @@ rw_status rw_command_inspect(const rw_options *o, rw_error *err) {
     RW_TRY(rw_tensor_file_open(&f, path, err));
     rw_str text = {0};
     rw_status status = rw_inspect_print(f, &text, err);
+    if (status == RW_OK && o->inspect.verify) status = rw_inspect_verify(f, &text, err);
     if (status == RW_OK) fwrite(text.data, 1, text.len, stdout);
     rw_str_done(&text);
     rw_tensor_file_close(f);

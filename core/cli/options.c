@@ -39,6 +39,7 @@ static const option options[] = {
     {"--seed", GENERATE, COUNT, FIELD(generate.seed), 0, 9007199254740991, "an integer >= 0"},
     {"--tokenizer", GENERATE | TOKENIZE, WORD, FIELD(tokenizer), 0, 0, "world|byte"},
     {"--vocab", GENERATE | TOKENIZE, TEXT, FIELD(vocab_file), 0, 0, "a file"},
+    {"--verify", INSPECT, SWITCH, FIELD(inspect.verify), 0, 0, ""},
     {"--dtype", TOKENIZE, WORD, FIELD(tokenize.dtype), 0, 0, "int32|uint16"},
 };
 
@@ -310,7 +311,7 @@ const char *rw_options_help(void) {
                                   "  rwkv-run generate MODEL.pth --prompt TEXT\n"
                                   "      --temperature 1  --top-p 1  --tokens 256  --seed 0  --state FILE\n"
                                   "      --tokenizer world|byte    --vocab FILE  (also $RWKV_VOCAB)\n"
-                                  "  rwkv-run inspect FILE         what a .pth, .bin/.idx or saved state holds\n"
+                                  "  rwkv-run inspect FILE [--verify]   what a .pth, .bin/.idx or state holds\n"
                                   "  rwkv-run tokenize IN.jsonl OUT_PREFIX   text to .bin and .idx\n"
                                   "      --tokenizer world|byte    --vocab FILE    --dtype int32|uint16\n"
                                   "  rwkv-run lua SCRIPT [ARG ...] run a script by itself\n"
@@ -331,7 +332,7 @@ const char *rw_options_help(void) {
                                   "  rwkv-run generate MODEL.pth --prompt 文本\n"
                                   "      --temperature 1  --top-p 1  --tokens 256  --seed 0  --state FILE\n"
                                   "      --tokenizer world|byte    --vocab FILE（或 $RWKV_VOCAB）\n"
-                                  "  rwkv-run inspect FILE         查看 .pth、.bin/.idx 或训练状态的内容\n"
+                                  "  rwkv-run inspect FILE [--verify]   查看（或核对）.pth、.bin/.idx、训练状态\n"
                                   "  rwkv-run tokenize IN.jsonl OUT_PREFIX   文本转为 .bin 和 .idx\n"
                                   "      --tokenizer world|byte    --vocab FILE    --dtype int32|uint16\n"
                                   "  rwkv-run lua SCRIPT [ARG ...] 在训练之外运行脚本\n"
