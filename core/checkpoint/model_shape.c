@@ -177,6 +177,10 @@ static rw_status check_tensor(survey *s, const rw_role_walk *w, rw_error *err) {
     if (!t) return RW_OK; /* optional, or partial */
     if (t->ndim != ndim || memcmp(t->shape, expected, (size_t)ndim * sizeof *expected))
         return fail_shape(s, t, expected, ndim, err);
+    for (int i = 0; i < ndim; i++)
+        if (t->shape[i] == 0)
+            return rw_fail(err, RW_E_SHAPE, RW_AT_FILE(path(s)), "tensor '%.200s' is empty; is the file damaged?",
+                           w->name);
     if (!rw_dtype_is_float(t->dtype))
         return rw_fail(err, RW_E_UNSUPPORTED, RW_AT_FILE(path(s)),
                        "tensor '%.200s' is %s: this file is quantized; download the bf16 or fp16 file of the model",
