@@ -3,13 +3,18 @@
 #include "kernels/cpu/blas.h"
 
 #include "core/base/log.h"
+#include "core/base/str.h"
+#include "core/base/thread.h"
 
 #include <dlfcn.h>
+#include <omp.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
 
 rw_sgemm_fn *rw_blas_sgemm;
 rw_dgemm_fn *rw_blas_dgemm;
@@ -90,7 +95,35 @@ static void read_corename(void *lib) {
                 corename, has_avx512() ? "SKYLAKEX" : "HASWELL");
 }
 
+/* Address space of OpenBLAS 0.3.21: the library (38 MiB) with what comes beside it, 128 MiB for each processor when it
+ * opens, and as much for each thread that multiplies, with its stack. Measured on 2 processors: 295 MiB when it was
+ * open, 703 MiB after a product on 4 threads at once. */
+#define LIBRARY_BYTES ((int64_t)96 << 20)
+#define BUFFER_BYTES  ((int64_t)128 << 20)
+#define STACK_BYTES   ((int64_t)8 << 20)
+
+/* Without its buffers OpenBLAS tries again for ever, in its constructor or at a product (ulimit -v). So as much is
+ * asked for here first, and given back. */
+static rw_status check_address_space(rw_error *err) {
+    struct rlimit limit;
+    int64_t threads = rw_cpu_count(), n = LIBRARY_BYTES + threads * STACK_BYTES;
+    n += (omp_get_num_procs() + threads - 1) * BUFFER_BYTES;
+    if (getrlimit(RLIMIT_AS, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY) return RW_OK;
+    void *p = mmap(NULL, (size_t)n, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (p != MAP_FAILED) {
+        munmap(p, (size_t)n);
+        return RW_OK;
+    }
+    char need[32], have[32];
+    return rw_fail(err, RW_E_MEMORY, RW_AT_NONE,
+                   "OpenBLAS needs %s of address space for %d threads, and ulimit -v allows %s for the whole program: "
+                   "raise it, or set RWKV_THREADS to less",
+                   rw_format_bytes(need, sizeof need, n), (int)threads,
+                   rw_format_bytes(have, sizeof have, (int64_t)limit.rlim_cur));
+}
+
 static rw_status open_locked(rw_error *err) {
+    RW_TRY(check_address_space(err));
     const char *core = rw_blas_coretype_wanted();
     if (core) setenv("OPENBLAS_CORETYPE", core, 0);
     void *lib = open_first();

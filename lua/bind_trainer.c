@@ -4,7 +4,7 @@
  * number no longer fits, and using what a script kept is an error instead of a look at old memory. */
 #include "lua/bind.h"
 
-#include "core/base/str.h"
+#include "core/base/printable.h"
 
 #include <stddef.h>
 #include <stdio.h>
@@ -140,7 +140,7 @@ static int l_stop(lua_State *L) {
     rw_hook_trainer *t = checked_self(L, "stop");
     const char *why = luaL_optstring(L, 2, rw_message("a hook asked for it"));
     t->ask_stop = true;
-    snprintf(t->stop_reason, sizeof t->stop_reason, "%s", why);
+    rw_printable(t->stop_reason, sizeof t->stop_reason, why);
     return 0;
 }
 

@@ -15,6 +15,7 @@
 #include "core/base/alloc.h"
 #include "core/base/fs.h"
 #include "core/base/log.h"
+#include "core/base/printable.h"
 
 #include <limits.h>
 #include <lualib.h>
@@ -137,7 +138,9 @@ static int64_t skip_head(const char *data, int64_t n) {
 
 /* Reads and compiles a file. Nothing of ours is held while Lua may raise. [] -> [function] */
 static void load_file(lua_State *L, const char *path, const char *root) {
-    lua_pushfstring(L, "@%s", path);
+    char shown[PATH_MAX]; /* a newline in the path must begin no line of a traceback */
+    rw_printable(shown, sizeof shown, path);
+    lua_pushfstring(L, "@%s", shown);
     const char *name = lua_tostring(L, -1);
     lua_getfield(L, LUA_REGISTRYINDEX, ROOTS);
     lua_pushstring(L, root);

@@ -190,7 +190,9 @@ static rw_status fail_with(const rw_lua *lua, const rw_lua_job *job, rw_status c
     const rw_where at = {.file = plan_path(lua->plan, file), .line = line};
     char place[560] = "", hook[96] = "";
     if (!at.file && file[0]) snprintf(place, sizeof place, line > 0 ? "%.500s:%d: " : "%.500s: ", file, line);
-    if (job->hook) snprintf(hook, sizeof hook, rw_message("%.48s at step %lld: "), job->hook, (long long)job->step);
+    if (job->hook)
+        snprintf(hook, sizeof hook, rw_message("%.48s at step %lld: "), job->hook,
+                 (long long)job->step + 1); /* as on the console */
     rw_fail(err, code, at.file ? at : RW_AT_NONE, "%s%s%s", place, hook, msg);
     set_detail(fault->trace, err);
     return code;

@@ -1,9 +1,9 @@
-/* Errors: filling and printing. Text that comes from a file may hold anything; control bytes and broken UTF-8 are
- * shown as '?', so that a message cannot steer the terminal. */
+/* Errors: filling and printing. Text that comes from a file may hold anything, so all of it passes core/base/printable.
+ */
 #include "core/base/error.h"
 
 #include "core/base/alloc.h"
-#include "core/base/str.h"
+#include "core/base/printable.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -35,33 +35,10 @@ const char *rw_status_name(rw_status code) {
 
 /* -- filling ----------------------------------------------------------------------------------------- */
 
-/* Makes a text safe to print without changing its length. */
-static void clean(char *s) {
-    size_t n = strlen(s);
-    for (size_t i = 0; i < n;) {
-        size_t valid = rw_utf8_valid_prefix(s + i, n - i);
-        for (size_t end = i + valid; i < end; i++)
-            if (((unsigned char)s[i] < 0x20 && s[i] != '\n' && s[i] != '\t') || s[i] == 0x7f) s[i] = '?';
-        if (i < n) s[i++] = '?';
-    }
-}
-
-/* Removes what is left of a character that the end of a buffer cut in two. */
-static void drop_cut_character(char *s, size_t n) {
-    size_t valid = rw_utf8_valid_prefix(s, n);
-    if (n - valid < 4 && n > valid && ((unsigned char)s[valid] & 0xc0) == 0xc0) s[valid] = '\0';
-}
-
 rw_status rw_vfail(rw_error *err, rw_status code, rw_where at, const char *fmt, va_list ap) {
     if (!err) return code;
     char msg[sizeof err->msg]; /* the arguments may point into err->msg */
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wformat-nonliteral"
-    int n = vsnprintf(msg, sizeof msg, rw_message(fmt), ap);
-#pragma GCC diagnostic pop
-    if (n < 0) msg[0] = '\0';
-    if (n >= (int)sizeof msg) drop_cut_character(msg, sizeof msg - 1);
-    clean(msg);
+    rw_printable_format(msg, sizeof msg, rw_message(fmt), ap);
     rw_error_clear(err);
     err->code = code;
     err->at = at;
@@ -98,7 +75,9 @@ rw_status rw_fail_memory(rw_error *err, size_t n_bytes) {
 
 void rw_error_set_detail(rw_error *err, const char *text) {
     if (!err) return;
-    char *copy = rw_strdup(text);
+    size_t n = rw_printable_lines(NULL, 0, text) + 1;
+    char *copy = rw_alloc(n);
+    if (copy) rw_printable_lines(copy, n, text);
     rw_free(err->detail);
     err->detail = copy;
 }
@@ -111,20 +90,29 @@ void rw_error_clear(rw_error *err) {
 
 /* -- printing ---------------------------------------------------------------------------------------- */
 
+static void append(char *buf, size_t size, size_t *n, size_t (*print)(char *, size_t, const char *), const char *text) {
+    size_t room = *n < size ? size - *n : 0;
+    *n += print(room ? buf + *n : NULL, room, text);
+}
+
 size_t rw_error_format(const rw_error *err, char *buf, size_t size) {
-    char place[48] = "";
-    if (err->at.line > 0 && err->at.col > 0)
-        snprintf(place, sizeof place, ":%d:%d", err->at.line, err->at.col);
-    else if (err->at.line > 0)
-        snprintf(place, sizeof place, ":%d", err->at.line);
     const char *file = err->at.file, *key = err->at.key;
-    int n = snprintf(buf, size, "%s%s%s%s%s%s", file ? file : "", file ? place : "", file ? ": " : "", key ? key : "",
-                     key ? ": " : "", err->msg);
-    if (size > 0) {
-        if (n >= (int)size) drop_cut_character(buf, size - 1);
-        clean(buf);
+    char number[24];
+    size_t n = 0;
+    if (size > 0) buf[0] = '\0';
+    if (file) {
+        append(buf, size, &n, rw_printable, file);
+        int numbers[] = {err->at.line, err->at.line > 0 ? err->at.col : 0};
+        for (int i = 0; i < 2 && numbers[i] > 0; i++) {
+            snprintf(number, sizeof number, ":%d", numbers[i]);
+            append(buf, size, &n, rw_printable, number);
+        }
+        append(buf, size, &n, rw_printable, ": ");
     }
-    return n < 0 ? 0 : (size_t)n;
+    if (key) append(buf, size, &n, rw_printable, key);
+    if (key) append(buf, size, &n, rw_printable, ": ");
+    append(buf, size, &n, rw_printable_lines, err->msg); /* made so already; this cuts it between characters */
+    return n;
 }
 
 void rw_error_settle(rw_error *err) {

@@ -8,6 +8,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -135,22 +136,67 @@ static void flush(rw_writer *w) {
     w->used = 0;
 }
 
-rw_status rw_writer_open(rw_writer *w, const char *path, rw_error *err) {
-    *w = (rw_writer){.fd = -1};
+/* The temporary files of this process, for rw_fs_leave(). More at a time than there is room for are not known to it. */
+static pthread_mutex_t unfinished_lock = PTHREAD_MUTEX_INITIALIZER;
+static const rw_writer *unfinished[16];
+enum { N_UNFINISHED = sizeof unfinished / sizeof *unfinished };
+
+/* NULL in place of a writer that ends, a writer in place of NULL. The caller holds the lock. */
+static void replace_unfinished(const rw_writer *old, const rw_writer *new) {
+    int i = 0;
+    while (i < N_UNFINISHED && unfinished[i] != old) i++;
+    if (i < N_UNFINISHED) unfinished[i] = new;
+}
+
+/* Created and known under one lock: rw_fs_leave() misses none. */
+static rw_status create_temporary(rw_writer *w, rw_error *err) {
+    pthread_mutex_lock(&unfinished_lock);
+    rw_status status = rw_folder_create(&w->folder, w->tmp, &w->fd, err);
+    if (status == RW_OK) replace_unfinished(NULL, w);
+    pthread_mutex_unlock(&unfinished_lock);
+    return status;
+}
+
+static void forget_temporary(const rw_writer *w) {
+    pthread_mutex_lock(&unfinished_lock);
+    replace_unfinished(w, NULL);
+    pthread_mutex_unlock(&unfinished_lock);
+}
+
+/* The lock is kept: nobody begins another file, or ends one. */
+void rw_fs_leave(void) {
+    pthread_mutex_lock(&unfinished_lock);
+    for (int i = 0; i < N_UNFINISHED; i++)
+        if (unfinished[i]) unlinkat(unfinished[i]->folder.fd, unfinished[i]->tmp, 0);
+}
+
+/* Copies of the path, the temporary name and the buffer. */
+static rw_status make_names(rw_writer *w, const char *path, rw_error *err) {
     size_t n = strlen(path) + 32;
     w->path = rw_strdup(path);
     w->tmp = rw_alloc(n);
     w->buf = rw_alloc(BUFFER);
-    if (!w->path || !w->tmp || !w->buf) {
-        rw_writer_abort(w);
-        return rw_fail_memory(err, n + BUFFER);
-    }
-    snprintf(w->tmp, n, "%s.tmp-%ld", path, (long)getpid());
-    unlink(w->tmp); /* of an earlier process with our number; O_EXCL then refuses links put there by others */
-    w->fd = open(w->tmp, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-    if (w->fd >= 0) return RW_OK;
-    rw_status status = rw_fail_errno(err, RW_AT_NONE, "cannot write %s", path);
-    rw_writer_abort(w);
+    if (!w->path || !w->tmp || !w->buf) return rw_fail_memory(err, n + BUFFER);
+    snprintf(w->tmp, n, "%s.tmp-%ld", rw_path_base(path), (long)getpid());
+    return RW_OK;
+}
+
+static rw_status open_temporary(rw_writer *w, rw_error *err) {
+    char *dir = rw_path_dir(w->path);
+    if (!dir) return rw_fail_memory(err, strlen(w->path));
+    rw_status status = rw_folder_open(&w->folder, dir, err);
+    if (status == RW_E_IO) status = rw_fail_errno(err, RW_AT_NONE, "cannot write %s", w->path);
+    rw_free(dir);
+    RW_TRY(status);
+    RW_TRY(rw_folder_check(&w->folder, rw_path_base(w->path), err));
+    return create_temporary(w, err);
+}
+
+rw_status rw_writer_open(rw_writer *w, const char *path, rw_error *err) {
+    *w = (rw_writer){.fd = -1};
+    rw_status status = make_names(w, path, err);
+    if (status == RW_OK) status = open_temporary(w, err);
+    if (status != RW_OK) rw_writer_abort(w);
     return status;
 }
 
@@ -202,22 +248,13 @@ void rw_writer_patch(rw_writer *w, int64_t offset, const void *bytes, int64_t n)
     }
 }
 
-static rw_status sync_folder(const char *path, rw_error *err) {
-    char *dir = rw_path_dir(path);
-    if (!dir) return rw_fail_memory(err, strlen(path));
-    rw_status status = RW_OK;
-    int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    /* A folder we may not read, or a file system that knows no fsync of folders: the rename holds anyway. */
-    if (fd >= 0 && (refused() || fsync(fd) != 0) && errno != EINVAL && errno != ENOTSUP)
-        status = rw_fail_errno(err, RW_AT_NONE, "cannot write %s", path);
-    if (fd >= 0) close(fd);
-    rw_free(dir);
-    return status;
-}
-
 /* Closes the file and frees all but the error. */
 static void release(rw_writer *w) {
-    if (w->tmp && w->fd >= 0) close(w->fd);
+    if (w->tmp && w->fd >= 0) {
+        forget_temporary(w);
+        close(w->fd);
+    }
+    rw_folder_close(&w->folder);
     rw_free(w->path);
     rw_free(w->tmp);
     rw_free(w->buf);
@@ -235,24 +272,28 @@ static rw_status give_error(rw_writer *w, rw_error *err) {
     return code;
 }
 
+/* A call that may be told to fail; then it says so as the real one would. */
+static rw_status refuse(rw_writer *w) {
+    return refused() ? rw_fail_errno(&w->error, RW_AT_NONE, "cannot write %s", w->path) : RW_OK;
+}
+
 rw_status rw_writer_commit(rw_writer *w, rw_error *err) {
     if (!w->tmp) return rw_fail(err, RW_E_INTERNAL, RW_AT_NONE, "commit of a file that is not open");
     flush(w);
     if (!writer_fails(w) && (refused() || fsync(w->fd) != 0)) write_failed(w);
-    if (!writer_fails(w) && (refused() || rename(w->tmp, w->path) != 0))
-        rw_fail_errno(&w->error, RW_AT_NONE, "cannot rename to %s", w->path);
+    if (!writer_fails(w) && refuse(w) == RW_OK) rw_folder_rename(&w->folder, w->tmp, rw_path_base(w->path), &w->error);
     if (w->error.code != RW_OK) {
         rw_status code = give_error(w, err);
         rw_writer_abort(w);
         return code;
     }
-    rw_status status = sync_folder(w->path, err);
+    rw_status status = refuse(w) == RW_OK ? rw_folder_sync(&w->folder, err) : give_error(w, err);
     release(w);
     return status;
 }
 
 void rw_writer_abort(rw_writer *w) {
-    if (w->tmp && w->fd >= 0) unlink(w->tmp);
+    if (w->tmp && w->fd >= 0) rw_folder_unlink(&w->folder, w->tmp, NULL);
     release(w);
 }
 

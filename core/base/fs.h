@@ -3,6 +3,7 @@
 #define RW_BASE_FS_H
 
 #include "core/base/error.h"
+#include "core/base/folder.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -29,11 +30,13 @@ rw_status rw_file_slurp(const char *path, int64_t limit, char **data, int64_t *n
 
 /* -- writing: temporary name, fsync, rename, fsync of the folder ---------------------------------- */
 
-/* Buffered sequential writer of PATH.tmp-<pid>. The error is sticky; rw_writer_commit() reports it.
- * Zero is a valid empty value. On a failure the temporary file is removed and PATH stays as it was.
- * Errors of writers and of folders hold the path in their text, so it need not outlive them. */
+/* Buffered sequential writer of PATH.tmp-<pid>, in the folder of PATH (folder.h): no link is followed there, and PATH
+ * is free or a regular file. The error is sticky; rw_writer_commit() reports it. Zero is a valid empty value. On a
+ * failure the temporary file is removed and PATH stays as it was. Errors of writers and of folders hold the path in
+ * their text, so it need not outlive them. */
 typedef struct {
     int fd;
+    rw_folder folder;
     char *path, *tmp; /* owned */
     char *buf;        /* owned */
     int64_t used;     /* bytes in buf */
@@ -49,6 +52,10 @@ void rw_writer_patch(rw_writer *w, int64_t offset, const void *bytes, int64_t n)
 /* flush, fsync, rename over PATH, fsync the folder, close. */
 rw_status rw_writer_commit(rw_writer *w, rw_error *err);
 void rw_writer_abort(rw_writer *w); /* removes the temporary file; fine after commit and on zero */
+
+/* For who is about to end the process in the middle of everything: removes the temporary files of all writers that are
+ * open, and lets no thread begin another. */
+void rw_fs_leave(void);
 
 rw_status rw_write_file(const char *path, const void *bytes, int64_t n, rw_error *err); /* all of the above */
 

@@ -67,27 +67,36 @@ rw_status rw_json_parse(const char *text, size_t n, rw_where at, json_t **out, r
 
 /* -- writing ----------------------------------------------------------------------------------------- */
 
-static void append_escaped(rw_str *s, unsigned char c) {
+static void append_escaped(rw_str *s, uint32_t c) {
     static const char from[] = "\"\\\b\f\n\r\t", to[] = "\"\\bfnrt";
-    const char *found = c ? strchr(from, c) : NULL;
+    const char *found = c > 0 && c < 0x80 ? strchr(from, (int)c) : NULL;
     if (found)
         rw_str_appendf(s, "\\%c", to[found - from]);
     else
-        rw_str_appendf(s, "\\u%04x", c);
+        rw_str_appendf(s, "\\u%04x", (unsigned)c);
 }
 
-static bool needs_escape(unsigned char c) {
-    return c < 0x20 || c == '"' || c == '\\' || c == 0x7f;
+/* Control characters of one byte and of two (U+0080 to U+009F): a file of ours may be shown on a terminal. */
+static bool needs_escape(uint32_t c) {
+    return c < 0x20 || c == '"' || c == '\\' || (c >= 0x7f && c < 0xa0);
+}
+
+/* The character at p: its code, or of those beyond two bytes the first byte. */
+static uint32_t code_at(const char *p, size_t *len) {
+    const unsigned char *c = (const unsigned char *)p;
+    *len = c[0] == 0xc2 ? 2 : 1;
+    return *len == 2 ? c[1] : c[0] < 0x80 ? c[0] : 0xffff;
 }
 
 void rw_json_append_string(rw_str *s, const char *text, size_t n) {
     rw_str_append_n(s, "\"", 1);
     for (size_t i = 0; i < n;) {
         size_t end = i + rw_utf8_valid_prefix(text + i, n - i);
-        for (size_t start = i; i < end; start = i) {
-            while (i < end && !needs_escape((unsigned char)text[i])) i++;
+        for (size_t start = i, len; i < end; start = i) {
+            while (i < end && !needs_escape(code_at(text + i, &len))) i += len;
             rw_str_append_n(s, text + start, i - start);
-            if (i < end) append_escaped(s, (unsigned char)text[i++]);
+            if (i < end) append_escaped(s, code_at(text + i, &len));
+            if (i < end) i += len;
         }
         if (i < n) {
             rw_str_append(s, "\xef\xbf\xbd");

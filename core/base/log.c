@@ -2,7 +2,9 @@
  * the two callbacks are process-wide because standard error is. */
 #include "core/base/log.h"
 
+#include "core/base/alloc.h"
 #include "core/base/error.h"
+#include "core/base/printable.h"
 
 #include <pthread.h>
 #include <stdarg.h>
@@ -42,6 +44,15 @@ void rw_log_set_around(void (*before)(void *), void (*after)(void *), void *ctx)
     pthread_mutex_unlock(&lock);
 }
 
+/* Without memory a long text is cut. */
+static void print(const char *fmt, va_list ap) {
+    char small[2048], *text = small;
+    size_t n = rw_printable_format(small, sizeof small, fmt, ap) + 1;
+    if (n > sizeof small && (text = rw_alloc(n)) != NULL) rw_printable_format(text, n, fmt, ap);
+    fputs(text ? text : small, stderr);
+    if (text != small) rw_free(text);
+}
+
 void rw_log(rw_log_level level, const char *fmt, ...) {
     if ((int)level > current_level()) return;
     va_list ap;
@@ -50,10 +61,7 @@ void rw_log(rw_log_level level, const char *fmt, ...) {
     if (call_before) call_before(call_ctx);
     if (level == RW_LOG_ERROR) fputs(rw_message("error: "), stderr);
     if (level == RW_LOG_WARN) fputs(rw_message("warning: "), stderr);
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wformat-nonliteral"
-    vfprintf(stderr, rw_message(fmt), ap);
-#pragma GCC diagnostic pop
+    print(rw_message(fmt), ap);
     fputc('\n', stderr);
     fflush(stderr);
     if (call_after) call_after(call_ctx);

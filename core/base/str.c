@@ -48,6 +48,17 @@ void rw_str_appendf(rw_str *s, const char *fmt, ...) {
     s->len += (size_t)n;
 }
 
+void rw_str_append_quoted(rw_str *out, const char *text) {
+    static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-./=,:+@%";
+    if (*text && text[strspn(text, plain)] == '\0') {
+        rw_str_append(out, text);
+        return;
+    }
+    rw_str_append(out, "'");
+    for (const char *p = text; *p; p++) rw_str_append_n(out, *p == '\'' ? "'\\''" : p, *p == '\'' ? 4 : 1);
+    rw_str_append(out, "'");
+}
+
 void rw_str_clear(rw_str *s) {
     s->len = 0;
     s->failed = false;
@@ -145,9 +156,9 @@ char *rw_format_seconds(char *buf, size_t size, double seconds) {
 
 /* -- UTF-8 ------------------------------------------------------------------------------------------- */
 
-/* Length of the character at s, 0 when it is not valid (overlong, surrogate, beyond U+10FFFF, cut short). */
-static size_t decode(const unsigned char *s, size_t n, uint32_t *code) {
+size_t rw_utf8_decode(const char *text, size_t n, uint32_t *code) {
     static const uint32_t smallest[] = {0, 0, 0x80, 0x800, 0x10000};
+    const unsigned char *s = (const unsigned char *)text;
     if (n == 0) return 0;
     *code = s[0];
     if (s[0] < 0x80) return 1;
@@ -163,16 +174,15 @@ static size_t decode(const unsigned char *s, size_t n, uint32_t *code) {
 }
 
 size_t rw_utf8_valid_prefix(const char *s, size_t n) {
-    const unsigned char *p = (const unsigned char *)s;
     size_t i = 0;
     while (i < n) {
         uint64_t eight;
         for (; n - i >= 8; i += 8) { /* text is mostly ASCII */
-            memcpy(&eight, p + i, 8);
+            memcpy(&eight, s + i, 8);
             if (eight & 0x8080808080808080u) break;
         }
         uint32_t code;
-        size_t len = decode(p + i, n - i, &code);
+        size_t len = rw_utf8_decode(s + i, n - i, &code);
         if (len == 0) break;
         i += len;
     }
@@ -205,7 +215,7 @@ int rw_utf8_columns(const char *s, size_t n) {
     int columns = 0;
     for (size_t i = 0; i < n;) {
         uint32_t code;
-        size_t len = decode((const unsigned char *)s + i, n - i, &code);
+        size_t len = rw_utf8_decode(s + i, n - i, &code);
         columns += len ? columns_of(code) : 1; /* a broken byte is shown as one sign */
         i += len ? len : 1;
     }

@@ -21,7 +21,8 @@ typedef struct {
 void rw_str_append(rw_str *s, const char *text);
 void rw_str_append_n(rw_str *s, const void *bytes, size_t n);
 void rw_str_appendf(rw_str *s, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
-void rw_str_clear(rw_str *s); /* keeps the memory */
+void rw_str_append_quoted(rw_str *s, const char *text); /* one word of a shell's command line */
+void rw_str_clear(rw_str *s);                           /* keeps the memory */
 void rw_str_done(rw_str *s);
 
 /* Edit distance (insert, delete, replace, swap of neighbours), at most `limit` + 1. */
@@ -38,6 +39,8 @@ char *rw_format_seconds(char *buf, size_t size, double seconds);
 
 /* Strict UTF-8. Returns the length of the valid prefix (== n when all of it is valid). */
 size_t rw_utf8_valid_prefix(const char *s, size_t n);
+/* Length of the character at s, 0 when it is not valid (overlong, surrogate, beyond U+10FFFF, cut short); its code. */
+size_t rw_utf8_decode(const char *s, size_t n, uint32_t *code);
 /* Columns a terminal gives this text (East Asian wide = 2), tabs counted as 1. */
 int rw_utf8_columns(const char *s, size_t n);
 

@@ -2,6 +2,7 @@
 #include "core/checkpoint/inspect.h"
 
 #include "core/base/alloc.h"
+#include "core/base/printable.h"
 #include "core/checkpoint/model_shape.h"
 #include "core/checkpoint/tensor_file_internal.h"
 #include "core/model/arch.h"
@@ -15,10 +16,11 @@ static int64_t numel(const rw_file_tensor *t) {
 }
 
 static void print_size(const rw_tensor_file *f, rw_str *out) {
-    char size[32], count[32];
+    char size[32], count[32], path[1024];
     int64_t n = 0;
+    rw_printable(path, sizeof path, f->file.path);
     for (int64_t i = 0; i < f->n; i++) n = rw_add_saturated(n, numel(&f->tensors[i]));
-    rw_str_appendf(out, rw_message("%s: %s, %s (%lld bytes), %lld tensors, %s elements\n"), f->file.path, f->kind,
+    rw_str_appendf(out, rw_message("%s: %s, %s (%lld bytes), %lld tensors, %s elements\n"), path, f->kind,
                    rw_format_bytes(size, sizeof size, f->file.n_bytes), (long long)f->file.n_bytes, (long long)f->n,
                    rw_format_count(count, sizeof count, n));
 }
@@ -42,17 +44,22 @@ static rw_status print_model(const rw_tensor_file *f, rw_str *out, rw_error *err
 
 static void print_metadata(const rw_tensor_file *f, rw_str *out) {
     for (int64_t i = 0; i < f->n_metadata; i++) {
-        const char *value = f->metadata[i][1];
-        size_t n = strlen(value), shown = n;
-        if (n > MAX_VALUE) shown = rw_utf8_valid_prefix(value, MAX_VALUE);
-        rw_str_appendf(out, "  %s: %.*s", f->metadata[i][0], (int)shown, value);
-        rw_str_appendf(out, shown < n ? rw_message("... (%lld bytes)\n") : "\n", (long long)n);
+        char shown[MAX_VALUE + 1];
+        size_t n = rw_printable(shown, sizeof shown, f->metadata[i][1]);
+        rw_str_append(out, "  ");
+        rw_str_append_printable(out, f->metadata[i][0]);
+        rw_str_appendf(out, ": %s", shown);
+        rw_str_appendf(out, n > MAX_VALUE ? rw_message("... (%lld bytes)\n") : "\n",
+                       (long long)strlen(f->metadata[i][1]));
     }
 }
 
 static void print_tensor(const rw_file_tensor *t, int width, rw_str *out) {
-    rw_str_appendf(out, "  %s%*s %-5s [", t->name, width - rw_utf8_columns(t->name, strlen(t->name)), "",
-                   rw_dtype_name(t->dtype));
+    size_t begin = out->len + 2;
+    rw_str_append(out, "  ");
+    rw_str_append_printable(out, t->name);
+    int columns = out->failed ? 0 : rw_utf8_columns(out->data + begin, out->len - begin);
+    rw_str_appendf(out, "%*s %-5s [", columns < width ? width - columns : 0, "", rw_dtype_name(t->dtype));
     for (int i = 0; i < t->ndim; i++) rw_str_appendf(out, i ? ", %lld" : "%lld", (long long)t->shape[i]);
     rw_str_append(out, "]\n");
 }

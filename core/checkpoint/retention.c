@@ -5,6 +5,7 @@
 #include "core/base/fs.h"
 #include "core/base/log.h"
 #include "core/checkpoint/checkpoint.h"
+#include "core/checkpoint/metadata_json.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -29,6 +30,20 @@ static int64_t number_of(name_pattern p, const char *name) {
     size_t n_digits = strspn(digits, "0123456789");
     if (n_digits == 0 || n_digits > 18 || (digits[0] == '0' && n_digits > 1)) return -1;
     return strcmp(digits + n_digits, p.suffix) ? -1 : strtoll(digits, NULL, 10);
+}
+
+static bool begins_and_ends(const char *name, const char *begin, const char *end) {
+    size_t n = strlen(name), a = strlen(begin), b = strlen(end);
+    return n > a + b && strncmp(name, begin, a) == 0 && strcmp(name + n - b, end) == 0;
+}
+
+rw_name_kind rw_checkpoint_name(const char *name) {
+    static const char *const logs[] = {"plan.yaml", "metrics.jsonl", "train_log.txt"};
+    for (size_t i = 0; i < sizeof logs / sizeof *logs; i++)
+        if (strcmp(name, logs[i]) == 0) return RW_NAME_LOG;
+    if (strcmp(name, "rwkv-init.pth") == 0) return RW_NAME_INIT;
+    if (begins_and_ends(name, pth_names.prefix, pth_names.suffix)) return RW_NAME_PTH;
+    return number_of(state_names, name) >= 0 ? RW_NAME_STATE : RW_NAME_NONE;
 }
 
 static char *path_of(const char *dir, name_pattern p, int64_t number) {
@@ -79,14 +94,28 @@ static rw_status list_numbers(listing *l, const char *dir, name_pattern pattern,
 
 /* -- the newest state ---------------------------------------------------------------------------------- */
 
+/* A file that somebody else left under the name of a state is none (saved_run.h). */
+static rw_status tells_of_a_run(const rw_tensor_file *f, const char *path, rw_error *err) {
+    static const char *const keys[] = {"recipe", "choices"};
+    for (int i = 0; i < 2; i++) {
+        json_t *object;
+        RW_TRY(rw_metadata_json(f, path, keys[i], &object, err));
+        json_decref(object);
+    }
+    return RW_OK;
+}
+
 /* RW_OK with *whole; an error only for a lack of memory. */
 static rw_status is_whole(const char *path, bool *whole, rw_error *err) {
     rw_tensor_file *f;
     rw_error why = {0};
     char text[1200];
     rw_status status = rw_tensor_file_open(&f, path, &why);
+    if (status == RW_OK) {
+        status = tells_of_a_run(f, path, &why);
+        rw_tensor_file_close(f);
+    }
     *whole = status == RW_OK;
-    if (*whole) rw_tensor_file_close(f);
     if (status != RW_OK && status != RW_E_MEMORY) {
         rw_error_format(&why, text, sizeof text);
         rw_warn("skipping a training state that cannot be read: %s", text);
@@ -123,40 +152,62 @@ static rw_status delete_path(const char *path, rw_error *err) {
     return rw_fail_errno(err, RW_AT_NONE, "cannot delete the old save %s", path);
 }
 
-/* Deletes all but the `keep` largest up to `newest`, and with `drop_beyond` those that are larger than it. */
-static rw_status keep_of(const char *dir, name_pattern pattern, int64_t keep, int64_t newest, bool drop_beyond,
-                         rw_error *err) {
+/* Of one kind: what may go, and how much of it stays. */
+typedef struct {
+    const char *dir;
+    name_pattern pattern;
+    int64_t keep, newest;
+    bool drop_beyond; /* also those that are larger than `newest` */
+    bool (*wrote)(void *ctx, const char *name);
+    void *ctx;
+} keeping;
+
+static bool is_ours(const keeping *k, const char *path) {
+    return !k->wrote || k->wrote(k->ctx, rw_path_base(path));
+}
+
+/* Deletes the file of that number unless it stays; *kept counts those that do. */
+static rw_status keep_one(const keeping *k, int64_t number, int64_t *kept, rw_error *err) {
+    bool beyond = k->drop_beyond && k->newest >= 0 && number > k->newest;
+    char *path = path_of(k->dir, k->pattern, number);
+    if (!path) return rw_fail_memory(err, strlen(k->dir));
+    bool ours = is_ours(k, path), stays = !beyond && (*kept < k->keep || number == k->newest);
+    if (ours && !beyond) (*kept)++;
+    rw_status status = !ours || stays ? RW_OK : delete_path(path, err);
+    rw_free(path);
+    return status;
+}
+
+static rw_status keep_of(const keeping *k, rw_error *err) {
     listing l;
     int64_t kept = 0;
-    rw_status status = list_numbers(&l, dir, pattern, err);
-    for (size_t i = 0; i < l.n && status == RW_OK; i++) {
-        bool beyond = drop_beyond && newest >= 0 && l.numbers[i] > newest;
-        if (!beyond && (kept++ < keep || l.numbers[i] == newest)) continue;
-        char *path = path_of(dir, pattern, l.numbers[i]);
-        status = delete_path(path, err);
-        rw_free(path);
-    }
+    rw_status status = list_numbers(&l, k->dir, k->pattern, err);
+    for (size_t i = 0; i < l.n && status == RW_OK; i++) status = keep_one(k, l.numbers[i], &kept, err);
     rw_free(l.numbers);
     return status;
 }
 
 rw_status rw_checkpoint_keep(const char *proj_dir, int64_t keep, int64_t newest_pth, int64_t newest_state,
-                             rw_error *err) {
-    if (keep > 0) RW_TRY(keep_of(proj_dir, pth_names, keep, newest_pth, false, err));
-    return keep_of(proj_dir, state_names, keep > 0 ? keep : 1, newest_state, true, err);
+                             bool (*wrote)(void *ctx, const char *name), void *ctx, rw_error *err) {
+    keeping pth = {proj_dir, pth_names, keep, newest_pth, false, wrote, ctx};
+    keeping states = {proj_dir, state_names, keep > 0 ? keep : 1, newest_state, true, wrote, ctx};
+    if (keep > 0) RW_TRY(keep_of(&pth, err));
+    return keep_of(&states, err);
 }
 
 /* -- leftovers ----------------------------------------------------------------------------------------- */
 
-/* The process number in NAME.tmp-<pid>; -1 for any other name. */
+/* The process number in NAME.tmp-<pid>, NAME being one that this program writes; -1 for any other name. */
 static int64_t pid_of(const char *name) {
     static const char mark[] = ".tmp-";
-    const char *at = NULL;
-    for (const char *p = name; (p = strstr(p, mark)); p++) at = p;
-    if (!at || at == name) return -1;
+    const char *at = strstr(name, mark);
+    char stem[64];
+    if (!at || (size_t)(at - name) >= sizeof stem) return -1;
+    snprintf(stem, sizeof stem, "%.*s", (int)(at - name), name);
     const char *digits = at + sizeof mark - 1;
     size_t n = strspn(digits, "0123456789");
-    return n == 0 || n > 9 || digits[n] ? -1 : strtoll(digits, NULL, 10);
+    if (n == 0 || n > 9 || digits[n] || rw_checkpoint_name(stem) == RW_NAME_NONE) return -1;
+    return strtoll(digits, NULL, 10);
 }
 
 static bool is_dead(int64_t pid) {

@@ -12,11 +12,17 @@
 
 #include "core/base/error.h"
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #ifdef __cplusplus
 extern "C" {
 #endif
+
+/* What a name in proj_dir says; NONE: no name that this program writes. PTH: any rwkv-*.pth, since users name such
+ * files too, but rwkv-init.pth, which nothing was learned in; LOG: plan.yaml and the logs. */
+typedef enum { RW_NAME_NONE, RW_NAME_INIT, RW_NAME_PTH, RW_NAME_STATE, RW_NAME_LOG } rw_name_kind;
+rw_name_kind rw_checkpoint_name(const char *name);
 
 /* Paths of the two kinds; rw_free(), NULL without memory. */
 char *rw_checkpoint_pth_path(const char *proj_dir, int64_t n);
@@ -29,11 +35,13 @@ rw_status rw_checkpoint_latest(const char *proj_dir, char **path, int64_t *step,
 /* Deletes all but the `keep` largest rwkv-<N>.pth (keep <= 0: keeps all) and the `keep` largest state-<step> (at least
  * one: an older state serves only as long as the newest is being written). newest_* was just written (-1: nothing was)
  * and stays in any case. States beyond newest_state are of a run that was given up, by --resume never or from an
- * earlier state; they go, or a later resume would find them. RW_E_IO when a file cannot be deleted. */
+ * earlier state; they go, or a later resume would find them. Only what wrote(ctx, name) says this run wrote is counted
+ * and deleted; NULL: everything. RW_E_IO when a file cannot be deleted. */
 rw_status rw_checkpoint_keep(const char *proj_dir, int64_t keep, int64_t newest_pth, int64_t newest_state,
-                             rw_error *err);
+                             bool (*wrote)(void *ctx, const char *name), void *ctx, rw_error *err);
 
-/* Deletes `*.tmp-<pid>` of processes that are no more on this machine. A folder that does not exist is fine. */
+/* Deletes NAME.tmp-<pid> of processes that are no more on this machine, where NAME is one that this program writes. A
+ * folder that does not exist is fine. */
 rw_status rw_checkpoint_clean(const char *proj_dir, rw_error *err);
 
 #ifdef __cplusplus

@@ -8,6 +8,7 @@
 #include "core/base/fs.h"
 #include "core/base/json.h"
 #include "core/checkpoint/little_endian.h"
+#include "core/checkpoint/retention.h"
 #include "core/checkpoint/tensor_file_internal.h"
 
 #include <stdlib.h>
@@ -118,6 +119,18 @@ static int by_begin(const void *a, const void *b) {
     return x->tensor < y->tensor ? -1 : 1;
 }
 
+/* A download can be continued; a training state is a file that was damaged after it was written. */
+static rw_status cut_short(const rw_tensor_file *f, int64_t expected, rw_error *err) {
+    const char *path = f->file.path;
+    if (rw_checkpoint_name(rw_path_base(path)) == RW_NAME_STATE)
+        return rw_fail(err, RW_E_FORMAT, RW_AT_FILE(path),
+                       "cut short: %lld of %lld bytes are here; this training state cannot be used",
+                       (long long)f->file.n_bytes, (long long)expected);
+    return rw_fail(err, RW_E_FORMAT, RW_AT_FILE(path),
+                   "cut short: %lld of %lld bytes are here; continue the download with `wget -c URL`",
+                   (long long)f->file.n_bytes, (long long)expected);
+}
+
 /* Sorted, the spans must follow each other from 0 to the end of the file. */
 static rw_status check_spans(const rw_tensor_file *f, span *s, int64_t data, rw_error *err) {
     int64_t at = 0, here = f->file.n_bytes - data;
@@ -127,10 +140,7 @@ static rw_status check_spans(const rw_tensor_file *f, span *s, int64_t data, rw_
         if (s[i].begin > at) return bad(f, f->tensors[s[i].tensor].name, err, "there is a gap before its bytes");
         at = s[i].end;
     }
-    if (at > here)
-        return rw_fail(err, RW_E_FORMAT, RW_AT_FILE(f->file.path),
-                       "cut short: %lld of %lld bytes are here; continue the download with `wget -c URL`",
-                       (long long)f->file.n_bytes, (long long)data + (long long)at);
+    if (at > here) return cut_short(f, data + at, err);
     if (at < here)
         return rw_fail(err, RW_E_FORMAT, RW_AT_FILE(f->file.path),
                        "safetensors: %lld bytes more than the header accounts for; download the file again",
@@ -177,11 +187,7 @@ static rw_status header_length(const rw_tensor_file *f, int64_t *n, rw_error *er
                        "safetensors: a header of %llu bytes, but the limit is 100,000,000; is this a model?",
                        (unsigned long long)rw_le64(length));
     *n = (int64_t)rw_le64(length);
-    if (*n <= f->file.n_bytes - 8) return RW_OK;
-    return rw_fail(
-        err, RW_E_FORMAT, RW_AT_FILE(f->file.path),
-        "cut short: %lld bytes are here and the header alone has %lld; continue the download with `wget -c URL`",
-        (long long)f->file.n_bytes, (long long)*n + 8);
+    return *n <= f->file.n_bytes - 8 ? RW_OK : cut_short(f, *n + 8, err);
 }
 
 rw_status rw_safetensors_open(rw_tensor_file *f, rw_error *err) {

@@ -45,11 +45,25 @@ static rw_status read_pairs(rw_saved_run *run, const rw_tensor_file *f, const ch
     return status;
 }
 
+/* -1 when it is not there: loading the state tells what is wrong with it. */
+static int64_t step_of(const rw_tensor_file *f, const char *path) {
+    json_t *progress;
+    rw_error ignored = {0};
+    rw_status status = rw_metadata_json(f, path, "progress", &progress, &ignored);
+    rw_error_clear(&ignored);
+    if (status != RW_OK) return -1;
+    const json_t *step = json_object_get(progress, "step");
+    int64_t n = json_is_integer(step) ? json_integer_value(step) : -1;
+    json_decref(progress);
+    return n;
+}
+
 static rw_status read_state(rw_saved_run *run, rw_error *err) {
     rw_tensor_file *f;
     RW_TRY(rw_tensor_file_open(&f, run->path, err));
     rw_status status = read_pairs(run, f, "recipe", &run->keys, err);
     if (status == RW_OK) status = read_pairs(run, f, "choices", &run->choices, err);
+    run->step = step_of(f, run->path);
     rw_tensor_file_close(f);
     return status;
 }
@@ -62,7 +76,7 @@ static rw_status find_state(rw_saved_run *run, const char *resume, const char *p
 }
 
 rw_status rw_saved_run_find(rw_saved_run *run, const char *resume, const char *proj_dir, rw_error *err) {
-    *run = (rw_saved_run){.named = strcmp(resume, "auto") != 0};
+    *run = (rw_saved_run){.named = strcmp(resume, "auto") != 0, .step = -1};
     if (strcmp(resume, "never") == 0) return RW_OK;
     RW_TRY(find_state(run, resume, proj_dir, err));
     return run->path ? read_state(run, err) : RW_OK;

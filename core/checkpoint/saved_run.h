@@ -16,8 +16,9 @@ extern "C" {
 
 /* All-zero: no saved run. */
 typedef struct {
-    char *path; /* owned: the training state; NULL: none */
-    bool named; /* the user named this file */
+    char *path;   /* owned: the training state; NULL: none */
+    bool named;   /* the user named this file */
+    int64_t step; /* steps done; -1: it does not say */
     rw_pairs keys, choices;
     rw_arena arena; /* owns the pairs */
 } rw_saved_run;

@@ -9,6 +9,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#define CHECKED ((int64_t)1 << 18) /* values looked at in one piece */
+
 /* -- loading ------------------------------------------------------------------------------------------------ */
 
 static bool same_shape(const rw_segment *s, const rw_file_tensor *t) {
@@ -128,11 +130,11 @@ rw_status rw_weights_load_states(rw_params *p, const char *path, rw_error *err) 
 }
 
 /* Pieces, so that a device elsewhere needs little host memory. */
-static rw_status check_segment(rw_params *p, size_t i, void *piece, int64_t most, const char *path, rw_error *err) {
+static rw_status check_segment(rw_params *p, size_t i, void *piece, const char *path, rw_error *err) {
     const rw_segment *s = &p->layout.segments[i];
     rw_dtype dtype = rw_wide(p->device->compute);
-    for (int64_t first = 0; first < s->n; first += most) {
-        int64_t n = s->n - first < most ? s->n - first : most;
+    for (int64_t first = 0; first < s->n; first += CHECKED) {
+        int64_t n = s->n - first < CHECKED ? s->n - first : CHECKED;
         rw_params_get(p, RW_PARAM_VALUE, i, first, n, dtype, piece);
         int64_t bad = rw_first_nonfinite(piece, dtype, n);
         if (bad == n) continue;
@@ -146,14 +148,22 @@ static rw_status check_segment(rw_params *p, size_t i, void *piece, int64_t most
 }
 
 rw_status rw_weights_check_finite(rw_params *p, const char *path, rw_error *err) {
-    const int64_t most = 1 << 18;
-    void *piece = rw_alloc((size_t)most * sizeof(double));
-    if (!piece) return rw_fail_memory(err, (size_t)most * sizeof(double));
+    void *piece = rw_alloc((size_t)CHECKED * sizeof(double));
+    if (!piece) return rw_fail_memory(err, (size_t)CHECKED * sizeof(double));
     rw_status status = RW_OK;
-    for (size_t i = 0; i < p->layout.n_segments && status == RW_OK; i++)
-        status = check_segment(p, i, piece, most, path, err);
+    for (size_t i = 0; i < p->layout.n_segments && status == RW_OK; i++) status = check_segment(p, i, piece, path, err);
     rw_free(piece);
     return status;
+}
+
+rw_status rw_weights_finite(rw_params *p, bool *finite, rw_error *err) {
+    void *piece = rw_alloc((size_t)CHECKED * sizeof(double));
+    if (!piece) return rw_fail_memory(err, (size_t)CHECKED * sizeof(double));
+    *finite = true;
+    for (size_t i = 0; i < p->layout.n_segments && *finite; i++)
+        if (p->layout.segments[i].trainable) *finite = check_segment(p, i, piece, "", NULL) == RW_OK;
+    rw_free(piece);
+    return RW_OK;
 }
 
 /* -- saving --------------------------------------------------------------------------------------------------- */

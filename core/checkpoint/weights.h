@@ -5,6 +5,8 @@
 #include "core/checkpoint/checkpoint.h"
 #include "core/tensor/layout.h"
 
+#include <stdbool.h>
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -24,6 +26,8 @@ rw_status rw_weights_load_states(rw_params *p, const char *path, rw_error *err);
 /* Refuses a parameter with a value that is NaN or infinite: E_NUMERIC with its name, its place and what to do, at
  * `path`, where it came from. */
 rw_status rw_weights_check_finite(rw_params *p, const char *path, rw_error *err);
+/* Whether every trainable value is finite: what is not should not replace what was saved before. */
+rw_status rw_weights_finite(rw_params *p, bool *finite, rw_error *err);
 
 /* What a save writes, trainable parameters alone, since the others are as in the file that they came from; in official
  * order: the layout's buffers when the first prefix is empty, then n entries for each

@@ -75,7 +75,7 @@ rw_status rw_command_tokenize(const rw_options *o, rw_error *err) {
     rw_tokenizer_choice kind = RW_TOKENIZER_WORLD;
     if (o->tokenizer) kind = (rw_tokenizer_choice)rw_choice_find(RW_KEY_data_tokenizer, o->tokenizer);
     if (kind == RW_TOKENIZER_WORLD) RW_TRY(rw_vocab_find(o->vocab_file, NULL, &vocab, err));
-    rw_tokenize_options options = {.tokenizer = kind, .vocab_file = vocab};
+    rw_tokenize_options options = {.tokenizer = kind, .vocab_file = vocab, .force = o->tokenize.force};
     bool tutorial = o->tokenize.dtype && strcmp(o->tokenize.dtype, "int32") == 0;
     options.layout = tutorial ? RW_LAYOUT_PREPROCESS : RW_LAYOUT_MAKE_DATA;
     rw_progress_line line = rw_progress_begin();

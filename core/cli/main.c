@@ -39,15 +39,22 @@ static rw_status run(const rw_options *o, rw_error *err) {
     return rw_fail(err, RW_E_INTERNAL, RW_AT_NONE, "unknown command");
 }
 
+/* A write may have failed long before the end, when the buffer was full. */
+static rw_status close_output(rw_error *err) {
+    bool failed = ferror(stdout) != 0;
+    if (fflush(stdout) == 0 && !failed) return RW_OK;
+    return rw_fail_errno(err, RW_AT_NONE, "cannot write to standard output");
+}
+
 int main(int argc, char **argv) {
     rw_process_prepare(argv);
     rw_options options;
     rw_error err = {0};
     rw_status status = rw_options_parse(&options, argc, argv, &err);
     if (status == RW_OK) status = run(&options, &err);
+    if (status == RW_OK) status = close_output(&err);
     if (err.code != RW_OK) rw_print_error(&err);
     rw_error_clear(&err);
     rw_options_done(&options);
-    if (fflush(stdout) != 0 && status == RW_OK) status = RW_E_IO;
     return rw_status_exit_code(status);
 }

@@ -29,6 +29,7 @@ typedef struct {
 static const option options[] = {
     {"--dry-run", TRAIN, SWITCH, FIELD(train.dry_run), 0, 0, ""},
     {"--resume", TRAIN, TEXT, FIELD(train.resume), 0, 0, "auto, never or a path"},
+    {"--restart", TRAIN, SWITCH, FIELD(train.restart), 0, 0, ""},
     {"--trust", TRAIN, SWITCH, FIELD(train.recipe.trust), 0, 0, ""},
     {"--env", TRAIN, NAMES, 0, 0, 0, "the name of a variable"},
     {"--prompt", GENERATE, TEXT, FIELD(generate.prompt), 0, 0, "a string"},
@@ -41,6 +42,7 @@ static const option options[] = {
     {"--vocab", GENERATE | TOKENIZE, TEXT, FIELD(vocab_file), 0, 0, "a file"},
     {"--verify", INSPECT, SWITCH, FIELD(inspect.verify), 0, 0, ""},
     {"--dtype", TOKENIZE, WORD, FIELD(tokenize.dtype), 0, 0, "int32|uint16"},
+    {"--force", TOKENIZE, SWITCH, FIELD(tokenize.force), 0, 0, ""},
 };
 
 enum { N_OPTIONS = sizeof options / sizeof options[0] };
@@ -223,6 +225,8 @@ static rw_status finish_train(reader *r) {
     if (near && access(r->names[0], F_OK) != 0)
         return rw_fail(r->err, RW_E_USAGE, on_line(r->names[0]), "neither a command nor a recipe (did you mean '%s'?)",
                        near);
+    if (o->train.restart && strcmp(o->train.resume, "auto") != 0)
+        return rw_fail(r->err, RW_E_USAGE, on_line("--restart"), "begins anew; leave --resume out");
     o->train.recipe.path = r->names[0];
     o->train.recipe.overrides = r->overrides;
     o->train.recipe.n_overrides = r->n_overrides;
@@ -282,6 +286,8 @@ rw_status rw_options_parse(rw_options *o, int argc, char **argv, rw_error *err) 
     o->generate.top_p = 1;
     o->generate.tokens = 256;
     o->tokenize.dtype = "int32";
+    o->argc = argc;
+    o->argv = argv;
     if (argc < 2) return missing(&(reader){.o = o, .err = err}, NULL, "the recipe");
     o->command = command_of(argv[1]);
     if (o->command == RW_COMMAND_LUA) return read_lua(o, argc, argv, err);
@@ -298,6 +304,28 @@ void rw_options_done(rw_options *o) {
     *o = (rw_options){0};
 }
 
+/* -- the same again ----------------------------------------------------------------------------------------------- */
+
+static bool repeats(const char *word, const char *but) {
+    static const char *const dropped[] = {"--resume=", "--restart", "--dry-run"};
+    for (int i = 0; i < 3; i++)
+        if (strncmp(word, dropped[i], strlen(dropped[i])) == 0) return false;
+    size_t n = but ? strlen(but) : 0;
+    return !n || strncmp(word, but, n) != 0 || word[n] != '=';
+}
+
+void rw_options_again(const rw_options *o, const char *but, rw_str *out) {
+    for (int i = 0; i < o->argc; i++) {
+        if (i > 0 && strcmp(o->argv[i], "--resume") == 0) {
+            i++; /* and its value */
+            continue;
+        }
+        if (i > 0 && !repeats(o->argv[i], but)) continue;
+        if (i > 0) rw_str_append(out, " ");
+        rw_str_append_quoted(out, o->argv[i]);
+    }
+}
+
 /* -- help -------------------------------------------------------------------------------------------------------- */
 
 const char *rw_options_help(void) {
@@ -306,6 +334,7 @@ const char *rw_options_help(void) {
                                   "  rwkv-run RECIPE.yaml [KEY=VALUE ...]    train; train.lr_init=2e-5 sets a key\n"
                                   "      --dry-run                 print the plan (steps, memory, disk) and stop\n"
                                   "      --resume auto|never|PATH  resume a saved run; auto: if there is one\n"
+                                  "      --restart                 begin anew; old files move into a subfolder\n"
                                   "      --trust                   scripts run without sandbox; any output folder\n"
                                   "      --env NAME                let the recipe read this variable (or RWKV_*)\n"
                                   "  rwkv-run generate MODEL.pth --prompt TEXT\n"
@@ -313,7 +342,7 @@ const char *rw_options_help(void) {
                                   "      --tokenizer world|byte    --vocab FILE  (also $RWKV_VOCAB)\n"
                                   "  rwkv-run inspect FILE [--verify]   what a .pth, .bin/.idx or state holds\n"
                                   "  rwkv-run tokenize IN.jsonl OUT_PREFIX   text to .bin and .idx\n"
-                                  "      --tokenizer world|byte    --vocab FILE    --dtype int32|uint16\n"
+                                  "      --tokenizer world|byte  --vocab FILE  --dtype int32|uint16  --force\n"
                                   "  rwkv-run lua SCRIPT [ARG ...] run a script by itself\n"
                                   "\n"
                                   "  --keys     every key of a recipe        --schema   the same for editors\n"
@@ -327,6 +356,7 @@ const char *rw_options_help(void) {
                                   "  rwkv-run 配方.yaml [键=值 ...]          训练；例如 train.lr_init=2e-5\n"
                                   "      --dry-run                 打印计划（步数、内存、磁盘）后结束\n"
                                   "      --resume auto|never|PATH  继续已保存的训练；auto：有则继续\n"
+                                  "      --restart                 重新开始；旧文件移入子文件夹\n"
                                   "      --trust                   脚本不受沙箱限制，输出可写到任何文件夹\n"
                                   "      --env NAME                允许配方读取该环境变量（RWKV_* 总是允许）\n"
                                   "  rwkv-run generate MODEL.pth --prompt 文本\n"
@@ -334,7 +364,7 @@ const char *rw_options_help(void) {
                                   "      --tokenizer world|byte    --vocab FILE（或 $RWKV_VOCAB）\n"
                                   "  rwkv-run inspect FILE [--verify]   查看（或核对）.pth、.bin/.idx、训练状态\n"
                                   "  rwkv-run tokenize IN.jsonl OUT_PREFIX   文本转为 .bin 和 .idx\n"
-                                  "      --tokenizer world|byte    --vocab FILE    --dtype int32|uint16\n"
+                                  "      --tokenizer world|byte  --vocab FILE  --dtype int32|uint16  --force\n"
                                   "  rwkv-run lua SCRIPT [ARG ...] 在训练之外运行脚本\n"
                                   "\n"
                                   "  --keys     配方的全部键                 --schema   供编辑器使用的 JSON Schema\n"

@@ -30,6 +30,7 @@ typedef struct {
         rw_recipe_options recipe; /* overrides and env_names are in the arena; check_files is set */
         const char *resume;       /* "auto", "never" or a path                                    */
         bool dry_run;
+        bool restart; /* earlier runs in proj_dir move into a subfolder                           */
     } train;
     struct {
         const char *model, *prompt;
@@ -46,6 +47,7 @@ typedef struct {
     struct {
         const char *input, *output; /* IN.jsonl, prefix of the pair                */
         const char *dtype;          /* "int32" (the official tool) or "uint16"    */
+        bool force;                 /* replaces an output that is there           */
     } tokenize;
     struct {
         const char *file;
@@ -55,12 +57,18 @@ typedef struct {
     /* of generate and tokenize */
     const char *tokenizer;  /* "world" or "byte"; NULL: not said                    */
     const char *vocab_file; /* NULL: not said                                       */
+    int argc;
+    char **argv; /* the whole command line, for messages that repeat it             */
     rw_arena arena;
 } rw_options;
 
 /* Reads a command line; argv[0] is skipped. E_USAGE with what to do instead; rw_options_done() in any case. */
 rw_status rw_options_parse(rw_options *o, int argc, char **argv, rw_error *err);
 void rw_options_done(rw_options *o);
+
+/* The same training command as a shell would read it, without --resume, --restart and --dry-run, and without what it
+ * says about the key `but` (NULL: with everything). */
+void rw_options_again(const rw_options *o, const char *but, rw_str *out);
 
 /* The text of --help: at most 24 lines of 79 columns. In the user's language. */
 const char *rw_options_help(void);

@@ -9,6 +9,7 @@
 #include "core/base/error.h"
 #include "core/recipe/plan.h"
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #ifdef __cplusplus
@@ -22,6 +23,7 @@ typedef struct {
     uint64_t step;      /* micro batches made so far; the next one is this number */
     uint64_t data_hash; /* of names, sizes and token counts: a resume with other data is refused */
     uint64_t n_tokens;  /* of the source */
+    bool any_data;      /* not saved: only `step` counts, whatever seed and data it was made with */
 } rw_cursor;
 
 /* R packed rows. targets[i] is the token after tokens[i] in its sequence. mask[i] weighs the loss of

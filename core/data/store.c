@@ -2,6 +2,7 @@
 #include "core/data/store.h"
 
 #include "core/base/alloc.h"
+#include "core/base/str.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -9,9 +10,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #define FLUSH_IDS ((size_t)1 << 17)
+
+/* Space is looked at again after so many bytes; as many are left to others. */
+#define SPACE_STEP ((int64_t)64 << 20)
 
 /* A file without a name; where the file system cannot, a named one that is unlinked at once. */
 static int open_nameless(const char *folder) {
@@ -42,6 +47,38 @@ static rw_status open_file(rw_store *st, rw_error *err) {
                          "cannot keep the tokens in a temporary file in %s (set TMPDIR to another folder)", st->folder);
 }
 
+/* -- space -------------------------------------------------------------------------------------------------- */
+
+static int64_t free_bytes(const rw_store *st) {
+    struct statvfs fs;
+    if (fstatvfs(st->fd, &fs) != 0) return INT64_MAX;
+    return (int64_t)fs.f_bavail * (int64_t)fs.f_frsize;
+}
+
+static rw_status no_space(const rw_store *st, int64_t need, int64_t have, rw_error *err) {
+    char a[32], b[32];
+    return rw_fail(err, RW_E_IO, RW_AT_FILE(st->file),
+                   "its tokens need %s in a temporary file in %s, which has %s free (set TMPDIR to another folder)",
+                   rw_format_bytes(a, sizeof a, need), st->folder, rw_format_bytes(b, sizeof b, have));
+}
+
+/* Before any work. The byte tokenizer makes 2 bytes of each; World, of most texts, one of two. */
+static rw_status check_space(const rw_store *st, const rw_plan_data *plan, rw_error *err) {
+    struct stat in;
+    if (stat(st->file, &in) != 0) return RW_OK;
+    int64_t n = (int64_t)in.st_size, have = free_bytes(st);
+    int64_t need = plan->tokenizer == RW_TOKENIZER_BYTE ? (n < INT64_MAX / 2 ? 2 * n : INT64_MAX) : n / 2;
+    return need > have ? no_space(st, need, have, err) : RW_OK;
+}
+
+/* While it grows beyond what was expected, the disk is not filled to its last byte. */
+static rw_status watch_space(rw_store *st, rw_error *err) {
+    if (st->n_tokens * 2 < st->next_look) return RW_OK;
+    st->next_look = st->n_tokens * 2 + SPACE_STEP;
+    int64_t have = free_bytes(st);
+    return have < SPACE_STEP ? no_space(st, SPACE_STEP, have, err) : RW_OK;
+}
+
 static rw_status check_vocab(const rw_store *st, const rw_plan_data *plan, rw_error *err) {
     int64_t n = rw_tokenizer_vocab_size(st->tokenizer);
     if (n <= plan->vocab_size) return RW_OK;
@@ -51,10 +88,11 @@ static rw_status check_vocab(const rw_store *st, const rw_plan_data *plan, rw_er
 }
 
 rw_status rw_store_open(rw_store *st, const rw_plan_data *plan, const char *file, rw_error *err) {
-    *st = (rw_store){.file = file};
+    *st = (rw_store){.file = file, .next_look = SPACE_STEP};
     RW_TRY(rw_tokenizer_open(&st->tokenizer, plan->tokenizer, plan->vocab_file, err));
     rw_status s = check_vocab(st, plan, err);
     if (s == RW_OK) s = open_file(st, err);
+    if (s == RW_OK) s = check_space(st, plan, err);
     if (s != RW_OK) rw_store_close(st);
     return s;
 }
@@ -67,6 +105,7 @@ rw_status rw_store_reserve(rw_store *st, size_t n, rw_error *err) {
 }
 
 static rw_status flush(rw_store *st, rw_error *err) {
+    RW_TRY(watch_space(st, err));
     const char *p = (const char *)st->ids;
     for (size_t left = st->used * sizeof *st->ids; left > 0;) {
         ssize_t n = write(st->fd, p, left);

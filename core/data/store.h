@@ -20,6 +20,7 @@ typedef struct {
     uint16_t *ids; /* [cap] not yet written: ids[0..used)        */
     size_t used, cap;
     int64_t n_tokens;
+    int64_t next_look; /* at this many bytes the disk is looked at */
 } rw_store;
 
 /* Opens the file and the plan's tokenizer, whose ids must fit plan->vocab_size. */

@@ -6,7 +6,9 @@
 #include "core/data/jsonl.h"
 #include "core/data/tokenizer.h"
 
+#include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #define REPORT_EVERY (1 << 20)
 
@@ -23,16 +25,45 @@ typedef struct {
     int64_t reported;
 } job;
 
+/* -- where it goes ------------------------------------------------------------------------------------------ */
+
+static bool is_same_file(const struct stat *a, const char *path) {
+    struct stat b;
+    return path && stat(path, &b) == 0 && a->st_dev == b.st_dev && a->st_ino == b.st_ino;
+}
+
+/* Looked at before the long work. Links are followed to find the input, so that no name of it is taken for another. */
+static rw_status check_target(const job *j, const char *prefix, const char *suffix, rw_error *err) {
+    char path[4096];
+    struct stat found;
+    int n = snprintf(path, sizeof path, "%s%s", prefix, suffix);
+    if (n < 0 || (size_t)n >= sizeof path || lstat(path, &found) != 0) return RW_OK; /* the writer will say */
+    bool there = stat(path, &found) == 0;
+    if (there && (is_same_file(&found, j->in.file.path) || is_same_file(&found, j->options->vocab_file)))
+        return rw_fail(err, RW_E_USAGE, RW_AT_NONE, "%s is read from here: give the output another prefix", path);
+    if (j->options->force) return RW_OK;
+    return rw_fail(err, RW_E_USAGE, RW_AT_NONE, "%s is there already: give another prefix, or --force to replace it",
+                   path);
+}
+
+static rw_status create(job *j, const char *prefix, int dtype_code, rw_error *err) {
+    RW_TRY(check_target(j, prefix, ".bin", err));
+    RW_TRY(check_target(j, prefix, ".idx", err));
+    return rw_binidx_create(&j->out, prefix, dtype_code, err);
+}
+
 static rw_status open_output(job *j, const char *prefix, rw_error *err) {
     static const char suffix[] = "_text_document";
-    if (j->options->layout == RW_LAYOUT_MAKE_DATA) return rw_binidx_create(&j->out, prefix, RW_BINIDX_U16, err);
+    if (j->options->layout == RW_LAYOUT_MAKE_DATA) return create(j, prefix, RW_BINIDX_U16, err);
     char *name = rw_alloc(strlen(prefix) + sizeof suffix);
     if (!name) return rw_fail_memory(err, strlen(prefix) + sizeof suffix);
     strcat(strcpy(name, prefix), suffix);
-    rw_status s = rw_binidx_create(&j->out, name, RW_BINIDX_I32, err);
+    rw_status s = create(j, name, RW_BINIDX_I32, err);
     rw_free(name);
     return s;
 }
+
+/* -- the work ------------------------------------------------------------------------------------------------ */
 
 static rw_status add_document(job *j, const char *text, size_t n, rw_error *err) {
     if (n == 0 && j->options->layout == RW_LAYOUT_PREPROCESS) {

@@ -5,6 +5,7 @@
 #include "core/base/error.h"
 #include "core/recipe/plan.h"
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #ifdef __cplusplus
@@ -28,6 +29,7 @@ typedef struct {
     rw_tokenizer_choice tokenizer; /* world or byte                */
     const char *vocab_file;        /* for world                    */
     rw_tokenize_layout layout;
+    bool force; /* replaces an output that is there; never the input or the vocabulary */
 } rw_tokenize_options;
 
 typedef struct {
@@ -39,7 +41,8 @@ typedef struct {
 
 /* `progress` (NULL: none) is called after about each MB and at the end; another status than RW_OK stops the work and is
  * returned. *result (may be NULL) is filled also on failure. Memory: the longest document and 4 bytes for each
- * document. Errors: E_IO, E_DATA with file:line:col, E_FORMAT of the vocabulary; then no file is left. */
+ * document. Errors: E_IO, E_USAGE when the output is there already, E_DATA with file:line:col, E_FORMAT of the
+ * vocabulary; then no file is left. */
 rw_status rw_tokenize_file(const char *in, const char *out_prefix, const rw_tokenize_options *options,
                            rw_status (*progress)(void *ctx, const rw_tokenize_progress *p, rw_error *err), void *ctx,
                            rw_tokenize_progress *result, rw_error *err);

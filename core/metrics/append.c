@@ -5,7 +5,6 @@
 #include "core/base/fs.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <unistd.h>
 
 static rw_status end_cut_line(int fd, const char *path, rw_error *err) {
@@ -15,11 +14,20 @@ static rw_status end_cut_line(int fd, const char *path, rw_error *err) {
     return last == '\n' ? RW_OK : rw_append(fd, path, "\n", 1, err);
 }
 
+static rw_status open_file(int *fd, const char *proj_dir, const char *name, rw_error *err) {
+    rw_folder folder;
+    RW_TRY(rw_folder_open(&folder, proj_dir, err));
+    rw_status status = rw_folder_append(&folder, name, fd, err);
+    rw_folder_close(&folder);
+    return status;
+}
+
 rw_status rw_append_open(int *fd, char **path, const char *proj_dir, const char *name, rw_error *err) {
+    *fd = -1;
     *path = rw_path_join(proj_dir, name);
     if (!*path) return rw_fail_memory(err, 256);
-    *fd = open(*path, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
-    rw_status status = *fd < 0 ? rw_fail_errno(err, RW_AT_FILE(*path), "cannot open") : end_cut_line(*fd, *path, err);
+    rw_status status = open_file(fd, proj_dir, name, err);
+    if (status == RW_OK) status = end_cut_line(*fd, *path, err);
     if (status == RW_OK) return RW_OK;
     rw_error_settle(err); /* the path goes */
     if (*fd >= 0) close(*fd);

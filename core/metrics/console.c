@@ -2,6 +2,7 @@
  * says; elsewhere (a file, a pipe) plain lines. Validation and saves are always lines of their own. */
 #include "core/base/alloc.h"
 #include "core/base/log.h"
+#include "core/base/printable.h"
 #include "core/base/str.h"
 #include "core/base/thread.h"
 #include "core/metrics/metrics.h"
@@ -63,7 +64,7 @@ static void fit(char *line, int width) {
 
 /* The text comes first, because it ends with the time left. The bar takes the columns that remain, up to BAR. */
 static void draw(console *c, const rw_metrics *m, const char *text) {
-    int64_t done = m->step + 1;
+    int64_t done = m->step;
     int width = columns(), room = width - rw_utf8_columns(text, strlen(text)) - 4;
     int size = room < 4 ? 0 : room < BAR ? room : BAR;
     int filled = c->n_steps > 0 && done < c->n_steps ? (int)(done * size / c->n_steps) : size;
@@ -77,9 +78,11 @@ static void draw(console *c, const rw_metrics *m, const char *text) {
     show(c);
 }
 
-static void step(console *c, const rw_metrics *m, const char *text) {
-    bool last = m->step + 1 >= c->n_steps, due = (m->step + 1) % c->log_every == 0 || last;
-    if (!text) return;
+static void step(console *c, const rw_metrics *m, const char *hook_text) {
+    char text[LINE_BYTES];
+    bool last = m->step >= c->n_steps, due = m->step % c->log_every == 0 || last;
+    if (!hook_text) return;
+    rw_printable(text, sizeof text, hook_text);
     if (!c->terminal) {
         if (due) fprintf(stderr, "%s\n", text);
         return;
@@ -91,8 +94,10 @@ static void step(console *c, const rw_metrics *m, const char *text) {
 }
 
 static void note(console *c, const char *what, const char *text) {
+    char line[LINE_BYTES];
+    rw_printable(line, sizeof line, text);
     hide(c);
-    fprintf(stderr, "%s%s\n", what, text);
+    fprintf(stderr, "%s%s\n", what, line);
     show(c);
 }
 
@@ -100,12 +105,13 @@ static rw_status event(rw_sink *sink, rw_event e, const rw_metrics *m, const cha
     console *c = (console *)sink;
     char line[96];
     (void)err;
+    if (ferror(stderr)) return RW_OK;
     switch (e) {
     case RW_EVENT_STEP:
         step(c, m, text);
         break;
     case RW_EVENT_VALID:
-        snprintf(line, sizeof line, rw_message("step %lld  val_loss %.4f"), (long long)(m->step + 1), m->val_loss);
+        snprintf(line, sizeof line, rw_message("step %lld  val_loss %.4f"), (long long)m->step, m->val_loss);
         note(c, "", line);
         break;
     case RW_EVENT_SAVE:
@@ -117,6 +123,7 @@ static rw_status event(rw_sink *sink, rw_event e, const rw_metrics *m, const cha
     case RW_EVENT_RUN:
     case RW_EVENT_EPOCH:
     case RW_EVENT_END: /* the loop says it to people itself */
+    case RW_EVENT_NOTE:
         break;
     }
     return RW_OK;

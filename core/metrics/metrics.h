@@ -1,11 +1,14 @@
 /* What a run reports, and where it goes: a progress line for people, metrics.jsonl for programs, train_log.txt in the
- * form of the official trainer. Each is a sink, one row of a table. A sink that fails to write stops the run: a log
- * that ends in the middle is a full disk, and the next save would meet it too. */
+ * form of the official trainer. Each is a sink, one row of a table. A file that cannot be written stops the run: a log
+ * that ends in the middle is a full disk, and the next save would meet it too. Standard error may go (a terminal that
+ * was closed, a pipe without a reader): what is for people is then dropped, and metrics.jsonl says so once. */
 #ifndef RW_METRICS_METRICS_H
 #define RW_METRICS_METRICS_H
 
 #include "core/base/error.h"
 #include "core/recipe/plan.h"
+
+#include <stdbool.h>
 
 #ifdef __cplusplus
 extern "C" {
@@ -13,8 +16,9 @@ extern "C" {
 
 /* Numbers of one moment; NaN: not known. */
 typedef struct {
-    int64_t step; /* of the step they belong to, from 0          */
-    int64_t epoch, tokens;
+    int64_t step;  /* steps done, the one they belong to included: 1 is the first, as on the console */
+    int64_t epoch; /* of that step, from 0                                                           */
+    int64_t tokens;
     int64_t skipped;   /* steps so far that changed nothing, loss or gradient not being finite */
     double loss;       /* of the step: mean over its unmasked tokens  */
     double loss_epoch; /* mean over the epoch so far                  */
@@ -30,7 +34,8 @@ typedef enum {
     RW_EVENT_VALID,
     RW_EVENT_EPOCH, /* an epoch ended                          */
     RW_EVENT_SAVE,  /* text: the path                          */
-    RW_EVENT_END    /* text: why, in English                   */
+    RW_EVENT_END,   /* text: why, in English                   */
+    RW_EVENT_NOTE   /* text: something else, in English        */
 } rw_event;
 
 typedef struct rw_sink rw_sink;
@@ -48,7 +53,12 @@ typedef struct {
     const rw_sink_ops *ops[RW_MAX_SINKS];
     rw_sink *sinks[RW_MAX_SINKS];
     int n;
+    bool deaf; /* standard error cannot be written any more, and metrics.jsonl says so */
 } rw_reporter;
+
+/* Before a run goes on after `step` steps: the rows of metrics.jsonl of later steps, which will come again, are cut
+ * off. */
+rw_status rw_metrics_cut(const char *proj_dir, int64_t step, rw_error *err);
 
 /* Opens all sinks of a run; proj_dir must exist. Zero is a valid empty value. */
 rw_status rw_reporter_open(rw_reporter *r, const rw_plan *plan, rw_error *err);

@@ -1,6 +1,7 @@
 /* train_log.txt in the columns of the official trainer: epoch, loss, perplexity, learning rate, time, epoch of this
  * run; a line for each epoch, and NEW RUN with the time before the first. */
 #include "core/base/alloc.h"
+#include "core/base/printable.h"
 #include "core/metrics/append.h"
 #include "core/metrics/metrics.h"
 
@@ -36,9 +37,10 @@ static const char *now(char buf[32], const char *format) {
 
 static rw_status event(rw_sink *sink, rw_event e, const rw_metrics *m, const char *text, rw_error *err) {
     train_log *s = (train_log *)sink;
-    char line[512], when[32];
+    char line[512], when[32], name[400] = "";
+    if (text) rw_printable(name, sizeof name, text);
     if (e == RW_EVENT_RUN || e == RW_EVENT_RESUME)
-        snprintf(line, sizeof line, "NEW RUN %s\n%.400s\n", now(when, "%Y-%m-%d-%H-%M-%S"), text ? text : "");
+        snprintf(line, sizeof line, "NEW RUN %s\n%s\n", now(when, "%Y-%m-%d-%H-%M-%S"), name);
     else if (e == RW_EVENT_EPOCH)
         snprintf(line, sizeof line, "%lld %.6f %.4f %.8f %s %lld\n", (long long)(s->epoch_begin + m->epoch),
                  m->loss_epoch, exp(m->loss_epoch), m->lr, now(when, "%Y-%m-%d %H:%M:%S"), (long long)m->epoch);

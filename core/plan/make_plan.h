@@ -16,10 +16,20 @@ extern "C" {
 #endif
 
 /* *plan in the arena, const from here on, and the device it decided on. `saved` is the run to resume: what it chose by
- * itself and what shapes the order of sums (threads, head_chunk) is taken over, and what differs is refused. NULL or
+ * itself and what shapes the order of sums (threads, head_chunk) is taken over. NULL or
  * all-zero: none. `recipe` and `arena` must outlive the plan; errors lend strings of all three. */
 rw_status rw_plan_make(const rw_plan **plan, const rw_recipe *recipe, const rw_saved_run *saved, rw_arena *arena,
                        rw_device **device, rw_error *err);
+
+/* How a plan differs from the run that left a state. */
+typedef struct {
+    rw_str text;       /* "train.lr_init: was 1e-5, now 2e-5", a line each; rw_str_done()           */
+    int keys, choices; /* how many of each: keys of the recipe, what a plan decides (device, ...)   */
+    bool tensors;      /* the model has other tensors: the state's do not fit                       */
+} rw_plan_difference;
+
+/* Nothing differs from a saved run that is not there. */
+rw_status rw_plan_compare(const rw_plan *plan, const rw_saved_run *saved, rw_plan_difference *out, rw_error *err);
 
 /* What the sizes of a plan take, measured on the meta device with the queries of `like`. plan->needs is not read. */
 rw_status rw_plan_measure(const rw_plan *plan, const rw_device *like, rw_plan_needs *needs, rw_error *err);

@@ -1,5 +1,5 @@
 /* Making the plan: see plan.h. The order is that of the questions: which data, which model, how much of everything, on
- * which device, what that will take, and whether the saved run agrees. */
+ * which device, and what that will take. */
 #include "core/plan/make_plan.h"
 
 #include "core/plan/plan_internal.h"
@@ -12,11 +12,9 @@ static rw_status decide(rw_plan *p, const rw_recipe *r, const rw_saved_run *save
     return rw_plan_count_data(p, err);
 }
 
-static rw_status complete(rw_plan *p, const rw_recipe *r, const rw_saved_run *saved, const rw_device *device,
-                          rw_arena *arena, rw_error *err) {
+static rw_status complete(rw_plan *p, const rw_recipe *r, const rw_device *device, rw_arena *arena, rw_error *err) {
     RW_TRY(rw_plan_measure(p, device, &p->needs, err));
-    RW_TRY(rw_plan_note_choices(p, r, arena, err));
-    return rw_plan_agrees(p, saved, err);
+    return rw_plan_note_choices(p, r, arena, err);
 }
 
 rw_status rw_plan_make(const rw_plan **out, const rw_recipe *recipe, const rw_saved_run *saved, rw_arena *arena,
@@ -27,7 +25,7 @@ rw_status rw_plan_make(const rw_plan **out, const rw_recipe *recipe, const rw_sa
     if (!p) return rw_fail_memory(err, sizeof *p);
     RW_TRY(decide(p, recipe, saved, arena, err));
     RW_TRY(rw_plan_decide_device(p, saved, arena, device, err));
-    rw_status status = complete(p, recipe, saved, *device, arena, err);
+    rw_status status = complete(p, recipe, *device, arena, err);
     if (status == RW_OK) {
         *out = p;
     } else {

@@ -23,7 +23,5 @@ rw_status rw_plan_decide_device(rw_plan *plan, const rw_saved_run *saved, rw_are
 
 /* plan->keys and plan->choices, from all that is decided. */
 rw_status rw_plan_note_choices(rw_plan *plan, const rw_recipe *recipe, rw_arena *arena, rw_error *err);
-/* May this run continue the saved one? E_RECIPE names every key and choice that differs. */
-rw_status rw_plan_agrees(const rw_plan *plan, const rw_saved_run *saved, rw_error *err);
 
 #endif

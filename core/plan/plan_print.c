@@ -1,5 +1,7 @@
 /* The plan for people, and plan.yaml. */
 #include "core/base/fs.h"
+#include "core/base/json.h"
+#include "core/base/printable.h"
 #include "core/base/thread.h"
 #include "core/model/arch.h"
 #include "core/plan/make_plan.h"
@@ -14,7 +16,8 @@ static void label(rw_str *out, const char *name) {
 
 static void row(rw_str *out, const char *name, const char *text) {
     label(out, name);
-    rw_str_appendf(out, "%s\n", text);
+    rw_str_append_printable(out, text);
+    rw_str_append(out, "\n");
 }
 
 static void bytes_row(rw_str *out, const char *name, int64_t n, bool on_gpu) {
@@ -127,8 +130,9 @@ static void print_memory(const rw_plan *p, rw_str *out) {
 }
 
 void rw_plan_print(const rw_plan *p, rw_str *out) {
-    char line[256];
-    rw_str_appendf(out, rw_message("plan of %s\n"), p->name);
+    char line[256], name[512];
+    rw_printable(name, sizeof name, p->name);
+    rw_str_appendf(out, rw_message("plan of %s\n"), name);
     print_shape(p, out);
     print_data(p, out);
     print_steps(p, out);
@@ -139,11 +143,19 @@ void rw_plan_print(const rw_plan *p, rw_str *out) {
     print_memory(p, out);
 }
 
+/* Those of a saved run come from its file. */
+static void print_choice(const rw_pair *choice, rw_str *out) {
+    rw_str_append(out, "  ");
+    rw_str_append_printable(out, choice->name);
+    rw_str_append(out, ": ");
+    rw_json_append_string(out, choice->value, strlen(choice->value));
+    rw_str_append(out, "\n");
+}
+
 rw_status rw_plan_write(const rw_plan *plan, const rw_recipe *recipe, rw_error *err) {
     rw_str text = {0};
     rw_str_append(&text, "# What this run decided by itself.\nchosen:\n");
-    for (int i = 0; i < plan->choices.n; i++)
-        rw_str_appendf(&text, "  %s: \"%s\"\n", plan->choices.at[i].name, plan->choices.at[i].value);
+    for (int i = 0; i < plan->choices.n; i++) print_choice(&plan->choices.at[i], &text);
     rw_str_append(&text, "# The recipe it ran, with the origin of each value.\nrecipe: |\n");
     rw_str effective = {0};
     rw_recipe_print(recipe, plan, &effective);

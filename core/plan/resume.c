@@ -1,5 +1,4 @@
-/* What a plan leaves for later runs, and whether it agrees with what an earlier one left. */
-#include "core/base/log.h"
+/* What a plan leaves for later runs, and how it differs from what an earlier one left. */
 #include "core/plan/plan_internal.h"
 
 #include <string.h>
@@ -32,7 +31,7 @@ rw_status rw_plan_note_choices(rw_plan *p, const rw_recipe *recipe, rw_arena *ar
     return rw_recipe_pairs(recipe, p, arena, &p->keys, err);
 }
 
-/* -- may this run go on from the saved one? -------------------------------------------------------------------- */
+/* -- is this the run that was saved? --------------------------------------------------------------------------- */
 
 /* What changes the bits of a step and cannot be taken over: device, dtype, BLAS kernels. */
 static int compare_choices(const rw_plan *p, const rw_saved_run *saved, rw_str *out) {
@@ -49,25 +48,29 @@ static int compare_choices(const rw_plan *p, const rw_saved_run *saved, rw_str *
     return rw_recipe_differences(&(rw_pairs){n, was}, &(rw_pairs){n, now}, out);
 }
 
-static rw_status refuse(const rw_saved_run *saved, const rw_str *differences, rw_error *err) {
-    if (differences->failed) return rw_fail_memory(err, differences->len);
-    return rw_fail(err, RW_E_RECIPE, RW_AT_FILE(saved->path),
-                   "the saved run differs from the recipe:\n%schange the recipe back, choose another save.proj_dir, or "
-                   "start over with --resume never",
-                   differences->data);
+/* Whether the tensors of the saved state are no longer those of the model: any size of it, or what learns. */
+static bool shapes_tensors(const char *key) {
+    static const char *const others[] = {"model.load_model", "model.load_partial", "model.load_state", "model.init",
+                                         "model.head_size_divisor"};
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++)
+        if (strcmp(key, others[i]) == 0) return false;
+    return strncmp(key, "model.", 6) == 0 || strcmp(key, "train.train_type") == 0;
 }
 
-/* Who names a state by its path may move it to another machine. */
-rw_status rw_plan_agrees(const rw_plan *p, const rw_saved_run *saved, rw_error *err) {
-    if (!saved || !saved->path) return RW_OK;
-    rw_str differences = {0};
-    rw_status status = RW_OK;
-    int keys = rw_recipe_differences(&saved->keys, &p->keys, &differences);
-    int chosen = compare_choices(p, saved, &differences);
-    if (keys > 0 || (chosen > 0 && !saved->named))
-        status = refuse(saved, &differences, err);
-    else if (chosen > 0)
-        rw_warn("resuming; results will not be bit-identical:\n%s", differences.data ? differences.data : "");
-    rw_str_done(&differences);
-    return status;
+static bool other_tensors(const rw_pairs *was, const rw_pairs *now) {
+    for (int i = 0; i < now->n; i++)
+        for (int k = 0; k < was->n; k++)
+            if (strcmp(now->at[i].name, was->at[k].name) == 0 && shapes_tensors(now->at[i].name) &&
+                strcmp(now->at[i].value, was->at[k].value) != 0)
+                return true;
+    return false;
+}
+
+rw_status rw_plan_compare(const rw_plan *p, const rw_saved_run *saved, rw_plan_difference *d, rw_error *err) {
+    *d = (rw_plan_difference){0};
+    if (!saved->path) return RW_OK;
+    d->keys = rw_recipe_differences(&saved->keys, &p->keys, &d->text);
+    d->choices = compare_choices(p, saved, &d->text);
+    d->tensors = other_tensors(&saved->keys, &p->keys);
+    return d->text.failed ? rw_fail_memory(err, d->text.len) : RW_OK;
 }

@@ -1,6 +1,7 @@
 /* The effective recipe as YAML: every key that has a value, with the place it came from. It can be read again as
  * a recipe; paths are as seen from the working directory. */
 #include "core/base/json.h"
+#include "core/base/printable.h"
 #include "core/recipe/recipe.h"
 
 #include <string.h>
@@ -44,10 +45,9 @@ static void print_origin(rw_str *out, const rw_value *v, size_t begin) {
         rw_str_append(out, rw_message("chosen by the plan"));
     else if (!v->at.file)
         rw_str_append(out, rw_message("default"));
-    else if (v->at.line > 0)
-        rw_str_appendf(out, "%s:%d", v->at.file, v->at.line);
     else
-        rw_str_append(out, v->at.file);
+        rw_str_append_printable(out, v->at.file);
+    if (v->text && v->at.file && v->at.line > 0) rw_str_appendf(out, ":%d", v->at.line);
     rw_str_append(out, "\n");
 }
 

@@ -1,4 +1,5 @@
 /* What a run must not change when it is resumed: the keys, with the values that took effect. */
+#include "core/base/printable.h"
 #include "core/recipe/recipe.h"
 
 #include <stdio.h>
@@ -81,7 +82,11 @@ static const char *value_in(const rw_pairs *pairs, const char *name) {
 static int difference(const char *name, const char *was, const char *now, rw_str *out) {
     if (strcmp(was, now) == 0) return 0;
     const char *nothing = rw_message("not given");
-    rw_str_appendf(out, rw_message("%s: was %s, now %s\n"), name, was[0] ? was : nothing, now[0] ? now : nothing);
+    char texts[3][512];
+    rw_printable(texts[0], sizeof texts[0], name);
+    rw_printable(texts[1], sizeof texts[1], was[0] ? was : nothing);
+    rw_printable(texts[2], sizeof texts[2], now[0] ? now : nothing);
+    rw_str_appendf(out, rw_message("%s: was %s, now %s\n"), texts[0], texts[1], texts[2]);
     return 1;
 }
 

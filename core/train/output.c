@@ -9,11 +9,21 @@
 
 #include <stdio.h>
 
-rw_status rw_output_open(rw_output *o, const rw_plan *plan, const rw_recipe *recipe, rw_error *err) {
+static rw_status claim_logs(rw_claim *c, rw_error *err) {
+    RW_TRY(rw_claim_file(c, "plan.yaml", err));
+    RW_TRY(rw_claim_file(c, "metrics.jsonl", err));
+    return rw_claim_file(c, "train_log.txt", err);
+}
+
+rw_status rw_output_open(rw_output *o, const rw_plan *plan, const rw_recipe *recipe, const rw_start *start,
+                         rw_error *err) {
     const char *dir = plan->save.proj_dir;
-    *o = (rw_output){.plan = plan, .saved_step = -1};
+    *o = (rw_output){.plan = plan, .claim = start->claim, .saved_step = -1};
+    if (start->claim) RW_TRY(rw_claim_take(start->claim, start->restart, start->adopt, err));
     RW_TRY(rw_mkdir_all(dir, err));
     RW_TRY(rw_checkpoint_clean(dir, err));
+    RW_TRY(claim_logs(start->claim, err));
+    if (start->state && start->step >= 0) RW_TRY(rw_metrics_cut(dir, start->step, err));
     RW_TRY(rw_plan_write(plan, recipe, err));
     return rw_reporter_open(&o->reporter, plan, err);
 }
@@ -33,7 +43,8 @@ static rw_status save_state(rw_output *o, rw_params *p, const rw_progress *progr
     if (o->saved_step == progress->step) return RW_OK;
     char *path = rw_checkpoint_state_path(o->plan->save.proj_dir, progress->step);
     if (!path) return rw_fail_memory(err, 256);
-    rw_status status = rw_training_state_save(path, p, progress, o->plan, err);
+    rw_status status = rw_claim_file(o->claim, rw_path_base(path), err);
+    if (status == RW_OK) status = rw_training_state_save(path, p, progress, o->plan, err);
     rw_free(path);
     if (status == RW_OK) o->saved_step = progress->step;
     return status;
@@ -42,6 +53,7 @@ static rw_status save_state(rw_output *o, rw_params *p, const rw_progress *progr
 static rw_status save_pth(rw_output *o, rw_params *p, const char *name, const rw_metrics *m, rw_error *err) {
     char path[4096];
     snprintf(path, sizeof path, "%s/%s", o->plan->save.proj_dir, name);
+    RW_TRY(rw_claim_file(o->claim, name, err));
     rw_error why = {0};
     rw_status status = rw_weights_save_pth(p, path, o->plan->save.dtype, &why);
     if (status == RW_E_NUMERIC) {
@@ -65,6 +77,11 @@ static int64_t epoch_number(const rw_plan_train *t, int64_t step) {
     return t->epoch_begin + (step > 0 ? step - 1 : 0) / t->epoch_steps;
 }
 
+static rw_status keep(rw_output *o, int64_t pth, const rw_progress *progress, rw_error *err) {
+    const rw_plan_save *save = &o->plan->save;
+    return rw_checkpoint_keep(save->proj_dir, save->keep, pth, progress->step, rw_claim_wrote, o->claim, err);
+}
+
 /* The state first: it alone is enough to go on. */
 rw_status rw_output_save(rw_output *o, rw_params *p, const rw_progress *progress, const rw_metrics *m, rw_error *err) {
     if (o->saved_step == progress->step) return RW_OK;
@@ -73,12 +90,16 @@ rw_status rw_output_save(rw_output *o, rw_params *p, const rw_progress *progress
     snprintf(name, sizeof name, "rwkv-%lld.pth", (long long)number);
     RW_TRY(save_state(o, p, progress, err));
     RW_TRY(save_pth(o, p, name, m, err));
-    return rw_checkpoint_keep(o->plan->save.proj_dir, o->plan->save.keep, number, progress->step, err);
+    return keep(o, number, progress, err);
 }
 
 rw_status rw_output_save_final(rw_output *o, rw_params *p, const rw_progress *progress, const rw_metrics *m,
                                rw_error *err) {
     RW_TRY(save_state(o, p, progress, err));
     RW_TRY(save_pth(o, p, "rwkv-final.pth", m, err));
-    return rw_checkpoint_keep(o->plan->save.proj_dir, o->plan->save.keep, -1, progress->step, err);
+    return keep(o, -1, progress, err);
+}
+
+rw_status rw_output_finish(rw_output *o, const rw_progress *progress, rw_error *err) {
+    return rw_claim_finish(o->claim, progress->step, err);
 }

@@ -5,6 +5,7 @@
 
 #include "core/metrics/metrics.h"
 #include "core/plan/make_plan.h"
+#include "core/train/start.h"
 #include "core/train/training_state.h"
 
 #ifdef __cplusplus
@@ -13,14 +14,16 @@ extern "C" {
 
 typedef struct {
     const rw_plan *plan; /* borrowed */
+    rw_claim *claim;     /* borrowed; NULL: nobody else uses the folder */
     rw_reporter reporter;
     int64_t n_unsaved;  /* .pth files left out because a value would become infinite in save.dtype */
     int64_t saved_step; /* steps done at the last save; -1: none yet */
 } rw_output;
 
-/* Makes the folder, clears what a killed process left half written, writes plan.yaml and opens the logs. Zero is a
- * valid closed output. */
-rw_status rw_output_open(rw_output *o, const rw_plan *plan, const rw_recipe *recipe, rw_error *err);
+/* Makes the folder and takes it, clears what a killed process left half written, writes plan.yaml and opens the logs.
+ * Zero is a valid closed output. */
+rw_status rw_output_open(rw_output *o, const rw_plan *plan, const rw_recipe *recipe, const rw_start *start,
+                         rw_error *err);
 void rw_output_close(rw_output *o);
 
 /* An event for the logs and the console. */
@@ -34,6 +37,9 @@ rw_status rw_output_save(rw_output *o, rw_params *p, const rw_progress *progress
 /* The same at the end of a run, with rwkv-final.pth. */
 rw_status rw_output_save_final(rw_output *o, rw_params *p, const rw_progress *progress, const rw_metrics *m,
                                rw_error *err);
+
+/* The run came to its end: another start of it has nothing to do. */
+rw_status rw_output_finish(rw_output *o, const rw_progress *progress, rw_error *err);
 
 #ifdef __cplusplus
 }

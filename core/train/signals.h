@@ -1,4 +1,6 @@
-/* SIGINT and SIGTERM ask the run to stop after the step: saved, status 3. A second one ends the process at once. */
+/* SIGINT, SIGTERM and SIGHUP (the terminal was closed) ask the run to stop after the step: saved, status 3. The first
+ * one is answered at once, on standard error; a second SIGINT or SIGTERM ends the process without saving and leaves no
+ * temporary file. A hangup is no second press: a shell and its terminal both send one. */
 #ifndef RW_TRAIN_SIGNALS_H
 #define RW_TRAIN_SIGNALS_H
 
@@ -6,9 +8,13 @@
 extern "C" {
 #endif
 
+/* SIGHUP stays ignored where it is (nohup). Without a thread to answer from, the signals work and are not answered. */
 void rw_signals_catch(void);
-void rw_signals_release(void); /* the default actions again, nothing received */
-int rw_signals_received(void); /* 0, or the number of the signal */
+void rw_signals_release(void); /* as before rw_signals_catch(), nothing received */
+int rw_signals_received(void); /* 0, or the number of the first signal */
+
+/* Who reads what we print may leave (`| head`, a `tee` that Ctrl-C ended): a write then fails and the run goes on. */
+void rw_signals_ignore_pipe(void);
 
 #ifdef __cplusplus
 }

@@ -19,6 +19,7 @@ typedef struct {
     const rw_plan *plan;
     const rw_recipe *recipe;
     const rw_hooks *hooks;
+    const rw_start *start;
     rw_engine engine;
     rw_loader *data, *valid;
     rw_output output;
@@ -114,7 +115,7 @@ static const char *ask_line(trainer *t, rw_status *status, rw_error *err) {
         *status =
             t->hooks->text(t->hooks->ctx, RW_HOOK_log, &t->trainer, &t->metrics, t->line, sizeof t->line, &given, err);
     if (!given)
-        snprintf(t->line, sizeof t->line, rw_message("step %lld  loss %.4f"), (long long)(t->metrics.step + 1),
+        snprintf(t->line, sizeof t->line, rw_message("step %lld  loss %.4f"), (long long)t->metrics.step,
                  t->metrics.loss);
     return t->line;
 }
@@ -186,7 +187,7 @@ static void measure(trainer *t, int64_t step, double seconds) {
     double rate = seconds > 0 ? (double)t->plan->needs.tokens_per_step / seconds : 0;
     t->rate = t->rate > 0 ? 0.95 * t->rate + 0.05 * rate : rate;
     rw_metrics *m = &t->metrics;
-    m->step = step;
+    m->step = step + 1;
     m->epoch = step / t->plan->train.epoch_steps;
     m->tokens = t->progress.tokens;
     m->loss_epoch = t->progress.epoch_loss / (double)t->progress.epoch_loss_n;
@@ -212,7 +213,7 @@ static rw_status validate(trainer *t, rw_error *err) {
         RW_TRY(rw_engine_evaluate(&t->engine, b, &each, err));
         sum += each;
         weight += b->mask_sum;
-        if (rw_signals_received()) break;
+        if (rw_signals_received() && i + 1 < n) return RW_OK; /* part of the data is no validation */
     }
     t->metrics.val_loss = weight > 0 ? sum / weight : NAN;
     t->valid_step = t->progress.step;
@@ -284,7 +285,7 @@ static rw_status give_up(trainer *t, rw_error *err) {
 
 static rw_status run_steps(trainer *t, rw_error *err) {
     t->began_ns = rw_now_ns();
-    for (int64_t step = t->progress.step; step < t->plan->train.n_steps; step++) {
+    for (int64_t step = t->progress.step; step < t->plan->train.n_steps && !rw_signals_received(); step++) {
         refresh(t, step);
         int64_t ns = rw_now_ns();
         RW_TRY(run_step(t, step, err));
@@ -292,7 +293,7 @@ static rw_status run_steps(trainer *t, rw_error *err) {
         refresh(t, step);
         RW_TRY(after_step(t, step, err));
         if (t->progress.skipped_in_row > t->plan->train.skip_nonfinite) return give_up(t, err);
-        if (rw_signals_received() || t->trainer.ask_stop || time_is_up(t)) break;
+        if (t->trainer.ask_stop || time_is_up(t)) break;
     }
     return RW_OK;
 }
@@ -300,10 +301,24 @@ static rw_status run_steps(trainer *t, rw_error *err) {
 /* -- beginning and end
  * ---------------------------------------------------------------------------------------------------------- */
 
-static rw_status open_data(trainer *t, const char *resume, rw_error *err) {
+/* Other data than before: the refusal says how to go on with it. */
+static rw_status open_training_data(trainer *t, rw_data_info *info, rw_error *err) {
+    const rw_plan_data *d = &t->plan->data;
+    const char *state = t->start->state;
+    t->progress.cursor.any_data = t->start->other_numbers;
+    rw_status status = rw_loader_open(&t->data, d, d->data_file, state ? &t->progress.cursor : NULL, info, err);
+    if (status != RW_E_DATA || !state || !t->start->same) return status;
+    rw_str way = {0};
+    rw_start_way(&way, rw_message("to go on with the data as they are:"), t->start->same, " --resume ", state);
+    rw_error_set_detail(err, way.data ? way.data : "");
+    rw_str_done(&way);
+    return status;
+}
+
+static rw_status open_data(trainer *t, rw_error *err) {
     rw_data_info info;
     const rw_plan_data *d = &t->plan->data;
-    RW_TRY(rw_loader_open(&t->data, d, d->data_file, resume ? &t->progress.cursor : NULL, &info, err));
+    RW_TRY(open_training_data(t, &info, err));
     char a[32], b[32];
     rw_info("data: %s tokens in %s documents", rw_format_count(a, sizeof a, info.n_tokens),
             rw_format_count(b, sizeof b, info.n_documents));
@@ -341,8 +356,13 @@ static rw_status fill_model(trainer *t, rw_error *err) {
 /* What does not learn is not in the saved state. */
 static rw_status load_saved(trainer *t, const char *resume, rw_error *err) {
     if (t->plan->train.train_type != RW_TRAIN_ALL) RW_TRY(load_model(t, err));
-    RW_TRY(rw_training_state_load(resume, t->engine.model->params, &t->progress, err));
-    return t->plan->model.allow_nonfinite ? RW_OK : rw_weights_check_finite(t->engine.model->params, resume, err);
+    rw_params *p = t->engine.model->params;
+    rw_progress progress;
+    RW_TRY(rw_training_state_load(resume, p, &progress, err));
+    if (!t->plan->model.allow_nonfinite) RW_TRY(rw_weights_check_finite(p, resume, err));
+    t->progress = progress; /* only now: what is half loaded is no work to save */
+    t->output.saved_step = progress.step;
+    return RW_OK;
 }
 
 /* The device counts on from where the saved run stood. */
@@ -354,13 +374,23 @@ static void set_counts(trainer *t) {
     t->metrics.skipped = p->skipped;
 }
 
-static rw_status begin(trainer *t, rw_device *device, const char *resume, rw_error *err) {
-    RW_TRY(rw_output_open(&t->output, t->plan, t->recipe, err));
+/* Before the first step of this process: what was reached before. */
+static void set_metrics(trainer *t) {
+    const rw_progress *p = &t->progress;
+    t->metrics.step = p->step;
+    t->metrics.epoch = (p->step > 0 ? p->step - 1 : 0) / t->plan->train.epoch_steps;
+    t->metrics.tokens = p->tokens;
+    t->metrics.elapsed = p->elapsed;
+}
+
+static rw_status begin(trainer *t, rw_device *device, rw_error *err) {
+    const char *resume = t->start->state;
+    RW_TRY(rw_output_open(&t->output, t->plan, t->recipe, t->start, err));
     t->batches = rw_alloc_array((size_t)t->plan->train.accumulate, sizeof *t->batches);
     if (!t->batches) return rw_fail_memory(err, sizeof *t->batches);
     RW_TRY(rw_engine_open(&t->engine, t->plan, device, true, err));
     if (resume) RW_TRY(load_saved(t, resume, err));
-    RW_TRY(open_data(t, resume, err)); /* mistakes in the data show before long work */
+    RW_TRY(open_data(t, err)); /* mistakes in the data show before long work */
     if (!resume) RW_TRY(fill_model(t, err));
     if (t->progress.step % t->plan->train.epoch_steps == 0) { /* saved between a step and the end of its epoch */
         t->progress.epoch_loss = 0;
@@ -369,8 +399,7 @@ static rw_status begin(trainer *t, rw_device *device, const char *resume, rw_err
     set_counts(t);
     t->elapsed_before = t->progress.elapsed;
     t->trainer.step_begin = t->progress.step;
-    t->metrics.step = t->progress.step;
-    if (resume) t->output.saved_step = t->progress.step;
+    set_metrics(t);
     refresh(t, t->progress.step);
     RW_TRY(rw_output_report(&t->output, resume ? RW_EVENT_RESUME : RW_EVENT_RUN, &t->metrics,
                             resume ? resume : t->plan->name, err));
@@ -380,9 +409,11 @@ static rw_status begin(trainer *t, rw_device *device, const char *resume, rw_err
 /* Training went on without them, and the state holds the weights; but the files that were asked for are not there. */
 static rw_status end_unsaved(const trainer *t, rw_error *err) {
     if (t->output.n_unsaved == 0) return RW_OK;
-    return rw_fail(err, RW_E_NUMERIC, RW_AT_NONE,
-                   "%lld of the .pth files could not be written; the weights are in the training state in %s",
-                   (long long)t->output.n_unsaved, t->plan->save.proj_dir);
+    return rw_fail(
+        err, RW_E_NUMERIC, RW_AT_NONE,
+        "%lld of the .pth files could not be written; the weights are in the training state in %s, and the same "
+        "command with save.dtype=fp32 writes rwkv-final.pth from it",
+        (long long)t->output.n_unsaved, t->plan->save.proj_dir);
 }
 
 static rw_status say_how_it_ended(trainer *t, int64_t done, int64_t all, rw_error *err) {
@@ -394,20 +425,25 @@ static rw_status say_how_it_ended(trainer *t, int64_t done, int64_t all, rw_erro
     return say_end(t, err, "done: %lld steps", (long long)done);
 }
 
+static rw_status end_by_signal(trainer *t, rw_error *err) {
+    int64_t done = t->progress.step, all = t->plan->train.n_steps;
+    if (done > 0) RW_TRY(save(t, err));
+    RW_TRY(say_end(t, err, "stopped by a signal"));
+    if (done == 0) return rw_fail(err, RW_E_STOPPED, RW_AT_NONE, "stopped before the first step; nothing to save");
+    return rw_fail(err, RW_E_STOPPED, RW_AT_NONE,
+                   "stopped after step %lld of %lld and saved in %s; run the same command to resume", (long long)done,
+                   (long long)all, t->plan->save.proj_dir);
+}
+
 static rw_status end(trainer *t, rw_error *err) {
     int64_t done = t->progress.step, all = t->plan->train.n_steps;
-    if (rw_signals_received() && done < all) {
-        RW_TRY(save(t, err));
-        RW_TRY(say_end(t, err, "stopped by a signal"));
-        return rw_fail(err, RW_E_STOPPED, RW_AT_NONE,
-                       "stopped after step %lld of %lld and saved in %s; run the same command to resume",
-                       (long long)done, (long long)all, t->plan->save.proj_dir);
-    }
+    if (rw_signals_received() && done < all) return end_by_signal(t, err);
     RW_TRY(validate(t, err));
     RW_TRY(fire(t, RW_HOOK_on_train_end, &t->metrics, err));
     RW_TRY(rw_output_save_final(&t->output, t->engine.model->params, &t->progress, &t->metrics, err));
     RW_TRY(say_how_it_ended(t, done, all, err));
-    return end_unsaved(t, err);
+    RW_TRY(end_unsaved(t, err));
+    return done < all || t->trainer.ask_stop ? RW_OK : rw_output_finish(&t->output, &t->progress, err);
 }
 
 static void close_all(trainer *t) {
@@ -418,32 +454,64 @@ static void close_all(trainer *t) {
     rw_free(t->batches);
 }
 
-/* A script that fails, or data, costs no work: what was trained is saved before the error goes up. */
-static rw_status save_after_failure(trainer *t, rw_status status) {
-    rw_error ignored = {0};
-    if ((status == RW_E_LUA || status == RW_E_DATA) && t->engine.model && t->progress.step > 0 &&
-        save(t, &ignored) != RW_OK)
-        rw_warn("could not save: %s", ignored.msg);
-    rw_error_clear(&ignored);
-    return status;
+/* -- a failure costs no work ----------------------------------------------------------------------------------- */
+
+/* Steps that no save holds. */
+static int64_t unsaved(const trainer *t) {
+    int64_t saved = t->output.saved_step;
+    return t->progress.step - (saved > 0 ? saved : 0);
+}
+
+static rw_status save_if_finite(trainer *t, rw_error *err) {
+    bool finite = false;
+    RW_TRY(rw_weights_finite(t->engine.model->params, &finite, err));
+    if (!finite) return rw_fail(err, RW_E_NUMERIC, RW_AT_NONE, "the weights are not finite");
+    return save(t, err);
+}
+
+static void say_lost(const trainer *t) {
+    long long n = unsaved(t), saved = t->output.saved_step;
+    if (saved > 0)
+        rw_warn("%lld steps since the last save are lost; it is of step %lld, in %s", n, saved, t->plan->save.proj_dir);
+    else
+        rw_warn("%lld steps are lost; nothing was saved before", n);
+}
+
+/* Whatever failed, what was trained is saved before the error goes up; but a device that failed has nothing to read
+ * weights from. */
+static void save_after_failure(trainer *t, rw_status status) {
+    rw_error why = {0};
+    if (!t->engine.model || unsaved(t) <= 0) return;
+    if (status != RW_E_DEVICE && save_if_finite(t, &why) != RW_OK) {
+        rw_error_settle(&why);
+        rw_warn("could not save: %s", why.msg);
+    }
+    rw_error_clear(&why);
+    if (unsaved(t) > 0)
+        say_lost(t);
+    else
+        rw_info("saved after step %lld of %lld in %s", (long long)t->progress.step, (long long)t->plan->train.n_steps,
+                t->plan->save.proj_dir);
 }
 
 rw_status rw_train(const rw_plan *plan, const rw_recipe *recipe, rw_device *device, const rw_hooks *hooks,
-                   const char *resume, rw_error *err) {
+                   const rw_start *start, rw_error *err) {
+    static const rw_start alone = {.kind = RW_START_NEW};
     trainer *t = rw_alloc(sizeof *t);
     if (!t) return rw_fail_memory(err, sizeof *t);
     t->plan = plan;
     t->recipe = recipe;
     t->hooks = hooks;
+    t->start = start ? start : &alone;
     t->valid_step = -1;
     t->metrics = (rw_metrics){.loss = NAN, .loss_epoch = NAN, .val_loss = NAN, .lr = NAN, .weight_decay = NAN};
     t->metrics.grad_norm = t->metrics.clip_coef = t->metrics.tokens_per_second = t->metrics.seconds_left = NAN;
     settings_of(plan, &t->trainer);
     rw_signals_catch();
-    rw_status status = begin(t, device, resume, err);
+    rw_status status = begin(t, device, err);
     if (status == RW_OK) status = run_steps(t, err);
     if (status == RW_OK) status = end(t, err);
-    status = save_after_failure(t, status);
+    if (status != RW_OK && status != RW_E_STOPPED) save_after_failure(t, status);
     if (status != RW_OK) rw_error_settle(err); /* data and logs are closed, and their names with them */
     rw_signals_release();
     close_all(t);

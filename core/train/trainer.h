@@ -5,6 +5,7 @@
 
 #include "core/hooks/hooks.h"
 #include "core/plan/make_plan.h"
+#include "core/train/start.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -14,11 +15,12 @@ extern "C" {
  * `hooks` may be NULL. */
 void rw_train_warn(const rw_plan *plan, const rw_hooks *hooks);
 
-/* Runs the plan on its device. `resume`: the state of the run that the plan continues, or NULL. `hooks` may be NULL:
+/* Runs the plan on its device. `start`: what it begins with and where it may write, as rw_start_decide() says; NULL: a
+ * new run in a folder that nobody else uses. `hooks` may be NULL:
  * constant learning rate, saves at the end alone. Returns RW_OK when the run came to its end, RW_E_STOPPED after a
  * signal (saved; err says how to go on), else what failed. */
 rw_status rw_train(const rw_plan *plan, const rw_recipe *recipe, rw_device *device, const rw_hooks *hooks,
-                   const char *resume, rw_error *err);
+                   const rw_start *start, rw_error *err);
 
 #ifdef __cplusplus
 }

@@ -35,8 +35,7 @@ wanted=$(sed -n 's/^ *epoch_steps: *\([0-9]*\).*/\1/p' "$here/recipe.yaml")
 for argument; do
     case $argument in train.epoch_steps=*) wanted=${argument#*=} ;; esac
 done
-last=$(sed -n 's/.*"step": *\([0-9]*\).*/\1/p' "$output/metrics.jsonl" | tail -n 1)
-made=$((last + 1)) # steps are counted from 0
+made=$(sed -n 's/.*"step": *\([0-9]*\).*/\1/p' "$output/metrics.jsonl" | tail -n 1)
 if [ "$made" -lt "$wanted" ]; then
     rw_say_in "This computer made $made of $wanted steps in the time allowed; training ended there, at its final learning rate." \
         "本机在限定时间内完成了 $wanted 步中的 $made 步；训练到此结束，学习率已降到终值。"

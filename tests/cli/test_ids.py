@@ -4,6 +4,7 @@ training runs. What a large file holds is remembered. `inspect` shows the larges
 import array
 import os
 import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -56,6 +57,7 @@ def run(*args):
 
 
 def train(data, steps=2):
+    shutil.rmtree(f"out-{data}", ignore_errors=True)
     with open("recipe.yaml", "w") as f:
         f.write(RECIPE % (data, steps, data))
     return run("recipe.yaml")

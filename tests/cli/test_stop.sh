@@ -72,13 +72,24 @@ for name in rwkv-0.pth rwkv-1.pth rwkv-2.pth rwkv-init.pth rwkv-final.pth plan.y
 done
 [ -z "$(find "$work/whole" -name '*.tmp-*')" ] || fail "a temporary file is left"
 
-# -- once more: nothing is left to do, and nothing changes; also with another number of threads ----
+# -- once more: nothing is left to do, and nothing is written ------------------------------------------
 cp "$work/whole/rwkv-final.pth" "$work/final.pth"
+(cd "$work/whole" && ls -lA --time-style=full-iso) >"$work/before"
 run whole 0
-says "resuming from $work/whole/state-12.safetensors"
-cmp "$work/final.pth" "$work/whole/rwkv-final.pth" || fail "a finished run changed its weights"
-RWKV_THREADS=2 run whole 0
+says "already finished: 12 steps"
+says "train.epoch_count=4"
+(cd "$work/whole" && ls -lA --time-style=full-iso) >"$work/after"
+cmp "$work/before" "$work/after" || fail "a finished run wrote something"
+cp -r "$work/whole" "$work/more"
+run more 0 train.epoch_count=4
+says "done: 16 steps"
+# the state of a finished run without its end, and another number of threads
+run last 0
+sed -i '/finished/d' "$work/last/.rwkv-run"
+RWKV_THREADS=2 run last 0
+says "resuming from $work/last/state-12.safetensors"
 says "using 1 threads, as the saved run did"
+cmp "$work/final.pth" "$work/last/rwkv-final.pth" || fail "a finished run changed its weights"
 
 # -- keep ------------------------------------------------------------------------------------------
 run keep 0 save.keep=1 save.every=2
@@ -121,7 +132,7 @@ done
 
 # -- a hook that fails ------------------------------------------------------------------------------
 run hook 1 "hooks=[$work/wrong.lua]"
-says "wrong.lua:5: on_train_batch_end at step 2: "
+says "wrong.lua:5: on_train_batch_end at step 3: "
 says "nothing"
 whole "$work/hook/state-3.safetensors"
 run hook 0 # repaired: resumes

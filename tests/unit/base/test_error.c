@@ -48,7 +48,14 @@ static void hostile_bytes_are_harmless(void **state) {
     (void)state;
     rw_error err = {0};
     rw_fail(&err, RW_E_DATA, RW_AT_NONE, "%s", "a\x1b[2Jb\xff\xe4\xb8\xad\x7f\n\tc");
-    assert_string_equal(err.msg, "a?[2Jb?\xe4\xb8\xad?\n\tc");
+    assert_string_equal(err.msg, "a\\x1b[2Jb\\xff\xe4\xb8\xad\\x7f\n\tc");
+    rw_fail(&err, RW_E_DATA, (rw_where){"a\nb.yaml", 3, 0, "k\x1b"}, "got '%s'", "x\ndone: 3 steps\xc2\x9b");
+    char text[200];
+    rw_error_format(&err, text, sizeof text);
+    assert_string_equal(text, "a\\nb.yaml:3: k\\x1b: got 'x\\ndone: 3 steps\\u009b'");
+    rw_error_set_detail(&err, "stack\n\tfile\x1b\xc2\x85");
+    assert_string_equal(err.detail, "stack\n\tfile\\x1b\\u0085");
+    rw_error_clear(&err);
     char longer[5000];
     memset(longer, 'x', sizeof longer);
     strcpy(longer + 1021, "\xe4\xb8\xad\xe4\xb8\xad"); /* the end of msg cuts this character */

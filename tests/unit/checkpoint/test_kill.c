@@ -29,15 +29,15 @@ static rw_status fetch(const rw_save_tensor *t, int64_t first, int64_t n, void *
 /* What the trainer does at a save: state, then weights, then old ones go. Says so in *saved (shared memory). */
 static void save_once(const char *dir, int64_t step, volatile int64_t *saved) {
     char text[32];
-    const char *const metadata[][2] = {{"step", text}};
+    const char *const metadata[][2] = {{"step", text}, {"recipe", "{}"}, {"choices", "{}"}};
     rw_save_tensor t = {
         .name = "w", .ndim = 1, .shape = {NUMEL}, .src_dtype = RW_F32, .dtype = RW_F32, .fetch = fetch, .data = &step};
     char *state = rw_checkpoint_state_path(dir, step), *pth = rw_checkpoint_pth_path(dir, step);
     snprintf(text, sizeof text, "%lld", (long long)step);
-    if (rw_safetensors_write(state, &t, 1, metadata, 1, NULL) != RW_OK) _exit(1);
+    if (rw_safetensors_write(state, &t, 1, metadata, 3, NULL) != RW_OK) _exit(1);
     *saved = step;
     if (rw_pth_write(pth, &t, 1, NULL) != RW_OK) _exit(2);
-    if (rw_checkpoint_keep(dir, KEEP, step, step, NULL) != RW_OK) _exit(3);
+    if (rw_checkpoint_keep(dir, KEEP, step, step, NULL, NULL, NULL) != RW_OK) _exit(3);
     rw_free(state);
     rw_free(pth);
 }

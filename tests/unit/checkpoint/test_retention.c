@@ -33,7 +33,8 @@ static void put_state(int64_t step) {
                         .data = &x};
     char *path = rw_checkpoint_state_path(dir, step);
     rw_error err = {0};
-    assert_int_equal(rw_safetensors_write(path, &t, 1, NULL, 0, &err), RW_OK);
+    static const char *const metadata[][2] = {{"recipe", "{}"}, {"choices", "{}"}};
+    assert_int_equal(rw_safetensors_write(path, &t, 1, metadata, 2, &err), RW_OK);
     rw_free(path);
 }
 
@@ -67,7 +68,7 @@ static void old_saves_go(void **state) {
                                      "state-0.safetensors"};
     for (size_t i = 0; i < sizeof stay / sizeof *stay; i++) put(stay[i]);
     for (size_t i = 0; i < sizeof go / sizeof *go; i++) put(go[i]);
-    assert_int_equal(rw_checkpoint_keep(dir, 2, 10, 100, NULL), RW_OK);
+    assert_int_equal(rw_checkpoint_keep(dir, 2, 10, 100, NULL, NULL, NULL), RW_OK);
     for (size_t i = 0; i < sizeof stay / sizeof *stay; i++)
         if (!there(stay[i])) fail_msg("%s was deleted", stay[i]);
     for (size_t i = 0; i < sizeof go / sizeof *go; i++)
@@ -82,7 +83,7 @@ static void the_newest_stays(void **state) {
     put("rwkv-1.pth");
     put("state-5000.safetensors");
     put("state-10.safetensors");
-    assert_int_equal(rw_checkpoint_keep(dir, 1, 1, 10, NULL), RW_OK);
+    assert_int_equal(rw_checkpoint_keep(dir, 1, 1, 10, NULL, NULL, NULL), RW_OK);
     assert_true(there("rwkv-500.pth"));
     assert_true(there("rwkv-1.pth"));
     assert_false(there("rwkv-0.pth"));
@@ -97,7 +98,7 @@ static void zero_keeps_every_pth(void **state) {
     put("rwkv-1.pth");
     put("state-20.safetensors");
     put("state-40.safetensors");
-    assert_int_equal(rw_checkpoint_keep(dir, 0, 1, 40, NULL), RW_OK);
+    assert_int_equal(rw_checkpoint_keep(dir, 0, 1, 40, NULL, NULL, NULL), RW_OK);
     assert_true(there("rwkv-0.pth"));
     assert_true(there("rwkv-1.pth"));
     assert_false(there("state-20.safetensors"));

@@ -134,7 +134,7 @@ static void length_is_checked(void **state) {
     expect_refused(path, "a header of 100000001 bytes, but the limit is 100,000,000");
     rw_put_le64(file, 5000);
     put_file(path, file, 9);
-    expect_refused(path, "cut short: 9 bytes are here and the header alone has 5008");
+    expect_refused(path, "cut short: 9 of 5008 bytes are here; continue the download");
     rw_put_le64(file, UINT64_MAX);
     put_file(path, file, 9);
     expect_refused(path, "neither");

@@ -36,7 +36,8 @@ static int64_t check(const char *jsonl, const char *official, rw_tokenize_layout
     rw_error err = {0};
     rw_tokenize_progress done;
     char name[300], path[300];
-    rw_tokenize_options options = {.tokenizer = RW_TOKENIZER_WORLD, .vocab_file = world_vocab(), .layout = layout};
+    rw_tokenize_options options = {
+        .tokenizer = RW_TOKENIZER_WORLD, .vocab_file = world_vocab(), .layout = layout, .force = true};
     snprintf(name, sizeof name, "binidx/%s", jsonl);
     rw_status s = rw_tokenize_file(rw_golden_path(name), rw_test_path("out"), &options, NULL, NULL, &done, &err);
     assert_int_equal(s, RW_OK);

@@ -261,34 +261,34 @@ static void fails_to_call(const char *script, rw_hook_id id, const char *message
 static void test_errors_of_calls(void **state) {
     (void)state;
     fails_to_call("return {\n  on_train_batch_end = function(trainer, metrics)\n\n\n    local x = nil .. 'a' end }",
-                  RW_HOOK_on_train_batch_end, ":5: on_train_batch_end at step 120: attempt to concatenate a nil value");
+                  RW_HOOK_on_train_batch_end, ":5: on_train_batch_end at step 121: attempt to concatenate a nil value");
     fails_to_call("local function f()\n error('deep') end\nreturn { lr = function()\n f()\nend }", RW_HOOK_lr,
-                  ":2: lr at step 120: deep");
+                  ":2: lr at step 121: deep");
     fails_to_call("return {\n lr = function() return 'fast' end }", RW_HOOK_lr,
-                  ":2: lr at step 120: lr must return a number, got string");
+                  ":2: lr at step 121: lr must return a number, got string");
     fails_to_call("return { lr = function() return 0/0 end }", RW_HOOK_lr,
-                  ":1: lr at step 120: lr must return a number >= 0, got nan");
+                  ":1: lr at step 121: lr must return a number >= 0, got nan");
     fails_to_call("return { lr = function() return -1 end }", RW_HOOK_lr,
-                  ":1: lr at step 120: lr must return a number >= 0, got -1");
+                  ":1: lr at step 121: lr must return a number >= 0, got -1");
     fails_to_call("return { weight_decay = function() return 1/0 end }", RW_HOOK_weight_decay,
-                  ":1: weight_decay at step 120: weight_decay must return a number >= 0, got inf");
+                  ":1: weight_decay at step 121: weight_decay must return a number >= 0, got inf");
     fails_to_call("return { should_save = function() return 1 end }", RW_HOOK_should_save,
-                  ":1: should_save at step 120: should_save must return a boolean, got number");
+                  ":1: should_save at step 121: should_save must return a boolean, got number");
     fails_to_call("return { log = function() return {} end }", RW_HOOK_log,
-                  ":1: log at step 120: log must return a string, got table");
+                  ":1: log at step 121: log must return a string, got table");
     fails_to_call("return { lr = function(t)\n return t.lr_int end }", RW_HOOK_lr,
-                  ":2: lr at step 120: trainer has no field 'lr_int' (did you mean 'lr_init'?)");
+                  ":2: lr at step 121: trainer has no field 'lr_int' (did you mean 'lr_init'?)");
     fails_to_call("return { on_train_end = function(t, m)\n return m.los end }", RW_HOOK_on_train_end,
-                  ":2: on_train_end at step 120: metrics has no field 'los' (did you mean 'loss'?)");
+                  ":2: on_train_end at step 121: metrics has no field 'los' (did you mean 'loss'?)");
     fails_to_call(
         "return { on_train_end = function(t)\n t.step = 3 end }", RW_HOOK_on_train_end,
-        ":2: on_train_end at step 120: trainer and metrics are read-only; a hook answers with its return value");
+        ":2: on_train_end at step 121: trainer and metrics are read-only; a hook answers with its return value");
     fails_to_call("return { on_train_end = function(t)\n total = 3 end }", RW_HOOK_on_train_end,
-                  ":2: on_train_end at step 120: assignment to undeclared global 'total'; write 'local total'");
+                  ":2: on_train_end at step 121: assignment to undeclared global 'total'; write 'local total'");
     fails_to_call("return { on_train_end = function(t)\n error({}) end }", RW_HOOK_on_train_end,
-                  ":2: on_train_end at step 120: (the error is a table, not a string)");
+                  ":2: on_train_end at step 121: (the error is a table, not a string)");
     fails_to_call("return { on_train_end = function(t)\n t.stop('enough') end }", RW_HOOK_on_train_end,
-                  ":2: on_train_end at step 120: call stop with a colon: trainer:stop(...)");
+                  ":2: on_train_end at step 121: call stop with a colon: trainer:stop(...)");
 }
 
 /* Lua shortens long chunk names; the messages do not. */
@@ -350,9 +350,9 @@ static void test_objects_expire(void **state) {
     rw_hook_trainer t = a_trainer(3);
     assert_ok(&b, event(&b, RW_HOOK_on_train_batch_end, &t, 1));
     assert_int_equal(event(&b, RW_HOOK_on_train_end, &t, 1), RW_E_LUA);
-    assert_contains(error_of(&b), ":4: on_train_end at step 3: 'trainer' was used after its hook returned");
+    assert_contains(error_of(&b), ":4: on_train_end at step 4: 'trainer' was used after its hook returned");
     assert_int_equal(event(&b, RW_HOOK_on_train_start, &t, 1), RW_E_LUA);
-    assert_contains(error_of(&b), ":5: on_train_start at step 3: 'metrics' was used after its hook returned");
+    assert_contains(error_of(&b), ":5: on_train_start at step 4: 'metrics' was used after its hook returned");
     bool value, given;
     rw_error_clear(&b.err);
     assert_int_equal(b.hooks.boolean(b.hooks.ctx, RW_HOOK_should_save, &t, &value, &given, &b.err), RW_E_LUA);

@@ -214,7 +214,7 @@ static void test_memory_comes_back(void **state) {
         rw_hook_trainer bad = a_trainer(1), good = a_trainer(2);
         rw_hook_metrics m = some_metrics(1);
         assert_int_equal(b.hooks.event(b.hooks.ctx, RW_HOOK_on_train_end, &bad, &m, &b.err), RW_E_LUA);
-        assert_contains(error_of(&b), "on_train_end at step 1: the scripts need more memory");
+        assert_contains(error_of(&b), "on_train_end at step 2: the scripts need more memory");
         rw_error_clear(&b.err);
         assert_ok(&b, b.hooks.event(b.hooks.ctx, RW_HOOK_on_train_end, &good, &m, &b.err));
         assert_true(good.ask_save);

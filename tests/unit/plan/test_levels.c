@@ -29,9 +29,10 @@ static void must(rw_status status, const rw_error *err) {
 
 /* The n-th of "a|b|c", copied; false: there are fewer. */
 static bool nth(const char *choices, int n, char word[WORD]) {
-    while (n-- > 0) {
-        choices = strchr(choices, '|');
-        if (!choices++) return false;
+    for (; n > 0; n--) {
+        const char *bar = strchr(choices, '|');
+        if (!bar) return false;
+        choices = bar + 1;
     }
     snprintf(word, WORD, "%.*s", (int)strcspn(choices, "|"), choices);
     return true;

@@ -276,26 +276,38 @@ static void takes_over(void **state) {
     done(&first);
 }
 
-static void refuses_another_run(void **state) {
+static rw_plan_difference compare(const fixture *f, const rw_saved_run *run) {
+    rw_error err = {0};
+    rw_plan_difference d;
+    must(rw_plan_compare(&f->plan, run, &d, &err), &err);
+    return d;
+}
+
+static void compares_with_another_run(void **state) {
     (void)state;
     rw_error err = {0};
     fixture first, f;
     rw_pair choices[16];
     must(make(&first, SMALL, ""), &err);
     rw_saved_run run = left_by(&first, "none", "", choices);
-    assert_int_equal(make_sized(&f, SMALL, ", head_chunk: 16, lr_init: 1", 16, &run), RW_E_RECIPE);
-    assert_null(f.device);
-    static const char *const parts[] = {"state-7.safetensors: ", "train.lr_init: was 6e-4, now 1\n",
-                                        "train.head_chunk: was 32, now 16\n", "--resume never"};
-    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
-        if (!strstr(f.error, parts[i])) fail_msg("'%s' is not in '%s'", parts[i], f.error);
+    must(make_sized(&f, SMALL, ", head_chunk: 16, lr_init: 1", 16, &run), &err);
+    rw_plan_difference d = compare(&f, &run);
+    assert_string_equal(d.text.data, "train.lr_init: was 6e-4, now 1\ntrain.head_chunk: was 32, now 16\n");
+    assert_true(d.keys == 2 && d.choices == 0 && !d.tensors);
+    rw_str_done(&d.text);
     done(&f);
+    must(make_sized(&f, SMALL ", dim_ffn: 64", "", 16, &run), &err);
+    d = compare(&f, &run);
+    assert_true(d.keys == 1 && d.tensors);
+    rw_str_done(&d.text);
     run = left_by(&first, "cpu_kernels", "OpenBLAS Other", choices);
-    assert_int_equal(make_sized(&f, SMALL, "", 16, &run), RW_E_RECIPE);
-    if (!strstr(f.error, "cpu_kernels: was OpenBLAS Other, now ")) fail_msg("%s", f.error);
-    done(&f);
-    run.named = true; /* its user says: this file, here */
-    must(make_sized(&f, SMALL, "", 16, &run), &err);
+    d = compare(&first, &run);
+    assert_true(d.keys == 0 && d.choices == 1);
+    assert_non_null(strstr(d.text.data, "cpu_kernels: was OpenBLAS Other, now "));
+    rw_str_done(&d.text);
+    run.path = NULL;
+    d = compare(&first, &run);
+    assert_true(d.keys + d.choices == 0);
     done(&f);
     done(&first);
 }
@@ -603,7 +615,7 @@ int main(void) {
                                        cmocka_unit_test(head_size_divisor),
                                        cmocka_unit_test(from_scratch),
                                        cmocka_unit_test(takes_over),
-                                       cmocka_unit_test(refuses_another_run),
+                                       cmocka_unit_test(compares_with_another_run),
                                        cmocka_unit_test(size_of_files),
                                        cmocka_unit_test(head_chunk),
                                        cmocka_unit_test(figures),

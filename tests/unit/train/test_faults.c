@@ -91,7 +91,8 @@ static rw_status train(const fixture *f, const char *resume, rw_error *err) {
     fflush(stderr);
     int kept = dup(STDERR_FILENO), null = open("/dev/null", O_WRONLY);
     dup2(null, STDERR_FILENO);
-    rw_status status = rw_train(f->plan, &f->recipe, f->device, &hooks, resume, err);
+    rw_start start = {.kind = resume ? RW_START_RESUME : RW_START_NEW, .state = resume};
+    rw_status status = rw_train(f->plan, &f->recipe, f->device, &hooks, &start, err);
     dup2(kept, STDERR_FILENO);
     close(kept);
     close(null);

@@ -78,7 +78,8 @@ static rw_status train(const char *model, const char *dir, const char *more, rw_
     fflush(stderr);
     int kept = dup(STDERR_FILENO), file = open(rw_test_path("said"), O_WRONLY | O_CREAT | O_TRUNC, 0600);
     dup2(file, STDERR_FILENO);
-    rw_status status = rw_train(f.plan, &f.recipe, f.device, NULL, f.saved.path, err);
+    rw_start start = {.kind = f.saved.path ? RW_START_RESUME : RW_START_NEW, .state = f.saved.path};
+    rw_status status = rw_train(f.plan, &f.recipe, f.device, NULL, &start, err);
     dup2(kept, STDERR_FILENO);
     close(kept);
     close(file);
