@@ -66,7 +66,9 @@ rw_status rw_save_fetch_contiguous(const rw_save_tensor *t, int64_t first, int64
 /* Writes PATH through rw_writer (temporary name, fsync, rename). The zip root is the file's stem, records are
  * stored and aligned to 64 bytes, the pickle is the official state_dict form (an OrderedDict in the order given). */
 rw_status rw_pth_write(const char *path, const rw_save_tensor *tensors, int64_t n, rw_error *err);
-/* `metadata`: n_meta pairs of strings. Data begins at a multiple of 64. */
+/* `metadata`: n_meta pairs of strings. Data begins at a multiple of 64. One pair is added: "crc32", for each tensor, in
+ * the order of the data, the CRC32 of its bytes (zlib's) as 8 hexadecimal digits. Readers compare a tensor that is read
+ * whole. */
 rw_status rw_safetensors_write(const char *path, const rw_save_tensor *tensors, int64_t n,
                                const char *const (*metadata)[2], int64_t n_meta, rw_error *err);
 

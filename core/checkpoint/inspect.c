@@ -82,22 +82,18 @@ rw_status rw_inspect_print(const rw_tensor_file *f, rw_str *out, rw_error *err) 
 
 /* -- every byte --------------------------------------------------------------------------------------- */
 
-/* What is no zip has no checksums: that it can be read is all that can be said. */
-static rw_status read_tensors(const rw_tensor_file *f, rw_error *err) {
-    for (int64_t i = 0; i < f->n; i++) RW_TRY(rw_tensor_record_check(&f->file, &f->records[i], err));
-    return RW_OK;
-}
-
+/* Records of a zip with those that no tensor is in; else those of the tensors. A file without checksums can be read:
+ * that is all that can be said. */
 rw_status rw_inspect_verify(const rw_tensor_file *f, rw_str *out, rw_error *err) {
-    int64_t checked = 0;
-    for (int64_t i = 0; i < f->n_parts; i++) {
-        RW_TRY(rw_tensor_record_check(&f->file, &f->parts[i], err));
-        checked += f->parts[i].has_crc;
+    const rw_tensor_record *records = f->parts ? f->parts : f->records;
+    int64_t n = f->parts ? f->n_parts : f->n, checked = 0;
+    for (int64_t i = 0; i < n; i++) {
+        RW_TRY(rw_tensor_record_check(&f->file, &records[i], err));
+        checked += records[i].has_crc;
     }
-    if (f->n_parts == 0) RW_TRY(read_tensors(f, err));
     if (checked > 0)
         rw_str_appendf(out, rw_message("verified: the checksums of %lld of %lld records are right\n"),
-                       (long long)checked, (long long)f->n_parts);
+                       (long long)checked, (long long)n);
     else
         rw_str_append(out,
                       rw_message("read to the end; this kind of file has no checksums, so damage cannot be seen\n"));

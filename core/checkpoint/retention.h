@@ -34,8 +34,8 @@ rw_status rw_checkpoint_latest(const char *proj_dir, char **path, int64_t *step,
 
 /* Deletes all but the `keep` largest rwkv-<N>.pth (keep <= 0: keeps all) and the `keep` largest state-<step> (at least
  * one: an older state serves only as long as the newest is being written). newest_* was just written (-1: nothing was)
- * and stays in any case. States beyond newest_state are of a run that was given up, by --resume never or from an
- * earlier state; they go, or a later resume would find them. Only what wrote(ctx, name) says this run wrote is counted
+ * and stays in any case. States beyond newest_state are of a run that was given up, from an earlier
+ * state; they go, or a later resume would find them. Only what wrote(ctx, name) says this run wrote is counted
  * and deleted; NULL: everything. RW_E_IO when a file cannot be deleted. */
 rw_status rw_checkpoint_keep(const char *proj_dir, int64_t keep, int64_t newest_pth, int64_t newest_state,
                              bool (*wrote)(void *ctx, const char *name), void *ctx, rw_error *err);

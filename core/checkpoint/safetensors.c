@@ -110,6 +110,45 @@ static rw_status read_metadata(rw_tensor_file *f, json_t *m, rw_error *err) {
     return RW_OK;
 }
 
+/* -- checksums ------------------------------------------------------------------------------------------ */
+
+/* 8 hexadecimal digits; false: something else. */
+static bool read_digits(const char *text, uint32_t *out) {
+    static const char digits[] = "0123456789abcdef";
+    *out = 0;
+    for (int i = 0; i < 8; i++) {
+        const char *at = text[i] ? strchr(digits, text[i]) : NULL;
+        if (!at) return false;
+        *out = *out << 4 | (uint32_t)(at - digits);
+    }
+    return true;
+}
+
+static rw_status fill_records(rw_tensor_file *f, const span *s, rw_error *err) {
+    bool *checked = rw_arena_alloc(&f->arena, (size_t)f->n + 1);
+    if (!checked) return rw_fail_memory(err, (size_t)f->n + 1);
+    for (int64_t k = 0; k < f->n; k++) {
+        const rw_file_tensor *t = &f->tensors[s[k].tensor];
+        rw_tensor_record *r = &f->records[s[k].tensor];
+        *r = (rw_tensor_record){.name = t->name, .offset = t->file_offset, .n_bytes = s[k].end - s[k].begin};
+        r->checked = &checked[k];
+    }
+    return RW_OK;
+}
+
+/* "crc32" of rw_safetensors_write(), in the order of the sorted spans. Files of others have none. */
+static rw_status read_checksums(rw_tensor_file *f, const span *s, rw_error *err) {
+    RW_TRY(fill_records(f, s, err));
+    const char *text = rw_tensor_file_metadata(f, "crc32");
+    if (!text) return RW_OK;
+    bool fits = strlen(text) == (size_t)f->n * 8;
+    for (int64_t k = 0; fits && k < f->n; k++) {
+        rw_tensor_record *r = &f->records[s[k].tensor];
+        r->of_state = r->has_crc = fits = read_digits(text + 8 * k, &r->crc);
+    }
+    return fits ? RW_OK : bad(f, "__metadata__", err, "crc32 is not 8 hexadecimal digits for each tensor");
+}
+
 /* -- the whole ------------------------------------------------------------------------------------------- */
 
 static int by_begin(const void *a, const void *b) {
@@ -163,7 +202,7 @@ static rw_status read_entries(rw_tensor_file *f, json_t *header, int64_t data, s
     }
     RW_TRY(check_spans(f, s, data, err));
     for (int64_t k = 0; k < f->n; k++) f->tensors[s[k].tensor].file_offset = data + s[k].begin;
-    return RW_OK;
+    return read_checksums(f, s, err);
 }
 
 static rw_status read_header(rw_tensor_file *f, json_t *header, int64_t data, rw_error *err) {

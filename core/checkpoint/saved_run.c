@@ -45,6 +45,20 @@ static rw_status read_pairs(rw_saved_run *run, const rw_tensor_file *f, const ch
     return status;
 }
 
+/* A file that tells of no run is told so first: a .pth, and the weights of others, have "format": "pt" or none. */
+static rw_status check_identity(const rw_tensor_file *f, const char *path, rw_error *err) {
+    const char *format = rw_tensor_file_metadata(f, "format"), *version = rw_tensor_file_metadata(f, "version");
+    if (!rw_tensor_file_metadata(f, "recipe")) return RW_OK; /* read_pairs() says it */
+    if (!format || strcmp(format, RW_STATE_FORMAT) != 0)
+        return rw_fail(err, RW_E_FORMAT, RW_AT_FILE(path), "metadata 'format' is '%s', expected '%s'",
+                       format ? format : "", RW_STATE_FORMAT);
+    if (version && strcmp(version, RW_STATE_VERSION) == 0) return RW_OK;
+    return rw_fail(err, RW_E_FORMAT, RW_AT_FILE(path),
+                   "a training state of version '%s', and this program knows version %s; resume with the rwkv-run that "
+                   "wrote it",
+                   version ? version : "", RW_STATE_VERSION);
+}
+
 /* -1 when it is not there: loading the state tells what is wrong with it. */
 static int64_t step_of(const rw_tensor_file *f, const char *path) {
     json_t *progress;
@@ -61,7 +75,8 @@ static int64_t step_of(const rw_tensor_file *f, const char *path) {
 static rw_status read_state(rw_saved_run *run, rw_error *err) {
     rw_tensor_file *f;
     RW_TRY(rw_tensor_file_open(&f, run->path, err));
-    rw_status status = read_pairs(run, f, "recipe", &run->keys, err);
+    rw_status status = check_identity(f, run->path, err);
+    if (status == RW_OK) status = read_pairs(run, f, "recipe", &run->keys, err);
     if (status == RW_OK) status = read_pairs(run, f, "choices", &run->choices, err);
     run->step = step_of(f, run->path);
     rw_tensor_file_close(f);

@@ -14,6 +14,11 @@
 extern "C" {
 #endif
 
+/* Metadata "format" and "version" of a training state (core/train/training_state.h). Others are refused: a layout that
+ * is not known would be read as something that it is not. */
+#define RW_STATE_FORMAT  "rwkv-run training state"
+#define RW_STATE_VERSION "1"
+
 /* All-zero: no saved run. */
 typedef struct {
     char *path;   /* owned: the training state; NULL: none */

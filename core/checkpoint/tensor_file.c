@@ -169,6 +169,11 @@ static rw_status check_crc(const rw_file *f, const rw_tensor_record *r, uint32_t
     if (!r) return RW_OK;
     *r->checked = r->crc == crc;
     if (*r->checked) return RW_OK;
+    if (r->of_state) /* a training state of ours, no download */
+        return rw_fail(err, RW_E_FORMAT, RW_AT_FILE(f->path),
+                       "tensor '%.200s' is damaged: its CRC32 is %08x, expected %08x; resume from another state "
+                       "(--resume PATH) or start from the last .pth",
+                       r->name, (unsigned)crc, (unsigned)r->crc);
     return rw_fail(err, RW_E_FORMAT, RW_AT_FILE(f->path),
                    "record '%.200s' is damaged: its CRC32 is %08x, expected %08x; download the file again", r->name,
                    (unsigned)crc, (unsigned)r->crc);

@@ -18,6 +18,7 @@ typedef struct {
     int64_t offset, n_bytes;
     uint32_t crc;  /* has_crc: of the whole record */
     bool has_crc;  /* false, too, where the writer left it out (torch can be told to; then 0 is stored) */
+    bool of_state; /* with has_crc: we wrote it into a training state */
     bool *checked; /* with has_crc: shared by all tensors of the record */
 } rw_tensor_record;
 

@@ -1,5 +1,6 @@
 /* rwkv-run inspect FILE, rwkv-run tokenize IN.jsonl OUT_PREFIX, rwkv-run lua SCRIPT. */
 #include "core/base/alloc.h"
+#include "core/base/log.h"
 #include "core/checkpoint/checkpoint.h"
 #include "core/checkpoint/inspect.h"
 #include "core/cli/commands.h"
@@ -70,6 +71,14 @@ static rw_status show_progress(void *ctx, const rw_tokenize_progress *p, rw_erro
     return RW_OK;
 }
 
+static void say_tokenized(const char *prefix, const char *suffix, const rw_tokenize_progress *done) {
+    char a[32], b[32];
+    printf(rw_message("wrote %s%s.bin and .idx: %s tokens in %s documents\n"), prefix, suffix,
+           rw_format_count(a, sizeof a, done->n_tokens), rw_format_count(b, sizeof b, done->n_documents));
+    if (done->n_dropped > 0) printf(rw_message("%lld empty documents left out\n"), (long long)done->n_dropped);
+    printf(rw_message("in a recipe:  data: { data_type: binidx, data_file: %s%s }\n"), prefix, suffix);
+}
+
 rw_status rw_command_tokenize(const rw_options *o, rw_error *err) {
     char *vocab = NULL;
     rw_tokenizer_choice kind = RW_TOKENIZER_WORLD;
@@ -78,6 +87,7 @@ rw_status rw_command_tokenize(const rw_options *o, rw_error *err) {
     rw_tokenize_options options = {.tokenizer = kind, .vocab_file = vocab, .force = o->tokenize.force};
     bool tutorial = o->tokenize.dtype && strcmp(o->tokenize.dtype, "int32") == 0;
     options.layout = tutorial ? RW_LAYOUT_PREPROCESS : RW_LAYOUT_MAKE_DATA;
+    if (o->tokenize.by_name && !o->tokenize.append_eod) rw_info("id 0 ends each document, as with --append-eod");
     rw_progress_line line = rw_progress_begin();
     rw_tokenize_progress done;
     rw_status status =
@@ -86,11 +96,7 @@ rw_status rw_command_tokenize(const rw_options *o, rw_error *err) {
     if (status != RW_OK) rw_error_settle(err);
     rw_free(vocab);
     RW_TRY(status);
-    char a[32], b[32];
-    printf(rw_message("%s%s.bin and .idx: %s tokens in %s documents\n"), o->tokenize.output,
-           tutorial ? "_text_document" : "", rw_format_count(a, sizeof a, done.n_tokens),
-           rw_format_count(b, sizeof b, done.n_documents));
-    if (done.n_dropped > 0) printf(rw_message("%lld empty documents left out\n"), (long long)done.n_dropped);
+    say_tokenized(o->tokenize.output, tutorial ? "_text_document" : "", &done);
     return RW_OK;
 }
 

@@ -111,12 +111,14 @@ static rw_status run(job *j, rw_error *err) {
     if (j->options->train.dry_run) {
         RW_TRY(print_plan(j->plan, stdout, err));
         rw_train_warn(j->plan, &j->hooks);
-        return tell_start(j, stdout, err);
+        RW_TRY(tell_start(j, stdout, err));
+        return rw_plan_fits(j->plan, err);
     }
     RW_TRY(decide_start(j, err));
     if (j->start.kind == RW_START_FINISHED) return tell_start(j, stderr, err);
     RW_TRY(print_plan(j->plan, stderr, err));
     rw_train_warn(j->plan, &j->hooks);
+    RW_TRY(rw_plan_fits(j->plan, err));
     RW_TRY(check_ids(&j->plan->data, err));
     return rw_train(j->plan, &j->recipe, j->device, &j->hooks, &j->start, err);
 }

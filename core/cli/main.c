@@ -1,6 +1,7 @@
 /* rwkv-run: the one place that decides the exit status. It prints the error too, unless a command has, because what the
  * error lends was about to go. */
 #include "core/cli/commands.h"
+#include "core/cli/official_flags.h"
 #include "core/cli/process.h"
 
 #include <stdio.h>
@@ -13,10 +14,23 @@ static rw_status print_text(void (*print)(rw_str *)) {
     return RW_OK;
 }
 
+/* The recipe to standard output, so that it can be written to a file. */
+static rw_status answer_official(const rw_options *o, rw_error *err) {
+    rw_str text = {0};
+    rw_official_recipe(o->official.words, &text);
+    if (text.data) fputs(text.data, stdout);
+    fflush(stdout);
+    rw_str_done(&text);
+    return rw_fail(
+        err, RW_E_USAGE, RW_AT_NONE,
+        "these are flags of the official trainer; here they are a recipe, which is printed above. Save it as "
+        "my.yaml, and run: rwkv-run my.yaml");
+}
+
 static rw_status run(const rw_options *o, rw_error *err) {
     switch (o->command) {
     case RW_COMMAND_HELP:
-        fputs(rw_options_help(), stdout);
+        fputs(rw_options_help(o->topic), stdout);
         return RW_OK;
     case RW_COMMAND_VERSION:
         printf("rwkv-run %s\n", RW_VERSION);
@@ -25,6 +39,8 @@ static rw_status run(const rw_options *o, rw_error *err) {
         return print_text(rw_keys_print_schema);
     case RW_COMMAND_KEYS:
         return print_text(rw_keys_print_markdown);
+    case RW_COMMAND_OFFICIAL:
+        return answer_official(o, err);
     case RW_COMMAND_TRAIN:
         return rw_command_train(o, err);
     case RW_COMMAND_GENERATE:

@@ -3,6 +3,7 @@
 #include "core/cli/options.h"
 
 #include "core/base/alloc.h"
+#include "core/cli/official_flags.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -13,7 +14,9 @@
 /* -- the options --------------------------------------------------------------------------------------------- */
 
 enum { TRAIN = 1, GENERATE = 2, INSPECT = 4, TOKENIZE = 8 };
-typedef enum { SWITCH, TEXT, NUMBER, COUNT, WORD, NAMES } option_type;
+/* NOTHING: taken with its value, which must be one of `expect` ("": any), and changes nothing. REFUSED: `expect` says
+ * what to do instead. */
+typedef enum { SWITCH, TEXT, NUMBER, COUNT, WORD, NAMES, NOTHING, REFUSED } option_type;
 
 typedef struct {
     const char *name;
@@ -43,11 +46,26 @@ static const option options[] = {
     {"--verify", INSPECT, SWITCH, FIELD(inspect.verify), 0, 0, ""},
     {"--dtype", TOKENIZE, WORD, FIELD(tokenize.dtype), 0, 0, "int32|uint16"},
     {"--force", TOKENIZE, SWITCH, FIELD(tokenize.force), 0, 0, ""},
+    /* tools/preprocess_data.py of the official tutorial */
+    {"--input", TOKENIZE, TEXT, FIELD(tokenize.input), 0, 0, "a file"},
+    {"--output-prefix", TOKENIZE, TEXT, FIELD(tokenize.output), 0, 0, "a path"},
+    {"--vocab-file", TOKENIZE, TEXT, FIELD(vocab_file), 0, 0, "a file"},
+    {"--append-eod", TOKENIZE, SWITCH, FIELD(tokenize.append_eod), 0, 0, ""},
+    {"--dataset-impl", TOKENIZE, NOTHING, 0, 0, 0, "mmap"},
+    {"--tokenizer-type", TOKENIZE, NOTHING, 0, 0, 0, "RWKVTokenizer"},
+    {"--jsonl-keys", TOKENIZE, NOTHING, 0, 0, 0, "text"},
+    {"--num-docs", TOKENIZE, NOTHING, 0, 0, 0, ""},
+    {"--workers", TOKENIZE, NOTHING, 0, 0, 0, ""},
+    {"--log-interval", TOKENIZE, NOTHING, 0, 0, 0, ""},
+    {"--merge-file", TOKENIZE, REFUSED, 0, 0, 0, "the World tokenizer has no merges; leave this out"},
+    {"--ftfy", TOKENIZE, REFUSED, 0, 0, 0, "texts are taken as they are; leave this out, and repair the file before"},
 };
 
 enum { N_OPTIONS = sizeof options / sizeof options[0] };
 
-static const char *const command_names[] = {"generate", "inspect", "tokenize", "lua", NULL};
+static const char *const command_names[] = {"train", "generate", "inspect", "tokenize", "lua", "help", NULL};
+static const rw_command commands[] = {RW_COMMAND_TRAIN,    RW_COMMAND_GENERATE, RW_COMMAND_INSPECT,
+                                      RW_COMMAND_TOKENIZE, RW_COMMAND_LUA,      RW_COMMAND_HELP};
 
 static const option *find_option(const char *name, size_t n) {
     for (int i = 0; i < N_OPTIONS; i++)
@@ -92,6 +110,21 @@ static rw_status unknown_option(const reader *r, const char *word) {
     return rw_fail(r->err, RW_E_USAGE, on_line(word), "unknown option; rwkv-run --help shows them all");
 }
 
+/* Beside a recipe it is one key too many in the wrong form, else the whole command line is the official trainer's. */
+static rw_status official_flag(reader *r, const char *word) {
+    const char *path;
+    if (r->n_names == 0) {
+        r->o->command = RW_COMMAND_OFFICIAL;
+        r->o->official.words = r->argv + r->next - 1;
+        r->next = r->argc;
+        return RW_OK;
+    }
+    if (rw_official_flag_key(word, &path))
+        return rw_fail(r->err, RW_E_USAGE, on_line(word), "a flag of the official trainer; here: %s=VALUE", path);
+    return rw_fail(r->err, RW_E_USAGE, on_line(word), "a flag of the official trainer: %s",
+                   rw_message("it has no counterpart; leave it out"));
+}
+
 static rw_status wrong_value(const reader *r, const option *opt, const char *text) {
     const char *bar = strchr(opt->expect, '|');
     char words[64];
@@ -130,6 +163,10 @@ static rw_status set_option(reader *r, const option *opt, const char *text) {
         if (!is_choice(opt->expect, text)) return wrong_value(r, opt, text);
         *(const char **)field = text;
         return RW_OK;
+    case NOTHING:
+        return !opt->expect[0] || is_choice(opt->expect, text) ? RW_OK : wrong_value(r, opt, text);
+    case REFUSED:
+        return rw_fail(r->err, RW_E_USAGE, on_line(opt->name), "%s", rw_message(opt->expect));
     case NAMES:
         if (!text[0] || strchr(text, '=')) return wrong_value(r, opt, text);
         r->env_names[r->n_env_names++] = text;
@@ -151,9 +188,12 @@ static rw_status set_option(reader *r, const option *opt, const char *text) {
 static rw_status read_option(reader *r, const char *word) {
     size_t n = strcspn(word, "=");
     const option *opt = find_option(word, n);
-    if (!opt) return unknown_option(r, word);
+    if (!opt)
+        return r->o->command == RW_COMMAND_TRAIN && rw_official_flag(word) ? official_flag(r, word)
+                                                                           : unknown_option(r, word);
     if (!(opt->commands & command_bit(r->o->command)))
         return rw_fail(r->err, RW_E_USAGE, on_line(opt->name), "not an option of this command; see rwkv-run --help");
+    if (opt->type == REFUSED) return set_option(r, opt, NULL);
     if (opt->type == SWITCH && word[n])
         return rw_fail(r->err, RW_E_USAGE, on_line(opt->name), "takes no value, got '%s'", word + n + 1);
     if (opt->type == SWITCH) return set_option(r, opt, NULL);
@@ -162,11 +202,24 @@ static rw_status read_option(reader *r, const char *word) {
     return set_option(r, opt, r->argv[r->next++]);
 }
 
+static bool is_help(const char *word) {
+    return strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0;
+}
+
+/* Help is about the command that was named; without one, and before anything else, it is the general one. */
+static bool ask_help(reader *r) {
+    rw_options *o = r->o;
+    bool nothing_else = o->command == RW_COMMAND_TRAIN && r->n_names == 0 && r->next == 2;
+    o->topic = nothing_else ? RW_COMMAND_HELP : o->command;
+    o->command = RW_COMMAND_HELP;
+    return true;
+}
+
 /* The options that end the reading, wherever they come. */
-static bool general_option(rw_options *o, const char *word) {
-    if (strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0)
-        o->command = RW_COMMAND_HELP;
-    else if (strcmp(word, "--version") == 0)
+static bool general_option(reader *r, const char *word) {
+    rw_options *o = r->o;
+    if (is_help(word)) return ask_help(r);
+    if (strcmp(word, "--version") == 0)
         o->command = RW_COMMAND_VERSION;
     else if (strcmp(word, "--schema") == 0)
         o->command = RW_COMMAND_SCHEMA;
@@ -201,7 +254,7 @@ static rw_status read_words(reader *r) {
         const char *word = r->argv[r->next++];
         if (!names_only && strcmp(word, "--") == 0)
             names_only = true;
-        else if (!names_only && general_option(r->o, word))
+        else if (!names_only && general_option(r, word))
             return RW_OK;
         else if (!names_only && word[0] == '-' && word[1])
             RW_TRY(read_option(r, word));
@@ -235,6 +288,19 @@ static rw_status finish_train(reader *r) {
     return RW_OK;
 }
 
+/* By name or by place; what is not named comes in order. */
+static rw_status finish_tokenize(reader *r) {
+    rw_options *o = r->o;
+    int n = 0;
+    o->tokenize.by_name = o->tokenize.input != NULL;
+    if (!o->tokenize.input && n < r->n_names) o->tokenize.input = r->names[n++];
+    if (!o->tokenize.output && n < r->n_names) o->tokenize.output = r->names[n++];
+    if (n < r->n_names)
+        return rw_fail(r->err, RW_E_USAGE, on_line(r->names[n]), "one argument too many; see rwkv-run --help");
+    if (!o->tokenize.input) return missing(r, "tokenize", "the input (.jsonl)");
+    return o->tokenize.output ? RW_OK : missing(r, "tokenize", "the prefix of the output");
+}
+
 static rw_status finish(reader *r) {
     rw_options *o = r->o;
     switch (o->command) {
@@ -250,11 +316,7 @@ static rw_status finish(reader *r) {
         o->inspect.file = r->names[0];
         return RW_OK;
     case RW_COMMAND_TOKENIZE:
-        if (r->n_names < 1) return missing(r, "tokenize", "the input (.jsonl)");
-        if (r->n_names < 2) return missing(r, "tokenize", "the prefix of the output");
-        o->tokenize.input = r->names[0];
-        o->tokenize.output = r->names[1];
-        return RW_OK;
+        return finish_tokenize(r);
     default:
         return RW_OK;
     }
@@ -262,14 +324,28 @@ static rw_status finish(reader *r) {
 
 /* -- all of it -------------------------------------------------------------------------------------------------- */
 
-static rw_command command_of(const char *word) {
-    static const rw_command commands[] = {RW_COMMAND_GENERATE, RW_COMMAND_INSPECT, RW_COMMAND_TOKENIZE, RW_COMMAND_LUA};
+/* The command that a word names; false: none, it is a recipe. */
+static bool find_command(const char *word, rw_command *command) {
     for (int i = 0; command_names[i]; i++)
-        if (strcmp(command_names[i], word) == 0) return commands[i];
-    return RW_COMMAND_TRAIN;
+        if (strcmp(command_names[i], word) == 0) {
+            *command = commands[i];
+            return true;
+        }
+    return false;
+}
+
+/* rwkv-run help [COMMAND] */
+static rw_status read_help(rw_options *o, int argc, char **argv, rw_error *err) {
+    if (argc < 3 || is_help(argv[2]) || find_command(argv[2], &o->topic)) return RW_OK;
+    return rw_fail(err, RW_E_USAGE, on_line(argv[2]), "not a command; rwkv-run --help names them all");
 }
 
 static rw_status read_lua(rw_options *o, int argc, char **argv, rw_error *err) {
+    if (argc >= 3 && is_help(argv[2])) {
+        o->command = RW_COMMAND_HELP;
+        o->topic = RW_COMMAND_LUA;
+        return RW_OK;
+    }
     if (argc < 3)
         return rw_fail(err, RW_E_USAGE, on_line("lua"), "%s is missing; see rwkv-run --help", rw_message("the script"));
     o->lua.file = argv[2];
@@ -289,9 +365,11 @@ rw_status rw_options_parse(rw_options *o, int argc, char **argv, rw_error *err) 
     o->argc = argc;
     o->argv = argv;
     if (argc < 2) return missing(&(reader){.o = o, .err = err}, NULL, "the recipe");
-    o->command = command_of(argv[1]);
+    o->command = RW_COMMAND_TRAIN;
+    bool named = find_command(argv[1], &o->command);
     if (o->command == RW_COMMAND_LUA) return read_lua(o, argc, argv, err);
-    reader r = {.o = o, .argc = argc, .argv = argv, .err = err, .next = o->command == RW_COMMAND_TRAIN ? 1 : 2};
+    if (o->command == RW_COMMAND_HELP) return read_help(o, argc, argv, err);
+    reader r = {.o = o, .argc = argc, .argv = argv, .err = err, .next = named ? 2 : 1};
     r.overrides = rw_arena_alloc(&o->arena, sizeof *r.overrides * (size_t)argc);
     r.env_names = rw_arena_alloc(&o->arena, sizeof *r.env_names * (size_t)argc);
     if (!r.overrides || !r.env_names) return rw_fail_memory(err, sizeof *r.overrides * (size_t)argc);
@@ -324,54 +402,4 @@ void rw_options_again(const rw_options *o, const char *but, rw_str *out) {
         if (i > 0) rw_str_append(out, " ");
         rw_str_append_quoted(out, o->argv[i]);
     }
-}
-
-/* -- help -------------------------------------------------------------------------------------------------------- */
-
-const char *rw_options_help(void) {
-    static const char english[] = "rwkv-run trains RWKV language models.\n"
-                                  "\n"
-                                  "  rwkv-run RECIPE.yaml [KEY=VALUE ...]    train; train.lr_init=2e-5 sets a key\n"
-                                  "      --dry-run                 print the plan (steps, memory, disk) and stop\n"
-                                  "      --resume auto|never|PATH  resume a saved run; auto: if there is one\n"
-                                  "      --restart                 begin anew; old files move into a subfolder\n"
-                                  "      --trust                   scripts run without sandbox; any output folder\n"
-                                  "      --env NAME                let the recipe read this variable (or RWKV_*)\n"
-                                  "  rwkv-run generate MODEL.pth --prompt TEXT\n"
-                                  "      --temperature 1  --top-p 1  --tokens 256  --seed 0  --state FILE\n"
-                                  "      --tokenizer world|byte    --vocab FILE  (also $RWKV_VOCAB)\n"
-                                  "  rwkv-run inspect FILE [--verify]   what a .pth, .bin/.idx or state holds\n"
-                                  "  rwkv-run tokenize IN.jsonl OUT_PREFIX   text to .bin and .idx\n"
-                                  "      --tokenizer world|byte  --vocab FILE  --dtype int32|uint16  --force\n"
-                                  "  rwkv-run lua SCRIPT [ARG ...] run a script by itself\n"
-                                  "\n"
-                                  "  --keys     every key of a recipe        --schema   the same for editors\n"
-                                  "  --version  --help                       RWKV_LANG=zh  Chinese messages\n"
-                                  "\n"
-                                  "A first run:  sh recipes/quickstart/run.sh\n"
-                                  "Exit status:  0 done  1 failed  2 mistake in the recipe or command line\n"
-                                  "              3 stopped early, saved, can be resumed\n";
-    static const char chinese[] = "rwkv-run 训练 RWKV 语言模型。\n"
-                                  "\n"
-                                  "  rwkv-run 配方.yaml [键=值 ...]          训练；例如 train.lr_init=2e-5\n"
-                                  "      --dry-run                 打印计划（步数、内存、磁盘）后结束\n"
-                                  "      --resume auto|never|PATH  继续已保存的训练；auto：有则继续\n"
-                                  "      --restart                 重新开始；旧文件移入子文件夹\n"
-                                  "      --trust                   脚本不受沙箱限制，输出可写到任何文件夹\n"
-                                  "      --env NAME                允许配方读取该环境变量（RWKV_* 总是允许）\n"
-                                  "  rwkv-run generate MODEL.pth --prompt 文本\n"
-                                  "      --temperature 1  --top-p 1  --tokens 256  --seed 0  --state FILE\n"
-                                  "      --tokenizer world|byte    --vocab FILE（或 $RWKV_VOCAB）\n"
-                                  "  rwkv-run inspect FILE [--verify]   查看（或核对）.pth、.bin/.idx、训练状态\n"
-                                  "  rwkv-run tokenize IN.jsonl OUT_PREFIX   文本转为 .bin 和 .idx\n"
-                                  "      --tokenizer world|byte  --vocab FILE  --dtype int32|uint16  --force\n"
-                                  "  rwkv-run lua SCRIPT [ARG ...] 在训练之外运行脚本\n"
-                                  "\n"
-                                  "  --keys     配方的全部键                 --schema   供编辑器使用的 JSON Schema\n"
-                                  "  --version  --help                       RWKV_LANG=en  英文提示\n"
-                                  "\n"
-                                  "第一次运行：  sh recipes/quickstart/run.sh\n"
-                                  "退出状态：    0 完成  1 失败  2 配方或命令行有误\n"
-                                  "              3 提前停止，已保存，可继续\n";
-    return strcmp(rw_language(), "zh") == 0 ? chinese : english;
 }

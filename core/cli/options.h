@@ -17,6 +17,7 @@ typedef enum {
     RW_COMMAND_SCHEMA, /* JSON Schema of a recipe      */
     RW_COMMAND_KEYS,   /* reference of all recipe keys */
     RW_COMMAND_TRAIN,
+    RW_COMMAND_OFFICIAL, /* flags of the official trainer: official_flags.h */
     RW_COMMAND_GENERATE,
     RW_COMMAND_INSPECT,
     RW_COMMAND_TOKENIZE,
@@ -26,12 +27,16 @@ typedef enum {
 /* Strings belong to argv. Only the section of the command is filled; the rest keeps its defaults. */
 typedef struct {
     rw_command command;
+    rw_command topic; /* of HELP: the command that it is about; HELP: all of them */
     struct {
         rw_recipe_options recipe; /* overrides and env_names are in the arena; check_files is set */
         const char *resume;       /* "auto", "never" or a path                                    */
         bool dry_run;
         bool restart; /* earlier runs in proj_dir move into a subfolder                           */
     } train;
+    struct {
+        char **words; /* argv from the first of them, up to NULL */
+    } official;
     struct {
         const char *model, *prompt;
         const char *state;  /* a file of initial states; NULL: the model's own      */
@@ -48,6 +53,8 @@ typedef struct {
         const char *input, *output; /* IN.jsonl, prefix of the pair                */
         const char *dtype;          /* "int32" (the official tool) or "uint16"    */
         bool force;                 /* replaces an output that is there           */
+        bool by_name;               /* --input, as the official tool has it        */
+        bool append_eod;            /* asked for; the ends are written in any case */
     } tokenize;
     struct {
         const char *file;
@@ -70,8 +77,8 @@ void rw_options_done(rw_options *o);
  * says about the key `but` (NULL: with everything). */
 void rw_options_again(const rw_options *o, const char *but, rw_str *out);
 
-/* The text of --help: at most 24 lines of 79 columns. In the user's language. */
-const char *rw_options_help(void);
+/* The text of --help about a command, or RW_COMMAND_HELP: at most 24 lines of 79 columns. In the user's language. */
+const char *rw_options_help(rw_command topic);
 
 #ifdef __cplusplus
 }

@@ -22,8 +22,7 @@ typedef struct {
     uint64_t seed;
     uint64_t step;      /* micro batches made so far; the next one is this number */
     uint64_t data_hash; /* of names, sizes and token counts: a resume with other data is refused */
-    uint64_t n_tokens;  /* of the source */
-    bool any_data;      /* not saved: only `step` counts, whatever seed and data it was made with */
+    uint64_t n_tokens;  /* of the source; 0: of any, then only `step` counts, with the plan's seed and data */
 } rw_cursor;
 
 /* R packed rows. targets[i] is the token after tokens[i] in its sequence. mask[i] weighs the loss of

@@ -330,7 +330,7 @@ static rw_status set_cursor(rw_loader *l, const rw_cursor *cursor, rw_error *err
         (rw_cursor){.seed = l->plan.seed, .data_hash = data_hash(&l->source), .n_tokens = (uint64_t)l->source.n_tokens};
     if (!cursor) return RW_OK;
     l->first.step = cursor->step;
-    if (cursor->any_data) return RW_OK;
+    if (cursor->n_tokens == 0) return RW_OK;
     if (cursor->data_hash != l->first.data_hash || cursor->n_tokens != l->first.n_tokens)
         return rw_fail(err, RW_E_DATA, RW_AT_FILE(l->source.file),
                        "not the data that the saved run used (%lld tokens now, %llu then): put the old file back, or "

@@ -15,6 +15,8 @@
 #include <unistd.h>
 
 #define BAR        20
+#define MIN_BAR    8
+#define NARROW     40
 #define REDRAW_NS  100000000ll
 #define LINE_BYTES 1024
 
@@ -55,6 +57,20 @@ static rw_status open_sink(rw_sink **out, const rw_plan *plan, rw_error *err) {
     return RW_OK;
 }
 
+/* Leaves out fields until the text has room: the ones between the first (the step) and the last (the time left), the
+ * last of them first. Fields are divided by two blanks, as in rwkv.log. */
+static void shorten(char *text, int room) {
+    while (rw_utf8_columns(text, strlen(text)) > room) {
+        char *end = NULL, *begin = NULL;
+        for (char *p = text; (p = strstr(p, "  ")); p += 2) {
+            begin = end;
+            end = p;
+        }
+        if (!begin) return;
+        memmove(begin, end, strlen(end) + 1);
+    }
+}
+
 /* Cuts the line to the width of the terminal, so that it never wraps. */
 static void fit(char *line, int width) {
     size_t n = strlen(line);
@@ -62,11 +78,16 @@ static void fit(char *line, int width) {
     line[rw_utf8_valid_prefix(line, n)] = 0;
 }
 
-/* The text comes first, because it ends with the time left. The bar takes the columns that remain, up to BAR. */
-static void draw(console *c, const rw_metrics *m, const char *text) {
+/* Below 40 columns there is the text alone; above, the bar takes what the text leaves, from MIN_BAR up to BAR columns.
+ */
+static void draw(console *c, const rw_metrics *m, const char *whole) {
     int64_t done = m->step;
-    int width = columns(), room = width - rw_utf8_columns(text, strlen(text)) - 4;
-    int size = room < 4 ? 0 : room < BAR ? room : BAR;
+    char text[LINE_BYTES];
+    snprintf(text, sizeof text, "%s", whole);
+    int width = columns(), least = width < NARROW ? 0 : MIN_BAR + 4;
+    shorten(text, width - 1 - least);
+    int room = width - rw_utf8_columns(text, strlen(text)) - 4;
+    int size = room < 4 || least == 0 ? 0 : room < BAR ? room : BAR;
     int filled = c->n_steps > 0 && done < c->n_steps ? (int)(done * size / c->n_steps) : size;
     char bar[BAR + 1];
     for (int i = 0; i < size; i++) bar[i] = i < filled ? '=' : i == filled ? '>' : ' ';
@@ -101,6 +122,11 @@ static void note(console *c, const char *what, const char *text) {
     show(c);
 }
 
+static void end_bar(console *c) {
+    if (c->shown) fputc('\n', stderr);
+    c->shown = false;
+}
+
 static rw_status event(rw_sink *sink, rw_event e, const rw_metrics *m, const char *text, rw_error *err) {
     console *c = (console *)sink;
     char line[96];
@@ -120,9 +146,11 @@ static rw_status event(rw_sink *sink, rw_event e, const rw_metrics *m, const cha
     case RW_EVENT_RESUME:
         note(c, rw_message("resuming from "), text);
         break;
+    case RW_EVENT_END: /* the loop says it to people itself, below the bar's last state */
+        end_bar(c);
+        break;
     case RW_EVENT_RUN:
     case RW_EVENT_EPOCH:
-    case RW_EVENT_END: /* the loop says it to people itself */
     case RW_EVENT_NOTE:
         break;
     }
@@ -131,7 +159,7 @@ static rw_status event(rw_sink *sink, rw_event e, const rw_metrics *m, const cha
 
 static void close_sink(rw_sink *sink) {
     console *c = (console *)sink;
-    if (c->shown) fputc('\n', stderr);
+    end_bar(c);
     rw_log_set_around(NULL, NULL, NULL);
     rw_free(c);
 }

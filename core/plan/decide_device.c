@@ -8,13 +8,14 @@
 #define MAX_THREADS 1024 /* that a damaged state may ask for */
 
 /* *device stays NULL where there is no GPU and `auto` may do without. */
-static rw_status try_gpu(rw_plan *p, rw_device **device, rw_error *err) {
+static rw_status try_gpu(rw_plan *p, const rw_recipe *r, rw_device **device, rw_error *err) {
     rw_error why = {0};
     rw_status status = rw_device_open_cuda(device, RW_F32, 0, &why);
     if (status != RW_OK && p->device == RW_ON_AUTO) {
         rw_error_clear(&why);
         return RW_OK;
     }
+    if (!why.at.file) why.at = rw_recipe_where(r, RW_KEY_top_device);
     if (err) *err = why;
     p->device = RW_ON_CUDA;
     return status;
@@ -45,11 +46,11 @@ static rw_optim_form_choice decide_form(rw_optim_form_choice asked) {
     return asked == RW_FORM_AUTO ? RW_FORM_FP32 : asked;
 }
 
-rw_status rw_plan_decide_device(rw_plan *p, const rw_saved_run *saved, rw_arena *arena, rw_device **device,
-                                rw_error *err) {
+rw_status rw_plan_decide_device(rw_plan *p, const rw_recipe *r, const rw_saved_run *saved, rw_arena *arena,
+                                rw_device **device, rw_error *err) {
     p->threads = decide_threads(saved);
     p->train.optim_form = decide_form(p->train.optim_form);
-    if (p->device != RW_ON_CPU) RW_TRY(try_gpu(p, device, err));
+    if (p->device != RW_ON_CPU) RW_TRY(try_gpu(p, r, device, err));
     if (*device) return RW_OK;
     rw_status status = open_cpu(p, arena, device, err);
     if (status != RW_OK) {

@@ -24,7 +24,7 @@ rw_status rw_plan_make(const rw_plan **out, const rw_recipe *recipe, const rw_sa
     rw_plan *p = rw_arena_alloc(arena, sizeof *p);
     if (!p) return rw_fail_memory(err, sizeof *p);
     RW_TRY(decide(p, recipe, saved, arena, err));
-    RW_TRY(rw_plan_decide_device(p, saved, arena, device, err));
+    RW_TRY(rw_plan_decide_device(p, recipe, saved, arena, device, err));
     rw_status status = complete(p, recipe, *device, arena, err);
     if (status == RW_OK) {
         *out = p;

@@ -18,8 +18,8 @@ rw_status rw_plan_decide_model(rw_plan *plan, const rw_recipe *recipe, rw_arena 
 rw_status rw_plan_decide_sizes(rw_plan *plan, const rw_recipe *recipe, const rw_saved_run *saved, rw_error *err);
 
 /* Where it runs, with how many threads; opens it. */
-rw_status rw_plan_decide_device(rw_plan *plan, const rw_saved_run *saved, rw_arena *arena, rw_device **device,
-                                rw_error *err);
+rw_status rw_plan_decide_device(rw_plan *plan, const rw_recipe *recipe, const rw_saved_run *saved, rw_arena *arena,
+                                rw_device **device, rw_error *err);
 
 /* plan->keys and plan->choices, from all that is decided. */
 rw_status rw_plan_note_choices(rw_plan *plan, const rw_recipe *recipe, rw_arena *arena, rw_error *err);

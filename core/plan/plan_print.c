@@ -121,7 +121,7 @@ static void print_memory(const rw_plan *p, rw_str *out) {
     print_parts(p, false, out);
     if (gpu) bytes_row(out, rw_message("GPU, total"), n->bytes[RW_MEMORY_DEVICE], true);
     bytes_row(out, rw_message("process, roughly"), process, false);
-    if (limit > 0 && process > limit)
+    if (limit > 0 && process > limit && n->engine_bytes <= limit) /* more than that is refused: rw_plan_fits */
         rw_str_appendf(
             out,
             rw_message(

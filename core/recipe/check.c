@@ -5,6 +5,7 @@
 #include "core/recipe/recipe_internal.h"
 
 #include <limits.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -36,14 +37,15 @@ static rw_where at(const checker *c, rw_key_id id) {
 
 /* -- model ------------------------------------------------------------------------------------------------- */
 
-static void check_multiple(checker *c, rw_key_id id, int64_t of) {
+static void check_multiple_of_32(checker *c, rw_key_id id) {
     int64_t n = value(c, id)->i;
-    if (given(c, id) && n % of != 0)
-        rw_problems_add(c->p, at(c, id), "expected a multiple of %lld, got %lld", (long long)of, (long long)n);
+    if (given(c, id) && n % 32 != 0)
+        rw_problems_add(c->p, at(c, id), "expected a multiple of %lld, got %lld", (long long)32, (long long)n);
 }
 
-static void check_from_scratch(checker *c) {
+static void check_from_scratch(checker *c, rw_key_id id) {
     static const rw_key_id needed[] = {RW_KEY_model_arch, RW_KEY_model_n_layer, RW_KEY_model_n_embd};
+    if (given(c, id)) return;
     for (int i = 0; i < 3; i++)
         if (!given(c, needed[i]))
             rw_problems_add(c->p, at(c, needed[i]),
@@ -53,39 +55,43 @@ static void check_from_scratch(checker *c) {
                         "expected 2 or more from scratch, got 1: the official initial values divide by n_layer - 1");
 }
 
-static void check_states(checker *c) {
-    bool states = chosen(c, RW_KEY_train_train_type, RW_TRAIN_STATES);
-    if (states && !given(c, RW_KEY_model_load_model))
-        rw_problems_add(c->p, at(c, RW_KEY_train_train_type),
+static void check_states(checker *c, rw_key_id id) {
+    if (chosen(c, id, RW_TRAIN_STATES) && !given(c, RW_KEY_model_load_model))
+        rw_problems_add(c->p, at(c, id),
                         "states are trained for a model that was trained before; name it in model.load_model");
-    if (!states && given(c, RW_KEY_model_load_state))
-        rw_problems_add(c->p, at(c, RW_KEY_model_load_state), "needs train.train_type: states");
 }
 
-static void check_model(checker *c) {
-    check_states(c);
-    if (value(c, RW_KEY_model_load_partial)->i && !given(c, RW_KEY_model_load_model))
-        rw_problems_add(c->p, at(c, RW_KEY_model_load_partial), "needs model.load_model");
-    if (!given(c, RW_KEY_model_load_model)) check_from_scratch(c);
-    check_multiple(c, RW_KEY_model_n_embd, 32);
-    check_multiple(c, RW_KEY_model_dim_ffn, 32);
+static void check_load_state(checker *c, rw_key_id id) {
+    if (given(c, id) && !chosen(c, RW_KEY_train_train_type, RW_TRAIN_STATES))
+        rw_problems_add(c->p, at(c, id), "needs train.train_type: states");
+}
+
+static void check_load_partial(checker *c, rw_key_id id) {
+    if (value(c, id)->i && !given(c, RW_KEY_model_load_model))
+        rw_problems_add(c->p, at(c, id), "needs model.load_model");
 }
 
 /* -- data -------------------------------------------------------------------------------------------------- */
 
-static void check_data(checker *c) {
-    bool ids = rw_format_holds_ids((rw_format_choice)value(c, RW_KEY_data_data_type)->i);
-    bool tokenizer = given(c, RW_KEY_data_tokenizer), none = chosen(c, RW_KEY_data_tokenizer, RW_TOKENIZER_NONE);
-    if (ids && tokenizer && !none)
-        rw_problems_add(c->p, at(c, RW_KEY_data_tokenizer),
-                        "expected none, got '%s': %s already holds token ids; leave this key out",
-                        value(c, RW_KEY_data_tokenizer)->text, value(c, RW_KEY_data_data_type)->text);
+static bool holds_ids(const checker *c) {
+    return rw_format_holds_ids((rw_format_choice)value(c, RW_KEY_data_data_type)->i);
+}
+
+static void check_tokenizer(checker *c, rw_key_id id) {
+    bool ids = holds_ids(c), none = chosen(c, id, RW_TOKENIZER_NONE);
+    const char *type = value(c, RW_KEY_data_data_type)->text;
+    if (ids && given(c, id) && !none)
+        rw_problems_add(c->p, at(c, id), "expected none, got '%s': %s already holds token ids; leave this key out",
+                        value(c, id)->text, type);
     else if (!ids && none)
-        rw_problems_add(c->p, at(c, RW_KEY_data_tokenizer), "expected world or byte, got 'none': %s is text",
-                        value(c, RW_KEY_data_data_type)->text);
-    bool world = tokenizer ? chosen(c, RW_KEY_data_tokenizer, RW_TOKENIZER_WORLD) : !ids;
-    if (given(c, RW_KEY_data_vocab_file) && !world)
-        rw_problems_add(c->p, at(c, RW_KEY_data_vocab_file),
+        rw_problems_add(c->p, at(c, id), "expected world or byte, got 'none': %s is text", type);
+}
+
+static void check_vocab_file(checker *c, rw_key_id id) {
+    bool tokenizer = given(c, RW_KEY_data_tokenizer);
+    bool world = tokenizer ? chosen(c, RW_KEY_data_tokenizer, RW_TOKENIZER_WORLD) : !holds_ids(c);
+    if (given(c, id) && !world)
+        rw_problems_add(c->p, at(c, id),
                         "only for data.tokenizer: world, but the tokenizer is '%s'; leave this key out",
                         tokenizer ? value(c, RW_KEY_data_tokenizer)->text : "none");
 }
@@ -93,40 +99,42 @@ static void check_data(checker *c) {
 /* -- training ---------------------------------------------------------------------------------------------- */
 
 /* train.grad_cp is train.checkpoint in the words of the official trainer. */
-static void check_grad_cp(checker *c) {
-    const rw_value *grad_cp = value(c, RW_KEY_train_grad_cp), *checkpoint = value(c, RW_KEY_train_checkpoint);
+static void check_grad_cp(checker *c, rw_key_id id) {
+    const rw_value *grad_cp = value(c, RW_KEY_train_grad_cp), *checkpoint = value(c, id);
     int level = grad_cp->i ? RW_CHECKPOINT_BLOCK : RW_CHECKPOINT_NONE;
-    if (!given(c, RW_KEY_train_checkpoint)) {
-        rw_recipe_set_int(c->r, RW_KEY_train_checkpoint, level, rw_choice_word(RW_KEY_train_checkpoint, level));
-        c->r->values[RW_KEY_train_checkpoint].at.file = grad_cp->at.file;
-        c->r->values[RW_KEY_train_checkpoint].at.line = grad_cp->at.line;
+    if (!given(c, id)) {
+        rw_recipe_set_int(c->r, id, level, rw_choice_word(id, level));
+        c->r->values[id].at.file = grad_cp->at.file;
+        c->r->values[id].at.line = grad_cp->at.line;
     } else if (given(c, RW_KEY_train_grad_cp) && checkpoint->i != level) {
-        rw_problems_add(c->p, at(c, RW_KEY_train_checkpoint),
-                        "'%s' contradicts train.grad_cp: %s; give only one of the two", checkpoint->text,
-                        grad_cp->text);
+        rw_problems_add(c->p, at(c, id), "'%s' contradicts train.grad_cp: %s; give only one of the two",
+                        checkpoint->text, grad_cp->text);
     }
 }
 
-static void check_train(checker *c) {
-    check_grad_cp(c);
-    double first = value(c, RW_KEY_train_lr_init)->x, last = value(c, RW_KEY_train_lr_final)->x;
-    const rw_value *schedule = value(c, RW_KEY_train_schedule);
-    if (chosen(c, RW_KEY_train_schedule, RW_SCHEDULE_EXPONENTIAL) && (first == 0 || last == 0))
-        rw_problems_add(c->p, schedule->at,
-                        "exponential needs lr_init and lr_final above 0, got %s and %s; write linear",
-                        value(c, RW_KEY_train_lr_init)->text, value(c, RW_KEY_train_lr_final)->text);
-    if (chosen(c, RW_KEY_train_schedule, RW_SCHEDULE_CONSTANT) && first != last && given(c, RW_KEY_train_lr_final))
-        rw_problems_add(c->p, schedule->at, "constant, but lr_init is %s and lr_final is %s; leave lr_final out",
-                        value(c, RW_KEY_train_lr_init)->text, value(c, RW_KEY_train_lr_final)->text);
-    if (value(c, RW_KEY_train_weight_decay_final)->x > 0 && value(c, RW_KEY_train_weight_decay)->x == 0)
-        rw_problems_add(c->p, at(c, RW_KEY_train_weight_decay_final),
-                        "needs train.weight_decay above 0, the value that the decay starts from");
-    if (!given(c, RW_KEY_data_valid_file)) {
-        static const rw_key_id evals[] = {RW_KEY_train_eval_every, RW_KEY_train_eval_batches};
-        for (int i = 0; i < 2; i++)
-            if (given(c, evals[i]) && value(c, evals[i])->i > 0)
-                rw_problems_add(c->p, at(c, evals[i]), "needs data.valid_file, which is not given");
-    }
+static void check_exponential(checker *c, rw_key_id id) {
+    const rw_value *first = value(c, RW_KEY_train_lr_init), *last = value(c, RW_KEY_train_lr_final);
+    if (chosen(c, id, RW_SCHEDULE_EXPONENTIAL) && (first->x == 0 || last->x == 0))
+        rw_problems_add(c->p, value(c, id)->at,
+                        "exponential needs lr_init and lr_final above 0, got %s and %s; write linear", first->text,
+                        last->text);
+}
+
+static void check_constant(checker *c, rw_key_id id) {
+    const rw_value *first = value(c, RW_KEY_train_lr_init), *last = value(c, RW_KEY_train_lr_final);
+    if (chosen(c, id, RW_SCHEDULE_CONSTANT) && first->x != last->x && last->given)
+        rw_problems_add(c->p, value(c, id)->at, "constant, but lr_init is %s and lr_final is %s; leave lr_final out",
+                        first->text, last->text);
+}
+
+static void check_weight_decay_final(checker *c, rw_key_id id) {
+    if (value(c, id)->x > 0 && value(c, RW_KEY_train_weight_decay)->x == 0)
+        rw_problems_add(c->p, at(c, id), "needs train.weight_decay above 0, the value that the decay starts from");
+}
+
+static void check_needs_valid_file(checker *c, rw_key_id id) {
+    if (given(c, id) && value(c, id)->i > 0 && !given(c, RW_KEY_data_valid_file))
+        rw_problems_add(c->p, at(c, id), "needs data.valid_file, which is not given");
 }
 
 /* -- where it may write ------------------------------------------------------------------------------------ */
@@ -168,8 +176,8 @@ static bool is_below(const char *path, const char *folder) {
 }
 
 /* A recipe may come from a stranger: what it names may not be just anywhere on the disk. */
-static void check_proj_dir(checker *c) {
-    const rw_value *v = value(c, RW_KEY_save_proj_dir);
+static void check_proj_dir(checker *c, rw_key_id id) {
+    const rw_value *v = value(c, id);
     char real[PATH_MAX];
     bool by_file = v->given && v->at.line > 0;
     if (!by_file || c->r->trust) return;
@@ -189,9 +197,16 @@ static bool ends_with(const char *text, const char *end) {
 
 static void need_file(checker *c, rw_where where, const char *path) {
     if (!rw_exists(path))
-        rw_problems_add(c->p, where, "no such file: '%s'", path);
+        rw_recipe_missing_file(c->p, where, path);
     else if (rw_is_dir(path))
         rw_problems_add(c->p, where, "expected a file, but '%s' is a folder", path);
+}
+
+/* Has `rwkv-run tokenize` written the pair of this prefix, with the ending of the official tool? */
+static bool tokenized(const char *prefix) {
+    char name[PATH_MAX];
+    int n = snprintf(name, sizeof name, "%s_text_document.bin", prefix);
+    return n < (int)sizeof name && rw_exists(name);
 }
 
 /* "data/pile" means data/pile.bin and data/pile.idx. */
@@ -209,8 +224,10 @@ static void need_binidx(checker *c, rw_where where, const char *path) {
         if (rw_exists(path))
             rw_problems_add(c->p, where, "'%s' is a single file; binidx is a pair, %s.bin and %s.idx", path, path,
                             path);
+        else if (tokenized(path))
+            rw_problems_add(c->p, where, "no such file: '%s' (did you mean '%s_text_document'?)", name, path);
         else
-            rw_problems_add(c->p, where, "no such file: '%s'", name);
+            rw_recipe_missing_file(c->p, where, name);
         return;
     }
 }
@@ -223,7 +240,32 @@ static void check_data_file(checker *c, rw_key_id id) {
         need_file(c, at(c, id), value(c, id)->s);
 }
 
+static void not_writable(checker *c, rw_key_id id, const char *folder) {
+    rw_error err = {0};
+    rw_fail_errno(&err, at(c, id), "choose another save.proj_dir: cannot write in '%s'", folder);
+    err.code = RW_E_RECIPE;
+    rw_problems_take(c->p, &err);
+}
+
+/* The part of the path that exists must be a folder that takes new files: found now, not after the plan. */
+static void need_writable(checker *c, rw_key_id id) {
+    char path[PATH_MAX];
+    if (!value(c, id)->s || (size_t)snprintf(path, sizeof path, "%s", value(c, id)->s) >= sizeof path) return;
+    while (!rw_exists(path)) {
+        char *slash = strrchr(path, '/');
+        if (!slash)
+            strcpy(path, ".");
+        else
+            slash[slash == path] = '\0'; /* "/name" -> "/" */
+    }
+    if (!rw_is_dir(path))
+        rw_problems_add(c->p, at(c, id), "'%s' is a file, not a folder; choose another save.proj_dir", path);
+    else if (access(path, W_OK | X_OK) != 0)
+        not_writable(c, id, path);
+}
+
 static void check_files(checker *c) {
+    need_writable(c, RW_KEY_save_proj_dir);
     if (given(c, RW_KEY_model_load_model))
         need_file(c, at(c, RW_KEY_model_load_model), value(c, RW_KEY_model_load_model)->s);
     if (given(c, RW_KEY_model_load_state))
@@ -237,13 +279,19 @@ static void check_files(checker *c) {
     for (int i = 0; hooks->text && i < hooks->list.n; i++) need_file(c, hooks->list.at[i], hooks->list.items[i]);
 }
 
-/* ---------------------------------------------------------------------------------------------------------- */
+/* -- all of them ------------------------------------------------------------------------------------------- */
+
+static const struct {
+    rw_key_id key;
+    void (*check)(checker *c, rw_key_id id);
+} rules[] = {
+#define RW_RULE(section, key, name) {RW_KEY_##section##_##key, check_##name},
+#include "core/recipe/foreign.def"
+#undef RW_RULE
+};
 
 void rw_recipe_check(rw_recipe *r, const rw_recipe_options *options, rw_problems *p) {
     checker c = {.r = r, .p = p};
-    check_data(&c);
-    check_model(&c);
-    check_train(&c);
-    check_proj_dir(&c);
+    for (size_t i = 0; i < sizeof rules / sizeof *rules; i++) rules[i].check(&c, rules[i].key);
     if (options->check_files) check_files(&c);
 }

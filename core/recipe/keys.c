@@ -161,40 +161,6 @@ bool rw_format_holds_ids(rw_format_choice format) {
     return ids[format];
 }
 
-/* -- what is known and refused --------------------------------------------------------------------------- */
-
-static const char *in_language(const char *english, const char *chinese) {
-    return strcmp(rw_language(), "zh") == 0 ? chinese : english;
-}
-
-const char *rw_key_gone(const char *key) {
-    static const struct {
-        const char *key, *english, *chinese;
-    } gone[] = {
-#define RW_GONE(name, en, zh) {#name, en, zh},
-#include "core/recipe/keys.def"
-#undef RW_GONE
-    };
-    for (size_t i = 0; i < sizeof gone / sizeof gone[0]; i++)
-        if (strcmp(gone[i].key, key) == 0) return in_language(gone[i].english, gone[i].chinese);
-    return NULL;
-}
-
-const char *rw_value_refused(const rw_key *key, const char *value) {
-    static const struct {
-        rw_key_id id;
-        const char *value, *english, *chinese;
-    } refused[] = {
-#define RW_NOT_YET(section, name, word, en, zh) {RW_KEY_##section##_##name, word, en, zh},
-#include "core/recipe/keys.def"
-#undef RW_NOT_YET
-    };
-    for (size_t i = 0; i < sizeof refused / sizeof refused[0]; i++)
-        if (&rw_keys[refused[i].id] == key && strcmp(refused[i].value, value) == 0)
-            return in_language(refused[i].english, refused[i].chinese);
-    return NULL;
-}
-
 /* -- what a key expects, in words ------------------------------------------------------------------------- */
 
 /* "auto, cpu or cuda" */

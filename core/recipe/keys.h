@@ -74,10 +74,24 @@ int rw_choice_find(rw_key_id id, const char *word);
 /* Does this format of data hold token ids, or text? */
 bool rw_format_holds_ids(rw_format_choice format);
 
-/* What to do instead of a key that other trainers have, in the user's language; NULL: never heard of. */
+/* -- what recipes of other programs say (foreign.def); texts in the user's language ------------------------------ */
+
+/* A key of another program that is accepted with this value. */
+typedef struct {
+    const rw_key *sets; /* NULL: it changes nothing */
+    const char *to;     /* the value that it sets   */
+    const char *what;   /* what it does here        */
+} rw_foreign;
+bool rw_foreign_find(const char *name, const char *value, rw_foreign *found);
+
+/* What to do instead of a key that other trainers have; NULL: never heard of. */
 const char *rw_key_gone(const char *key);
 /* What to do instead of a value that is known and refused; NULL: nothing to say. */
 const char *rw_value_refused(const rw_key *key, const char *value);
+/* What a value that stands for the default means; NULL: it is a value like others. */
+const char *rw_value_automatic(const rw_key *key, const char *value);
+
+/* ---------------------------------------------------------------------------------------------------------------- */
 
 /* "a number >= 0", "auto, cpu or cuda": what this key expects, in the user's language. Returns buf. */
 const char *rw_key_expects(const rw_key *key, char *buf, size_t size);

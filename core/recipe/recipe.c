@@ -55,7 +55,7 @@ static rw_status include_one(loader *l, const rw_value *v, int i, rw_error *err)
     rw_where at = v->list.at[i];
     const char *path = v->list.items[i];
     if (!rw_exists(path)) {
-        rw_problems_add(&l->problems, at, "no such file: '%s'", path);
+        rw_recipe_missing_file(&l->problems, at, path);
         return RW_OK;
     }
     if (l->depth > RW_MAX_INCLUDE_DEPTH) {
@@ -81,6 +81,10 @@ static rw_status include_all(loader *l, rw_schema *s, const rw_node *root, rw_er
 static rw_status read_root(loader *l, const char *path, const rw_node *root, rw_error *err) {
     if (!root || root->kind != RW_NODE_MAP) {
         rw_where at = root ? root->at : RW_AT_FILE(path);
+        if (root && root->slip) {
+            rw_problems_add(&l->problems, root->slip_at, "%s", root->slip->text);
+            return RW_OK;
+        }
         rw_problems_add(&l->problems, at, "expected keys such as 'model:' and 'train:', found none");
         return RW_OK;
     }
@@ -180,14 +184,17 @@ static rw_status apply_override(loader *l, const char *text, rw_error *err) {
     at.key = rw_arena_strndup(arena, text, (size_t)(equals - text));
     if (!at.key) return rw_fail_memory(err, strlen(text));
     rw_schema s = schema_for(l, ".");
-    const rw_key *key = rw_schema_find(&s, at, at.key);
+    rw_node node = {.kind = RW_NODE_SCALAR, .at = at, .text = equals + 1};
+    const char *dot = strchr(at.key, '.');
+    bool taken;
+    RW_TRY(rw_schema_take_foreign(&s, dot ? dot + 1 : at.key, &node, &taken, err));
+    const rw_key *key = taken ? NULL : rw_schema_find(&s, at, at.key);
     if (!key) return RW_OK;
     if (key == &rw_keys[RW_KEY_top_include]) {
         rw_problems_add(&l->problems, at, "include belongs in a recipe file, not on the command line");
         return RW_OK;
     }
     if (key->type == RW_TYPE_PATHS) return override_list(l, &s, key, at, equals + 1, err);
-    rw_node node = {.kind = RW_NODE_SCALAR, .at = at, .text = equals + 1};
     return rw_schema_read_value(&s, key, &node, err);
 }
 

@@ -3,6 +3,8 @@
 #include "core/recipe/schema.h"
 
 #include "core/base/alloc.h"
+#include "core/base/fs.h"
+#include "core/base/log.h"
 
 #include <errno.h>
 #include <math.h>
@@ -80,9 +82,17 @@ static bool is_empty(const rw_node *node) {
     return !*t || strcmp(t, "~") == 0 || strcmp(t, "null") == 0 || strcmp(t, "Null") == 0 || strcmp(t, "NULL") == 0;
 }
 
+/* Says the slip of the keyboard in a node instead of what it led to; false: there is none. */
+static bool say_slip(rw_schema *s, const rw_node *node) {
+    bool said = node->slip && node->slip->kind != RW_SLIP_SPACE; /* that is a slip only where a section was meant */
+    if (said) rw_problems_add(s->problems, node->slip_at, "%s", node->slip->text);
+    return said;
+}
+
 /* "expected a number >= 0, got 'abc'" */
 static void wrong_value(rw_schema *s, const rw_key *key, const rw_node *node) {
     char expects[256], got[80];
+    if (say_slip(s, node)) return;
     rw_key_expects(key, expects, sizeof expects);
     if (node->kind != RW_NODE_SCALAR)
         rw_problems_add(s->problems, node->at, "expected %s, got %s", expects,
@@ -97,6 +107,7 @@ static void wrong_value(rw_schema *s, const rw_key *key, const rw_node *node) {
 static void wrong_choice(rw_schema *s, const rw_key *key, const rw_node *node, const char *text) {
     char expects[256], got[80], copy[128];
     const char *names[16], *refused = rw_value_refused(key, text);
+    if (!refused && say_slip(s, node)) return;
     show(text, got, sizeof got);
     if (refused) {
         rw_problems_add(s->problems, node->at, "'%s': %s", got, refused);
@@ -209,6 +220,16 @@ const char *rw_schema_path(rw_arena *arena, const char *dir, const char *path) {
     return rw_arena_printf(arena, "%s%s%s", dir, dir[strlen(dir) - 1] == '/' ? "" : "/", path);
 }
 
+/* Chinese names of files may hold full-width characters. What no name begins or ends with, and commas and quotation
+ * marks where there is no such file, are slips. */
+static bool slip_in_path(const rw_key *key, const rw_node *node, const char *path) {
+    const rw_slip *slip = node->slip;
+    if (!slip || rw_exists(path)) return false;
+    bool comma = strstr(node->text, "，") != NULL;
+    bool new_one = key == &rw_keys[RW_KEY_save_proj_dir];
+    return slip->kind == RW_SLIP_QUOTE || slip->kind == RW_SLIP_COMMA || slip->edge || (comma && !new_one);
+}
+
 /* Gives *path = NULL on a mistake. */
 static rw_status read_path(rw_schema *s, const rw_key *key, const rw_node *node, const char **text, const char **path,
                            rw_error *err) {
@@ -229,8 +250,10 @@ static rw_status read_path(rw_schema *s, const rw_key *key, const rw_node *node,
                         "'~' is not expanded in a recipe; write the whole path, or ${env:HOME} with --env HOME");
         return RW_OK;
     }
-    *path = rw_schema_path(s->arena, s->dir, *text);
-    return *path ? RW_OK : rw_fail_memory(err, 0);
+    const char *whole = rw_schema_path(s->arena, s->dir, *text);
+    if (!whole) return rw_fail_memory(err, 0);
+    if (!slip_in_path(key, node, whole) || !say_slip(s, node)) *path = whole;
+    return RW_OK;
 }
 
 /* One path, or a list of them. */
@@ -317,7 +340,7 @@ static bool parse_scalar(rw_schema *s, const rw_key *key, const char *text, rw_v
             v->s = v->text;
         break;
     default:
-        ok = true;
+        ok = true; /* a string may hold anything */
         v->s = v->text = rw_arena_strdup(s->arena, text);
         break;
     }
@@ -336,6 +359,8 @@ static rw_status read_scalar(rw_schema *s, const rw_key *key, const rw_node *nod
     }
     RW_TRY(rw_schema_expand(s, node, &text, err));
     if (!text) return RW_OK;
+    bool slip = key->type == RW_TYPE_STRING && node->slip && node->slip->kind == RW_SLIP_QUOTE && node->slip->edge;
+    if (slip && say_slip(s, node)) return RW_OK;
     if (!rw_value_refused(key, text) && parse_scalar(s, key, text, v)) return v->text ? RW_OK : rw_fail_memory(err, 0);
     rw_node shown = *node;
     shown.text = text;
@@ -347,8 +372,23 @@ static rw_status read_scalar(rw_schema *s, const rw_key *key, const rw_node *nod
     return RW_OK;
 }
 
+/* "recipe.yaml:4:10: train.devices: a run uses one device; this changes nothing" */
+static void say(rw_where at, const char *what) {
+    char line[1024];
+    rw_error e = {.at = at};
+    snprintf(e.msg, sizeof e.msg, "%s", what);
+    rw_error_format(&e, line, sizeof line);
+    rw_info("%s", line);
+}
+
 rw_status rw_schema_read_value(rw_schema *s, const rw_key *key, const rw_node *node, rw_error *err) {
     rw_value v = {.given = true, .at = node->at};
+    const char *automatic = node->kind == RW_NODE_SCALAR ? rw_value_automatic(key, node->text) : NULL;
+    if (automatic) {
+        say(node->at, automatic);
+        s->values[key - rw_keys] = (rw_value){0};
+        return RW_OK;
+    }
     if (key->type == RW_TYPE_PATHS)
         RW_TRY(read_paths(s, key, node, &v, err));
     else if (key->type == RW_TYPE_PATH)
@@ -360,6 +400,17 @@ rw_status rw_schema_read_value(rw_schema *s, const rw_key *key, const rw_node *n
     if (!good) v = (rw_value){.given = true, .at = node->at};
     s->values[key - rw_keys] = v;
     return RW_OK;
+}
+
+rw_status rw_schema_take_foreign(rw_schema *s, const char *name, const rw_node *node, bool *taken, rw_error *err) {
+    rw_foreign f;
+    *taken = node->kind == RW_NODE_SCALAR && rw_foreign_find(name, is_empty(node) ? "" : node->text, &f);
+    if (!*taken) return RW_OK;
+    say(node->at, f.what);
+    if (!f.sets || s->values[f.sets - rw_keys].given) return RW_OK;
+    rw_node value = *node;
+    value.text = f.to;
+    return rw_schema_read_value(s, f.sets, &value, err);
 }
 
 /* -- names ------------------------------------------------------------------------------------------------ */
@@ -422,19 +473,30 @@ const rw_key *rw_schema_find(rw_schema *s, rw_where at, const char *path) {
 
 /* -- maps ------------------------------------------------------------------------------------------------- */
 
+static rw_status read_unknown(rw_schema *s, const char *section, const rw_node *n, rw_error *err) {
+    bool taken;
+    RW_TRY(rw_schema_take_foreign(s, n->name, n, &taken, err));
+    if (taken) return RW_OK;
+    if (n->name_slip)
+        rw_problems_add(s->problems, n->name_slip_at, "%s", n->name_slip->text);
+    else
+        unknown_key(s, n->name_at, section, n->name);
+    return RW_OK;
+}
+
 static rw_status read_section(rw_schema *s, const rw_node *section, rw_error *err) {
     if (is_empty(section)) return RW_OK; /* a heading whose keys are all commented out */
     if (section->kind != RW_NODE_MAP) {
-        rw_problems_add(s->problems, section->at, "expected a section with keys, got %s",
-                        rw_message(section->kind == RW_NODE_LIST ? "a list" : "one value"));
+        if (section->slip)
+            rw_problems_add(s->problems, section->slip_at, "%s", section->slip->text);
+        else
+            rw_problems_add(s->problems, section->at, "expected a section with keys, got %s",
+                            rw_message(section->kind == RW_NODE_LIST ? "a list" : "one value"));
         return RW_OK;
     }
     for (const rw_node *n = section->child; n; n = n->next) {
         const rw_key *key = rw_key_find(section->name, n->name);
-        if (!key)
-            unknown_key(s, n->name_at, section->name, n->name);
-        else
-            RW_TRY(rw_schema_read_value(s, key, n, err));
+        RW_TRY(key ? rw_schema_read_value(s, key, n, err) : read_unknown(s, section->name, n, err));
     }
     return RW_OK;
 }
@@ -448,7 +510,7 @@ rw_status rw_schema_read(rw_schema *s, const rw_node *root, rw_error *err) {
         else if (rw_section_known(n->name))
             RW_TRY(read_section(s, n, err));
         else
-            unknown_key(s, n->name_at, "", n->name);
+            RW_TRY(read_unknown(s, "", n, err));
     }
     return RW_OK;
 }

@@ -62,6 +62,8 @@ typedef struct {
 rw_status rw_schema_read(rw_schema *s, const rw_node *root, rw_error *err);
 /* Reads one value for a key. */
 rw_status rw_schema_read_value(rw_schema *s, const rw_key *key, const rw_node *node, rw_error *err);
+/* A key of another program that is accepted here (foreign.def): one line says what it does, and *taken is true. */
+rw_status rw_schema_take_foreign(rw_schema *s, const char *name, const rw_node *node, bool *taken, rw_error *err);
 /* Finds a key by its dotted path; a mistake is added to the problems and gives NULL. */
 const rw_key *rw_schema_find(rw_schema *s, rw_where at, const char *path);
 /* A path as seen from the working directory: `dir` before it unless it is absolute. NULL without memory. */

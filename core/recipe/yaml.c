@@ -18,6 +18,7 @@ typedef struct {
     rw_error *err;
     yaml_parser_t parser;
     int depth, n_nodes;
+    size_t n_chars, n_bytes; /* of the text before the last place that was asked for */
 } reader;
 
 /* What this file needs of an event; the rest of it is already freed. */
@@ -26,6 +27,8 @@ typedef struct {
     rw_where at;
     const char *text; /* of a scalar */
     bool quoted;
+    const rw_slip *slip;
+    rw_where slip_at;
 } event;
 
 static rw_where place(const reader *r, size_t line, size_t col) {
@@ -62,6 +65,29 @@ static bool tab_in_indentation(const reader *r, size_t line) {
     return false;
 }
 
+/* The bytes of a line, counted from 0. */
+static void line_bounds(const reader *r, size_t line, size_t *from, size_t *to) {
+    const char *p = r->text, *end = r->text + r->n, *next;
+    for (; line > 0 && (next = memchr(p, '\n', (size_t)(end - p))); line--) p = next + 1;
+    next = memchr(p, '\n', (size_t)(end - p));
+    *from = (size_t)(p - r->text);
+    *to = (size_t)((next ? next + 1 : end) - r->text); /* with its end: a comma there may be between two keys */
+}
+
+/* The slip that made libyaml stumble: on the line where it did, or in a line above that hides its ':' from YAML and so
+ * became part of a value. */
+static bool slip_before(const reader *r, size_t line, rw_slip *slip) {
+    enum { LINES = 20 };
+    for (size_t i = 0; i <= line && i < LINES; i++) {
+        size_t from, to;
+        line_bounds(r, line - i, &from, &to);
+        if (!rw_slip_find(r->text, from, to, slip) || slip->kind == RW_SLIP_COMMA) continue;
+        const char *colon = memchr(r->text + from, ':', slip->offset - from);
+        if (i == 0 || !colon) return true;
+    }
+    return false;
+}
+
 static const char *hint_for(const char *problem) {
     static const struct {
         const char *part, *hint;
@@ -93,6 +119,9 @@ static rw_status fail_in_libyaml(reader *r) {
     rw_where at = mark_place(r, p->problem_mark);
     if (tab_in_indentation(r, p->problem_mark.line))
         return rw_fail(r->err, RW_E_RECIPE, at, "a tab in the indentation; YAML allows only spaces there");
+    rw_slip slip;
+    if (slip_before(r, p->problem_mark.line, &slip))
+        return rw_fail(r->err, RW_E_RECIPE, offset_place(r, slip.offset), "%s", slip.text);
     const char *problem = p->problem ? p->problem : "?", *hint = hint_for(problem);
     problem = rw_message(problem);
     if (p->context && p->context_mark.line != p->problem_mark.line)
@@ -116,6 +145,29 @@ static rw_status refuse_extras(reader *r, rw_where at, const yaml_char_t *anchor
     return RW_OK;
 }
 
+/* The byte of a place of libyaml, which counts characters. Events come in the order of the text, so that all of these
+ * together read it once. */
+static size_t byte_of(reader *r, size_t index) {
+    while (r->n_chars < index && r->n_bytes < r->n) {
+        do r->n_bytes++;
+        while (r->n_bytes < r->n && ((unsigned char)r->text[r->n_bytes] & 0xc0) == 0x80);
+        r->n_chars++;
+    }
+    return r->n_bytes;
+}
+
+static rw_status find_slip(reader *r, const yaml_event_t *e, event *out) {
+    size_t from = byte_of(r, e->start_mark.index);
+    rw_slip found;
+    if (!rw_slip_find(r->text, from, byte_of(r, e->end_mark.index), &found)) return RW_OK;
+    rw_slip *slip = rw_arena_alloc(r->arena, sizeof *slip);
+    if (!slip) return rw_fail_memory(r->err, sizeof *slip);
+    *slip = found;
+    out->slip = slip;
+    out->slip_at = offset_place(r, found.offset);
+    return RW_OK;
+}
+
 static rw_status take_scalar(reader *r, const yaml_event_t *e, event *out) {
     const char *value = (const char *)e->data.scalar.value;
     size_t n = e->data.scalar.length;
@@ -126,7 +178,8 @@ static rw_status take_scalar(reader *r, const yaml_event_t *e, event *out) {
     if (memchr(value, '\0', n)) return rw_fail(r->err, RW_E_RECIPE, out->at, "a NUL byte inside a value");
     out->quoted = e->data.scalar.style != YAML_PLAIN_SCALAR_STYLE;
     out->text = rw_arena_strndup(r->arena, value, n);
-    return out->text ? RW_OK : rw_fail_memory(r->err, n);
+    if (!out->text) return rw_fail_memory(r->err, n);
+    return out->quoted ? RW_OK : find_slip(r, e, out);
 }
 
 static rw_status take_event(reader *r, const yaml_event_t *e, event *out) {
@@ -169,6 +222,9 @@ static rw_status new_node(reader *r, const event *e, const char *path, rw_node_k
     node->at.key = path;
     node->text = e->text;
     node->quoted = e->quoted;
+    node->slip = e->slip;
+    node->slip_at = e->slip_at;
+    node->slip_at.key = path;
     return RW_OK;
 }
 
@@ -206,6 +262,8 @@ static rw_status read_members(reader *r, rw_node *map, const char *path) {
         (*link)->name = e.text;
         (*link)->name_at = e.at;
         (*link)->name_at.key = member;
+        (*link)->name_slip = e.slip;
+        (*link)->name_slip_at = e.slip_at;
     }
 }
 

@@ -8,6 +8,7 @@
 
 #include "core/base/arena.h"
 #include "core/base/error.h"
+#include "core/recipe/keyboard.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -24,13 +25,16 @@ typedef enum { RW_NODE_SCALAR, RW_NODE_MAP, RW_NODE_LIST } rw_node_kind;
 typedef struct rw_node rw_node;
 struct rw_node {
     rw_node_kind kind;
-    rw_where at;      /* of the value; at.key is the dotted path: "train.lr_init", "hooks[0]"   */
-    rw_where name_at; /* of the key, for a member of a map                                       */
-    const char *name; /* the key; NULL in a list and at the top                                  */
-    const char *text; /* scalar: never NULL, no NUL bytes inside                                 */
-    bool quoted;      /* scalar: written in quotes or as a block, so an empty one is meant       */
-    rw_node *child;   /* first member                                                            */
-    rw_node *next;    /* next member of the parent                                               */
+    rw_where at;              /* of the value; at.key is the dotted path: "train.lr_init", "hooks[0]"   */
+    rw_where name_at;         /* of the key, for a member of a map                                       */
+    const char *name;         /* the key; NULL in a list and at the top                                  */
+    const char *text;         /* scalar: never NULL, no NUL bytes inside                                 */
+    const rw_slip *slip;      /* scalar without quotes: the first slip of the keyboard in it, or NULL   */
+    const rw_slip *name_slip; /* the same of the key */
+    rw_where slip_at, name_slip_at;
+    bool quoted;    /* scalar: written in quotes or as a block, so an empty one is meant       */
+    rw_node *child; /* first member                                                            */
+    rw_node *next;  /* next member of the parent                                               */
     int n_child;
 };
 

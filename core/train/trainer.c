@@ -262,8 +262,9 @@ static rw_status say_end(trainer *t, rw_error *err, const char *fmt, ...) {
         vsnprintf(text[i], sizeof text[i], formats[i], ap);
         va_end(ap);
     }
-    rw_info("%s", text[0]);
-    return rw_output_report(&t->output, RW_EVENT_END, &t->metrics, text[1], err);
+    rw_status status = rw_output_report(&t->output, RW_EVENT_END, &t->metrics, text[1], err);
+    rw_info("%s", text[0]); /* after the bar has ended */
+    return status;
 }
 
 static bool time_is_up(const trainer *t) {
@@ -305,7 +306,7 @@ static rw_status run_steps(trainer *t, rw_error *err) {
 static rw_status open_training_data(trainer *t, rw_data_info *info, rw_error *err) {
     const rw_plan_data *d = &t->plan->data;
     const char *state = t->start->state;
-    t->progress.cursor.any_data = t->start->other_numbers;
+    if (t->start->other_numbers) t->progress.cursor.n_tokens = 0;
     rw_status status = rw_loader_open(&t->data, d, d->data_file, state ? &t->progress.cursor : NULL, info, err);
     if (status != RW_E_DATA || !state || !t->start->same) return status;
     rw_str way = {0};

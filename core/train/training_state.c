@@ -4,13 +4,11 @@
 #include "core/base/alloc.h"
 #include "core/base/json.h"
 #include "core/checkpoint/metadata_json.h"
+#include "core/checkpoint/saved_run.h"
 #include "core/checkpoint/weights.h"
 #include "core/data/cursor.h"
 
 #include <string.h>
-
-#define FORMAT  "rwkv-run training state"
-#define VERSION "1"
 
 static const rw_param_kind kinds[] = {RW_PARAM_VALUE, RW_PARAM_M, RW_PARAM_V};
 static const char *const prefixes[] = {"param.", "m.", "v."};
@@ -56,9 +54,9 @@ rw_status rw_training_state_save(const char *path, rw_params *params, const rw_p
     for (int i = 0; i < 4; i++)
         if (status == RW_OK && text[i].failed) status = rw_fail_memory(err, text[i].len);
     if (status == RW_OK) {
-        const char *const metadata[][2] = {{"format", FORMAT},         {"version", VERSION},
-                                           {"progress", text[0].data}, {"cursor", text[1].data},
-                                           {"choices", text[2].data},  {"recipe", text[3].data}};
+        const char *const metadata[][2] = {{"format", RW_STATE_FORMAT}, {"version", RW_STATE_VERSION},
+                                           {"progress", text[0].data},  {"cursor", text[1].data},
+                                           {"choices", text[2].data},   {"recipe", text[3].data}};
         status = rw_safetensors_write(path, list.tensors, list.n, metadata, sizeof metadata / sizeof *metadata, err);
     }
     rw_weights_list_done(&list);

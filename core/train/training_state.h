@@ -2,7 +2,8 @@
  *
  *   tensors   param.<name>, m.<name>, v.<name> in the official logical shapes, wide (fp32) whatever the optimizer's
  *             form stores; param is the master where there is one
- *   metadata  format, version, progress (JSON), cursor (JSON); choices and recipe as checkpoint/saved_run.h says */
+ *   metadata  format, version, progress (JSON), cursor (JSON); choices and recipe as checkpoint/saved_run.h says;
+ *             crc32 of each tensor (checkpoint.h), compared while the state is loaded */
 #ifndef RW_TRAINING_STATE_H
 #define RW_TRAINING_STATE_H
 

@@ -78,12 +78,12 @@ rw_install_packages() {
     rw_missing=$(rw_unprobed "$@" | tr '\n' ' ')
     [ -n "$rw_missing" ] || return 0
     rw_say_in "missing: $rw_missing" "缺少：$rw_missing"
-    rw_say_in "On Debian 12 or Ubuntu 24.04, with the right to install:" "在 Debian 12 或 Ubuntu 24.04 上（需要安装权限）："
+    rw_say_in "On Debian 12, Ubuntu 22.04 or 24.04, with the right to install:" "在 Debian 12、Ubuntu 22.04 或 24.04 上（需要安装权限）："
     rw_say "    apt-get install $rw_missing"
-    rw_say_in "Elsewhere, install the same by other means: a C11 compiler with OpenMP, CMake 3.25, Ninja, pkg-config, and
+    rw_say_in "Elsewhere, install the same by other means: a C11 compiler with OpenMP, CMake 3.22, Ninja, pkg-config, and
 the development files of LuaJIT 2.1, libyaml, jansson and zlib; OpenBLAS (built with OpenMP) as a shared
 library; for the tests, cmocka and Python 3." \
-        "其他系统请自行安装：带 OpenMP 的 C11 编译器、CMake 3.25、Ninja、pkg-config，LuaJIT 2.1、libyaml、jansson 和 zlib
+        "其他系统请自行安装：带 OpenMP 的 C11 编译器、CMake 3.22、Ninja、pkg-config，LuaJIT 2.1、libyaml、jansson 和 zlib
 的开发文件，OpenBLAS 动态库（以 OpenMP 编译）；运行测试还需要 cmocka 和 Python 3。"
     return 1
 }
@@ -107,9 +107,22 @@ rw_quietly() {
     fi
 }
 
+# CMakeLists.txt says 3.22, but an older one stumbles over the presets before it reads that.
+rw_check_cmake() {
+    rw_version=$(cmake --version 2>/dev/null | sed -n 's/^cmake version \([0-9]*\)\.\([0-9]*\).*/\1 \2/p')
+    [ -n "$rw_version" ] || { rw_say_in "cmake is missing" "缺少 cmake" >&2; return 1; }
+    [ "${rw_version% *}" -gt 3 ] || [ "${rw_version#* }" -ge 22 ] || {
+        rw_found=$(printf '%s.%s' $rw_version)
+        rw_say_in "CMake $rw_found is too old, 3.22 is needed: pip install cmake" \
+            "CMake $rw_found 太旧，需要 3.22：pip install cmake" >&2
+        return 1
+    }
+}
+
 rw_build() {
     rw_dir=$1 rw_preset=$2
     shift 2
+    rw_check_cmake || return 1
     rw_drop_foreign_cache "$rw_dir"
     mkdir -p "$rw_dir"
     # shellcheck disable=SC2086

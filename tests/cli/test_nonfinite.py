@@ -72,6 +72,9 @@ def a_state_with_nan():
     data[begin + 4 * 5 : begin + 4 * 6] = struct.pack("<f", float("nan"))
     with open("bad.safetensors", "wb") as f:
         f.write(data)
+    check("checksums of a state", run("inspect", "--verify", state)[1].rstrip().endswith("records are right"), "")
+    check("and of a model", "verified: " in run("inspect", "--verify", "base/rwkv-final.pth")[1], "")
+    check("a flipped bit is seen", run("inspect", "--verify", "bad.safetensors")[0] == 1, "")
     status, said = train("resumed", "--resume", "bad.safetensors", "train.epoch_count=3")
     check("a resume refuses it", status == 1 and "bad.safetensors: " in said and ("element 5" in said or "damaged" in said), said)
     left = [n for n in os.listdir("resumed") if n.startswith(("rwkv", "state"))] if os.path.isdir("resumed") else []

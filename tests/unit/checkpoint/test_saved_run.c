@@ -14,8 +14,8 @@ static const char *put_state(const char *name, const char *recipe, const char *c
                                    .dtype = RW_F32,
                                    .fetch = rw_save_fetch_contiguous,
                                    .data = &zero};
-    const char *metadata[2][2];
-    int n = 0;
+    const char *metadata[4][2] = {{"format", RW_STATE_FORMAT}, {"version", RW_STATE_VERSION}};
+    int n = 2;
     rw_error err = {0};
     if (recipe) {
         metadata[n][0] = "recipe";

@@ -7,6 +7,7 @@
 #include <cmocka.h>
 
 #include "core/base/str.h"
+#include "core/cli/official_flags.h"
 #include "core/cli/options.h"
 
 #include <stdlib.h>
@@ -85,9 +86,103 @@ static void other_commands(void **state) {
     assert_string_equal(o.tokenize.output, "out");
     assert_string_equal(o.tokenize.dtype, "uint16");
     rw_options_done(&o);
+    must_parse("train r.yaml train.lr_init=1e-5 --dry-run", &o);
+    assert_int_equal(o.command, RW_COMMAND_TRAIN);
+    assert_string_equal(o.train.recipe.path, "r.yaml");
+    assert_int_equal(o.train.recipe.n_overrides, 1);
+    rw_options_done(&o);
     must_parse("lua s.lua --any -thing", &o);
     assert_string_equal(o.lua.file, "s.lua");
     assert_int_equal(o.lua.n_args, 2);
+    rw_options_done(&o);
+}
+
+/* The command of the official tutorial, but for its first two words. */
+static void official_arguments_of_tokenize(void **state) {
+    (void)state;
+    rw_options o;
+    must_parse("tokenize --input ./a.jsonl --output-prefix ./a --vocab ./v.txt --dataset-impl mmap --tokenizer-type "
+               "RWKVTokenizer --append-eod",
+               &o);
+    assert_int_equal(o.command, RW_COMMAND_TOKENIZE);
+    assert_string_equal(o.tokenize.input, "./a.jsonl");
+    assert_string_equal(o.tokenize.output, "./a");
+    assert_string_equal(o.vocab_file, "./v.txt");
+    assert_string_equal(o.tokenize.dtype, "int32");
+    assert_true(o.tokenize.append_eod);
+    rw_options_done(&o);
+    must_parse("tokenize a.jsonl --output-prefix b --workers 8 --num-docs=3 --jsonl-keys text --log-interval 1", &o);
+    assert_string_equal(o.tokenize.input, "a.jsonl");
+    assert_string_equal(o.tokenize.output, "b");
+    rw_options_done(&o);
+}
+
+/* The flags of the tutorial's demo-training-run.sh mean a recipe that loads. */
+static void official_flags_are_a_recipe(void **state) {
+    (void)state;
+    static const char *const argv[] = {"rwkv-run",
+                                       "--load_model",
+                                       "model/base.pth",
+                                       "--wandb",
+                                       "",
+                                       "--proj_dir",
+                                       "my output",
+                                       "--data_file",
+                                       "./data/sample_text_document",
+                                       "--data_type",
+                                       "binidx",
+                                       "--vocab_size",
+                                       "0",
+                                       "--ctx_len",
+                                       "512",
+                                       "--epoch_steps=1000",
+                                       "--warmup_steps",
+                                       "-1",
+                                       "--lr_init",
+                                       "1e-5",
+                                       "--accelerator",
+                                       "gpu",
+                                       "--devices",
+                                       "1",
+                                       "--strategy",
+                                       "deepspeed_stage_1",
+                                       "--my_testing",
+                                       "x060",
+                                       "--dropout",
+                                       "0",
+                                       "--never_heard_of",
+                                       "1",
+                                       "--micro_bsz",
+                                       "1",
+                                       "--micro_bsz",
+                                       "2",
+                                       NULL};
+    static const char recipe[] = "device: auto\n"
+                                 "model:\n  load_model: model/base.pth\n  arch: x060\n"
+                                 "data:\n  data_type: binidx\n  data_file: data/sample_text_document\n  ctx_len: 512\n"
+                                 "train:\n  micro_bsz: 2\n  epoch_steps: 1000\n  lr_init: 1e-5\n  warmup_steps: -1\n"
+                                 "save:\n  proj_dir: \"my output\"\n";
+    int argc = (int)(sizeof argv / sizeof *argv) - 1;
+    rw_options o;
+    rw_error err = {0};
+    assert_int_equal(rw_options_parse(&o, argc, (char **)argv, &err), RW_OK);
+    assert_int_equal(o.command, RW_COMMAND_OFFICIAL);
+    rw_str text = {0};
+    rw_official_recipe(o.official.words, &text);
+    char *notes = strstr(text.data, "# ");
+    assert_non_null(notes);
+    assert_non_null(strstr(notes, "# --strategy deepspeed_stage_1: there is no DeepSpeed here"));
+    assert_non_null(strstr(notes, "# --vocab_size 0: automatic"));
+    assert_non_null(strstr(notes, "# --wandb: metrics go to metrics.jsonl"));
+    assert_non_null(strstr(notes, "# --dropout 0: not supported"));
+    assert_non_null(strstr(notes, "# --never_heard_of 1: unknown here; leave it out"));
+    *notes = 0;
+    assert_string_equal(text.data, recipe);
+    rw_recipe r;
+    rw_recipe_options recipe_options = {.path = "my.yaml", .text = recipe, .n_text = sizeof recipe - 1};
+    assert_int_equal(rw_recipe_load(&r, &recipe_options, &err), RW_OK);
+    rw_recipe_done(&r);
+    rw_str_done(&text);
     rw_options_done(&o);
 }
 
@@ -95,14 +190,25 @@ static void general_options_work_anywhere(void **state) {
     (void)state;
     static const struct {
         const char *line;
-        rw_command command;
-    } cases[] = {{"--help", RW_COMMAND_HELP},          {"-h", RW_COMMAND_HELP},
-                 {"generate --help", RW_COMMAND_HELP}, {"r.yaml --version", RW_COMMAND_VERSION},
-                 {"--schema", RW_COMMAND_SCHEMA},      {"--keys", RW_COMMAND_KEYS}};
+        rw_command command, topic;
+    } cases[] = {{"--help", RW_COMMAND_HELP, RW_COMMAND_HELP},
+                 {"-h", RW_COMMAND_HELP, RW_COMMAND_HELP},
+                 {"help", RW_COMMAND_HELP, RW_COMMAND_HELP},
+                 {"help --help", RW_COMMAND_HELP, RW_COMMAND_HELP},
+                 {"r.yaml --help", RW_COMMAND_HELP, RW_COMMAND_TRAIN},
+                 {"train --help", RW_COMMAND_HELP, RW_COMMAND_TRAIN},
+                 {"generate --help", RW_COMMAND_HELP, RW_COMMAND_GENERATE},
+                 {"inspect a.pth -h", RW_COMMAND_HELP, RW_COMMAND_INSPECT},
+                 {"help tokenize", RW_COMMAND_HELP, RW_COMMAND_TOKENIZE},
+                 {"lua --help", RW_COMMAND_HELP, RW_COMMAND_LUA},
+                 {"r.yaml --version", RW_COMMAND_VERSION, 0},
+                 {"--schema", RW_COMMAND_SCHEMA, 0},
+                 {"--keys", RW_COMMAND_KEYS, 0}};
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         rw_options o;
         must_parse(cases[i].line, &o);
         assert_int_equal(o.command, cases[i].command);
+        if (o.command == RW_COMMAND_HELP) assert_int_equal(o.topic, cases[i].topic);
         rw_options_done(&o);
     }
 }
@@ -112,7 +218,13 @@ static void mistakes_have_messages(void **state) {
     static const char *const cases[][2] = {
         {"", "command line: the recipe is missing; see rwkv-run --help"},
         {"r.yaml --dry-rum", "command line: --dry-rum: unknown option (did you mean '--dry-run'?)"},
-        {"r.yaml --my_testing", "command line: --my_testing: unknown option; rwkv-run --help shows them all"},
+        {"r.yaml --my_own", "command line: --my_own: unknown option; rwkv-run --help shows them all"},
+        {"r.yaml --micro_bsz 8",
+         "command line: --micro_bsz: a flag of the official trainer; here: train.micro_bsz=VALUE"},
+        {"r.yaml --my_testing x060",
+         "command line: --my_testing: a flag of the official trainer; here: model.arch=VALUE"},
+        {"r.yaml --strategy x",
+         "command line: --strategy: a flag of the official trainer: it has no counterpart; leave it out"},
         {"r.yaml --prompt x", "command line: --prompt: not an option of this command; see rwkv-run --help"},
         {"r.yaml --resume", "command line: --resume: needs a value"},
         {"r.yaml --resume=", "command line: --resume: expected auto, never or a path, got ''"},
@@ -130,6 +242,14 @@ static void mistakes_have_messages(void **state) {
         {"inspect", "command line: inspect: the file is missing; see rwkv-run --help"},
         {"inspect a b", "command line: b: one argument too many; see rwkv-run --help"},
         {"tokenize a", "command line: tokenize: the prefix of the output is missing; see rwkv-run --help"},
+        {"tokenize --input a --output-prefix b c", "command line: c: one argument too many; see rwkv-run --help"},
+        {"tokenize a b --dataset-impl lazy", "command line: --dataset-impl: expected mmap, got 'lazy'"},
+        {"tokenize a b --tokenizer-type GPT2BPETokenizer",
+         "command line: --tokenizer-type: expected RWKVTokenizer, got 'GPT2BPETokenizer'"},
+        {"tokenize a b --jsonl-keys content", "command line: --jsonl-keys: expected text, got 'content'"},
+        {"tokenize a b --ftfy",
+         "command line: --ftfy: texts are taken as they are; leave this out, and repair the file before"},
+        {"help me", "command line: me: not a command; rwkv-run --help names them all"},
         {"lua", "command line: lua: the script is missing; see rwkv-run --help"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
@@ -146,13 +266,19 @@ static void mistakes_have_messages(void **state) {
 
 static void help_fits_a_screen(void **state) {
     (void)state;
-    int lines = 0;
-    for (const char *p = rw_options_help(), *end; *p; p = end + 1, lines++) {
-        end = strchr(p, '\n');
-        assert_non_null(end);
-        assert_true(rw_utf8_columns(p, (size_t)(end - p)) <= 79);
+    static const rw_command topics[] = {RW_COMMAND_HELP,    RW_COMMAND_TRAIN,    RW_COMMAND_GENERATE,
+                                        RW_COMMAND_INSPECT, RW_COMMAND_TOKENIZE, RW_COMMAND_LUA};
+    for (size_t i = 0; i < sizeof topics / sizeof *topics; i++) {
+        int lines = 0;
+        const char *text = rw_options_help(topics[i]);
+        for (size_t k = 0; k < i; k++) assert_string_not_equal(text, rw_options_help(topics[k]));
+        for (const char *p = text, *end; *p; p = end + 1, lines++) {
+            end = strchr(p, '\n');
+            assert_non_null(end);
+            assert_true(rw_utf8_columns(p, (size_t)(end - p)) <= 79);
+        }
+        assert_true(lines <= 24);
     }
-    assert_true(lines <= 24);
 }
 
 int main(void) {
@@ -160,6 +286,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(trains),
         cmocka_unit_test(other_commands),
+        cmocka_unit_test(official_arguments_of_tokenize),
+        cmocka_unit_test(official_flags_are_a_recipe),
         cmocka_unit_test(general_options_work_anywhere),
         cmocka_unit_test(mistakes_have_messages),
         cmocka_unit_test(help_fits_a_screen),
