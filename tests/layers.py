@@ -59,6 +59,11 @@ CALLS = [
     (r"(?<![>.])\b(malloc|calloc|realloc|free|strdup|strndup|asprintf|getline|posix_memalign|aligned_alloc)\s*\(",
      ["core/base/alloc.c", "kernels/bench/"], "use core/base/alloc.h"),
     (r"\b(exit|abort|_exit|quick_exit)\s*\(", ["core/cli/", "kernels/bench/", "lua/watchdog.c", "core/train/signals.c"], "return an rw_status"),
+    # Files are written beneath a folder only; these are the folder itself, a file without a name, and old saves.
+    (r"\b(O_CREAT|creat|rename|renameat|unlinkat|mkdirat|link|symlink|mkostemp|mkstemp|tmpfile)\b(?=\s*[(|,])",
+     ["core/base/folder.c", "core/base/fs.c", "core/data/store.c"], "write through core/base/folder.h"),
+    (r"\b(unlink|mkdir|remove)\s*\(", ["core/base/fs.c", "core/data/store.c", "core/checkpoint/retention.c"],
+     "write through core/base/folder.h"),
     (r"\b(setlocale|strtok|gets|sprintf|vsprintf|rand|srand)\s*\(", [], "not safe here"),
     (r"\bfprintf\s*\(\s*stderr\b",
      ["core/base/log.c", "core/metrics/console.c", "core/cli/", "kernels/bench/"], "use rw_warn() or return an error"),

@@ -1,6 +1,7 @@
 /* rwkv-run inspect FILE, rwkv-run tokenize IN.jsonl OUT_PREFIX, rwkv-run lua SCRIPT. */
 #include "core/base/alloc.h"
 #include "core/base/log.h"
+#include "core/base/printable.h"
 #include "core/checkpoint/checkpoint.h"
 #include "core/checkpoint/inspect.h"
 #include "core/cli/commands.h"
@@ -31,10 +32,12 @@ static rw_status inspect_binidx(const char *path, rw_error *err) {
     const int64_t any = INT64_C(1) << 31; /* vocab_size: only negative ids are refused */
     int fd;
     rw_binidx_info info;
-    char a[32], b[32];
+    char a[32], b[32], shown[1024];
     RW_TRY(rw_binidx_open(&fd, &info, path, err));
-    printf(rw_message("%s: binidx, %s tokens in %s documents, %s\n"), path, rw_format_count(a, sizeof a, info.n_tokens),
-           rw_format_count(b, sizeof b, info.n_documents), info.dtype_code == RW_BINIDX_U16 ? "uint16" : "int32");
+    rw_printable(shown, sizeof shown, path);
+    printf(rw_message("%s: binidx, %s tokens in %s documents, %s\n"), shown,
+           rw_format_count(a, sizeof a, info.n_tokens), rw_format_count(b, sizeof b, info.n_documents),
+           info.dtype_code == RW_BINIDX_U16 ? "uint16" : "int32");
     fflush(stdout);
     int64_t largest;
     rw_source ids = {.file = path, .vocab_size = any, .fd = fd, .id_bytes = info.id_bytes};
@@ -71,8 +74,9 @@ static rw_status show_progress(void *ctx, const rw_tokenize_progress *p, rw_erro
     return RW_OK;
 }
 
-static void say_tokenized(const char *prefix, const char *suffix, const rw_tokenize_progress *done) {
-    char a[32], b[32];
+static void say_tokenized(const char *path, const char *suffix, const rw_tokenize_progress *done) {
+    char a[32], b[32], prefix[1024];
+    rw_printable(prefix, sizeof prefix, path);
     printf(rw_message("wrote %s%s.bin and .idx: %s tokens in %s documents\n"), prefix, suffix,
            rw_format_count(a, sizeof a, done->n_tokens), rw_format_count(b, sizeof b, done->n_documents));
     if (done->n_dropped > 0) printf(rw_message("%lld empty documents left out\n"), (long long)done->n_dropped);

@@ -3,6 +3,7 @@
 #include "core/cli/options.h"
 
 #include "core/base/alloc.h"
+#include "core/base/printable.h"
 #include "core/cli/official_flags.h"
 
 #include <math.h>

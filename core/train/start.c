@@ -4,6 +4,7 @@
 #include "core/base/alloc.h"
 #include "core/base/fs.h"
 #include "core/base/log.h"
+#include "core/base/printable.h"
 
 #include <limits.h>
 #include <stdio.h>
@@ -200,7 +201,7 @@ rw_status rw_start_decide(rw_start *s, const rw_plan *plan, const rw_saved_run *
 
 static void print_finished(const rw_start *s, const rw_plan *plan, const rw_saved_run *saved, rw_str *out) {
     long long step = saved->step, more = (step / plan->train.epoch_steps) + 1;
-    rw_str_appendf(
+    rw_str_appendf_printable(
         out,
         rw_message(
             "already finished: %lld steps, %s/rwkv-final.pth; to train further:\n    %s train.epoch_count=%lld\n"),
@@ -211,10 +212,11 @@ void rw_start_print(const rw_start *s, const rw_plan *plan, const rw_saved_run *
     if (s->kind == RW_START_FINISHED)
         print_finished(s, plan, saved, out);
     else if (s->kind == RW_START_RESUME)
-        rw_str_appendf(out, rw_message("a start resumes from %s\n"), s->state);
+        rw_str_appendf_printable(out, rw_message("a start resumes from %s\n"), s->state);
     else if (s->restart && s->claim->kind != RW_FOLDER_EMPTY)
-        rw_str_appendf(out, rw_message("a start moves the old files of %s into a dated subfolder and begins anew\n"),
-                       s->claim->dir);
+        rw_str_appendf_printable(
+            out, rw_message("a start moves the old files of %s into a dated subfolder and begins anew\n"),
+            s->claim->dir);
     else
         rw_str_append(out, rw_message("a start begins a new run\n"));
 }

@@ -78,6 +78,11 @@ run 2 "$work/recipe.yaml" "$(printf 'train.a\033[2J\nFORGED\302\233=1')"
 run 2 "$work/$(printf 'no\033\nFORGED\302\233\377.yaml')"
 run 1 inspect "$work/$(printf 'no\033\nFORGED\302\233\377.pth')"
 
+# -- a pair of files with such a name ------------------------------------------------------------------------------
+pair=$work/$(printf 'p\033\nFORGED\302\233\377')
+run 0 tokenize "$root/tests/cli/data.jsonl" "$pair" --tokenizer byte
+run 0 inspect "${pair}_text_document.idx"
+
 # -- a file of tensors: one name, one pair of metadata ------------------------------------------------------------
 header='{"__metadata__":{"k\u001b\\nFORGED\u009b":"v\u001b[2J\nFORGED\u009b"},"t\u001b[2J\nFORGED\u009b\u202e":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
 {
