@@ -86,6 +86,37 @@ void rw_str_append_printable(rw_str *s, const char *text) {
     if (buf != small) rw_free(buf);
 }
 
+static void append_inside_quotes(rw_str *s, const char *text) {
+    for (const char *p = text; *p; p++) rw_str_append_n(s, *p == '\'' ? "'\\''" : p, *p == '\'' ? 4 : 1);
+}
+
+/* The escapes of rw_printable() are those of the shell, but a backslash or quote of the text's own needs one too. */
+static void append_escaped(rw_str *s, const char *text) {
+    rw_str own = {0};
+    for (const char *p = text; *p; p++) {
+        if (*p == '\\' || *p == '\'') rw_str_append(&own, "\\");
+        rw_str_append_n(&own, p, 1);
+    }
+    if (own.failed) s->failed = true;
+    if (own.data) rw_str_append_printable(s, own.data);
+    rw_str_done(&own);
+}
+
+void rw_str_append_quoted(rw_str *s, const char *text) {
+    static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-./=,:+@%";
+    bool controls = rw_printable(NULL, 0, text) != strlen(text);
+    if (*text && text[strspn(text, plain)] == '\0') {
+        rw_str_append(s, text);
+        return;
+    }
+    rw_str_append(s, controls ? "$'" : "'");
+    if (controls)
+        append_escaped(s, text);
+    else
+        append_inside_quotes(s, text);
+    rw_str_append(s, "'");
+}
+
 /* -- formats ------------------------------------------------------------------------------------------------ */
 
 typedef struct {

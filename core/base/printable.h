@@ -21,6 +21,10 @@ size_t rw_printable(char *buf, size_t size, const char *text);       /* one line
 size_t rw_printable_lines(char *buf, size_t size, const char *text); /* '\n' and '\t' stay */
 void rw_str_append_printable(rw_str *s, const char *text);           /* one line */
 
+/* One word of a shell's command line, as a person may copy it; with control characters as $'...' has them (bash, zsh).
+ */
+void rw_str_append_quoted(rw_str *s, const char *text);
+
 /* As vsnprintf(), for what is said to people: the format is the program's own, every %s and %c is from outside. A text
  * that the program composed of lines is a format "%s", or stands after a newline of the format ("it differs:\n%s"); it
  * keeps '\n' and '\t'. Conversions: d i u x X o c s p e f g (and capitals), of the lengths hh h l ll z t j. */

@@ -48,17 +48,6 @@ void rw_str_appendf(rw_str *s, const char *fmt, ...) {
     s->len += (size_t)n;
 }
 
-void rw_str_append_quoted(rw_str *out, const char *text) {
-    static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-./=,:+@%";
-    if (*text && text[strspn(text, plain)] == '\0') {
-        rw_str_append(out, text);
-        return;
-    }
-    rw_str_append(out, "'");
-    for (const char *p = text; *p; p++) rw_str_append_n(out, *p == '\'' ? "'\\''" : p, *p == '\'' ? 4 : 1);
-    rw_str_append(out, "'");
-}
-
 void rw_str_clear(rw_str *s) {
     s->len = 0;
     s->failed = false;

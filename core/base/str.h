@@ -21,8 +21,7 @@ typedef struct {
 void rw_str_append(rw_str *s, const char *text);
 void rw_str_append_n(rw_str *s, const void *bytes, size_t n);
 void rw_str_appendf(rw_str *s, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
-void rw_str_append_quoted(rw_str *s, const char *text); /* one word of a shell's command line */
-void rw_str_clear(rw_str *s);                           /* keeps the memory */
+void rw_str_clear(rw_str *s); /* keeps the memory */
 void rw_str_done(rw_str *s);
 
 /* Edit distance (insert, delete, replace, swap of neighbours), at most `limit` + 1. */

@@ -31,7 +31,7 @@ static rw_status print_model(const rw_tensor_file *f, rw_str *out, rw_error *err
     rw_error why = {0};
     rw_status status = rw_model_shape_from_file(f, &m, &arena, &why);
     if (status == RW_OK) {
-        rw_str_appendf(out, "RWKV %s, %s: ", m.arch, rw_dtype_name(m.file_dtype));
+        rw_str_appendf(out, rw_message("RWKV %s, %s: "), m.arch, rw_dtype_name(m.file_dtype));
         rw_dims_print(&m, out);
         rw_str_append(out, "\n");
     } else if (status != RW_E_MEMORY) {

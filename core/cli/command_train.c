@@ -8,13 +8,18 @@
 #include <stdio.h>
 #include <string.h>
 
+/* Prints the text, and frees it. */
+static rw_status put(rw_str *text, FILE *to, rw_error *err) {
+    rw_status status = text->failed ? rw_fail_memory(err, text->len) : RW_OK;
+    if (status == RW_OK) fputs(text->data, to);
+    rw_str_done(text);
+    return status;
+}
+
 static rw_status print_plan(const rw_plan *plan, FILE *to, rw_error *err) {
     rw_str text = {0};
     rw_plan_print(plan, &text);
-    rw_status status = text.failed ? rw_fail_memory(err, text.len) : RW_OK;
-    if (status == RW_OK) fputs(text.data, to);
-    rw_str_done(&text);
-    return status;
+    return put(&text, to, err);
 }
 
 /* In the order in which they come; the later ones borrow strings of the earlier. */
@@ -56,24 +61,23 @@ static rw_status decide_start(job *j, rw_error *err) {
     return rw_start_decide(&j->start, j->plan, &j->saved, &j->claim, &wish, err);
 }
 
-/* What a start would do, which is no error of the dry run. */
-static rw_status tell_start(job *j, FILE *to, rw_error *err) {
+static rw_status print_start(const job *j, FILE *to, rw_error *err) {
     rw_str text = {0};
-    char line[2048];
+    rw_start_print(&j->start, j->plan, &j->saved, &text);
+    return put(&text, to, err);
+}
+
+/* What a start would do; a refusal is no error of the dry run. */
+static rw_status foretell(job *j, FILE *to, rw_error *err) {
+    rw_str text = {0};
     rw_error why = {0};
-    rw_status status = decide_start(j, &why);
-    if (status == RW_OK) {
-        rw_start_print(&j->start, j->plan, &j->saved, &text);
-    } else {
-        rw_error_format(&why, line, sizeof line);
-        rw_str_append(&text, rw_message("a start would be refused:\n"));
-        rw_str_appendf(&text, "%s\n%s\n", line, why.detail ? why.detail : "");
-    }
+    char line[2048];
+    if (decide_start(j, &why) == RW_OK) return print_start(j, to, err);
+    rw_error_format(&why, line, sizeof line);
+    rw_str_append(&text, rw_message("a start would be refused:\n"));
+    rw_str_appendf(&text, "%s\n%s\n", line, why.detail ? why.detail : "");
     rw_error_clear(&why);
-    status = text.failed ? rw_fail_memory(err, text.len) : RW_OK;
-    if (status == RW_OK) fputs(text.data, to);
-    rw_str_done(&text);
-    return status;
+    return put(&text, to, err);
 }
 
 /* Scripts before the plan: a mistake in them is the cheapest to find, and they may decide what there is to plan. The
@@ -91,11 +95,11 @@ static rw_status run(job *j, rw_error *err) {
     RW_TRY(make_plan(j, err));
     if (j->options->train.dry_run) {
         RW_TRY(print_plan(j->plan, stdout, err));
-        RW_TRY(tell_start(j, stdout, err));
+        RW_TRY(foretell(j, stdout, err));
         return rw_plan_fits(j->plan, err);
     }
     RW_TRY(decide_start(j, err));
-    if (j->start.kind == RW_START_FINISHED) return tell_start(j, stderr, err);
+    if (j->start.kind == RW_START_FINISHED) return print_start(j, stderr, err);
     RW_TRY(print_plan(j->plan, stderr, err));
     RW_TRY(rw_plan_fits(j->plan, err));
     return rw_train(j->plan, &j->recipe, j->device, &j->hooks, &j->start, err);

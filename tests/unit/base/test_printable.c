@@ -127,12 +127,29 @@ static void arguments_are_from_outside(void **state) {
     assert_string_equal(buf, "'ab' '\\n    ' '    \\n'");
 }
 
+/* What bash reads back is the word again. */
+static void words_for_a_shell(void **state) {
+    (void)state;
+    static const char *const rows[][2] = {{"out/a-1.yaml", "out/a-1.yaml"},
+                                          {"", "''"},
+                                          {"my out", "'my out'"},
+                                          {"it's", "'it'\\''s'"},
+                                          {"$(rm x)", "'$(rm x)'"},
+                                          {"\xe4\xb8\xad", "'\xe4\xb8\xad'"},
+                                          {"a\x1b'\\\n\xff", "$'a\\x1b\\'\\\\\\n\\xff'"}};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        rw_str s = {0};
+        rw_str_append_quoted(&s, rows[i][0]);
+        assert_string_equal(s.data, rows[i][1]);
+        rw_str_done(&s);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(controls_are_shown),
-        cmocka_unit_test(a_cut_leaves_whole_characters),
-        cmocka_unit_test(formats_as_printf),
-        cmocka_unit_test(arguments_are_from_outside),
+        cmocka_unit_test(controls_are_shown), cmocka_unit_test(a_cut_leaves_whole_characters),
+        cmocka_unit_test(formats_as_printf),  cmocka_unit_test(arguments_are_from_outside),
+        cmocka_unit_test(words_for_a_shell),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,28 @@
+#!/bin/sh
+# The Chinese pages have what the English ones have: recipes/README.zh.md the output of RWKV_LANG=zh rwkv-run --keys and every
+# model, lua/README.zh.md every hook, both every part.
+set -eu
+
+root=$(cd "$(dirname "$0")/../.." && pwd)
+program=${RWKV_RUN:?RWKV_RUN is the program to test}
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+fail() {
+    echo "FAIL: $*" >&2
+    exit 1
+}
+
+sed '1,/^<!-- keys: /d; /^<!-- \/keys -->/,$d' "$root/recipes/README.zh.md" >"$work/page"
+RWKV_LANG=zh "$program" --keys >"$work/keys"
+diff "$work/keys" "$work/page" >&2 || fail "recipes/README.zh.md is not what RWKV_LANG=zh rwkv-run --keys prints"
+grep -o '`rwkv-[0-9]-world/resolve/[^`]*`' "$root/recipes/README.md" | while read -r file; do
+    grep -qF "$file" "$root/recipes/README.zh.md" || fail "recipes/README.zh.md lacks $file"
+done
+sed -n 's/^| `\([a-z_]*\)` | \(number\|boolean\|text\|event\) .*/\1/p' "$root/lua/README.md" | while read -r hook; do
+    grep -q "^| \`$hook\` |" "$root/lua/README.zh.md" || fail "lua/README.zh.md has no row for the hook $hook"
+done
+for page in lua/ recipes/; do
+    [ "$(grep -c '^## ' "$root/${page}README.md")" -le "$(grep -c '^## ' "$root/${page}README.zh.md")" ] ||
+        fail "${page}README.zh.md has fewer parts than ${page}README.md"
+done
