@@ -144,25 +144,70 @@ static int l_stop(lua_State *L) {
     return 0;
 }
 
-/* trainer:save() */
+/* Letters, digits, '_', '-' and, but for the first, '.'; so it is a name in one folder. */
+static const char *checked_name(lua_State *L, const char *method, size_t limit) {
+    size_t n;
+    const char *name = luaL_checklstring(L, 2, &n);
+    static const char letters[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.";
+    if (n == 0 || n >= limit || name[0] == '.' || strspn(name, letters) != n)
+        luaL_error(L,
+                   rw_message("trainer:%s: expected a name of letters, digits, '_', '-' and '.', at most %d, got '%s'"),
+                   method, (int)limit - 1, n < 100 ? name : "...");
+    return name;
+}
+
+/* trainer:save("best"): save-best.pth */
+static void add_save_name(lua_State *L, rw_hook_trainer *t) {
+    const char *name = checked_name(L, "save", RW_HOOK_SAVE_NAME);
+    for (int i = 0; i < t->n_save_names; i++)
+        if (strcmp(t->save_names[i], name) == 0) return;
+    if (t->n_save_names == RW_HOOK_SAVE_NAMES)
+        luaL_error(L, rw_message("trainer:save: more than %d names in one step"), (int)RW_HOOK_SAVE_NAMES);
+    snprintf(t->save_names[t->n_save_names++], RW_HOOK_SAVE_NAME, "%s", name);
+}
+
+/* trainer:save(), trainer:save(name) */
 static int l_save(lua_State *L) {
     rw_hook_trainer *t = checked_self(L, "save");
-    t->ask_save = true;
+    if (lua_isnoneornil(L, 2))
+        t->ask_save = true;
+    else
+        add_save_name(L, t);
     return 0;
 }
 
-static const char *const trainer_methods[] = {"stop", "save", NULL};
+/* trainer:append(file, text): to proj_dir/lua/FILE */
+static int l_append(lua_State *L) {
+    size_t n;
+    rw_hook_trainer *t = checked_self(L, "append");
+    const char *name = checked_name(L, "append", 100);
+    const char *text = luaL_checklstring(L, 3, &n);
+    rw_lua_append_file(L, t->proj_dir, name, text, n);
+    return 0;
+}
+
+static const struct {
+    const char *name;
+    lua_CFunction f;
+} methods[] = {{"stop", l_stop}, {"save", l_save}, {"append", l_append}};
+static const char *const trainer_methods[] = {"stop", "save", "append", NULL};
+
+/* NULL: there is none */
+static lua_CFunction find_method(const char *name) {
+    for (size_t i = 0; i < sizeof methods / sizeof methods[0]; i++)
+        if (strcmp(methods[i].name, name) == 0) return methods[i].f;
+    return NULL;
+}
 
 static int trainer_index(lua_State *L) {
     const rw_hook_trainer *t = checked(L, TRAINER);
     const char *name = lua_type(L, 2) == LUA_TSTRING ? lua_tostring(L, 2) : "";
     const field *f = find_field(trainer_fields, name);
+    const lua_CFunction method = find_method(name);
     if (f)
         push_field(L, t, f);
-    else if (strcmp(name, "stop") == 0)
-        lua_pushcfunction(L, l_stop);
-    else if (strcmp(name, "save") == 0)
-        lua_pushcfunction(L, l_save);
+    else if (method)
+        lua_pushcfunction(L, method);
     else
         return unknown_field(L, TRAINER, trainer_fields, trainer_methods);
     return 1;

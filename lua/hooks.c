@@ -17,7 +17,7 @@
 #include <stdio.h>
 #include <string.h>
 
-typedef enum { KIND_number, KIND_boolean, KIND_text, KIND_event } hook_kind;
+typedef enum { KIND_number, KIND_boolean, KIND_text, KIND_event, KIND_memory } hook_kind;
 
 static const char *const hook_names[] = {
 #define RW_HOOK(name, kind, args, result, default_file, doc) #name,
@@ -93,7 +93,8 @@ static const char *module_of(const char *path) {
 }
 
 static int push_module(lua_State *L) {
-    rw_lua_push_module(L, lua_tostring(L, lua_upvalueindex(1)));
+    rw_lua_push_environment(L, NULL);
+    rw_lua_push_module(L, lua_gettop(L), lua_tostring(L, lua_upvalueindex(1)));
     return 1;
 }
 
@@ -115,10 +116,12 @@ static rw_status load_file(rw_lua *lua, int file, rw_error *err) {
 /* For each row of hooks.def with a default file: its table `hooks` has the function. */
 static int load_defaults(lua_State *L) {
     int *refs = row(rw_lua_of(L), rw_lua_of(L)->plan->n_files);
+    rw_lua_push_environment(L, NULL);
+    const int env = lua_gettop(L);
     for (int id = 0; id < RW_HOOK_COUNT; id++) {
         if (!default_files[id][0]) continue;
         lua_pushfstring(L, "rwkv.%s", default_files[id]);
-        rw_lua_push_module(L, lua_tostring(L, -1));
+        rw_lua_push_module(L, env, lua_tostring(L, -1));
         lua_getfield(L, -1, "hooks");
         lua_getfield(L, -1, hook_names[id]);
         if (!lua_isfunction(L, -1))
@@ -225,6 +228,7 @@ static void take_answer(lua_State *L, rw_lua_job *job) {
         take_text(L, h);
         break;
     case KIND_event:
+    case KIND_memory:
         break;
     }
 }
@@ -259,8 +263,9 @@ static rw_status hook_number(void *ctx, rw_hook_id id, rw_hook_trainer *t, doubl
     return RW_OK;
 }
 
-static rw_status hook_boolean(void *ctx, rw_hook_id id, rw_hook_trainer *t, bool *value, bool *given, rw_error *err) {
-    hook_job h = {.id = id, .trainer = t};
+static rw_status hook_boolean(void *ctx, rw_hook_id id, rw_hook_trainer *t, const rw_hook_metrics *m, bool *value,
+                              bool *given, rw_error *err) {
+    hook_job h = {.id = id, .trainer = t, .metrics = m};
     RW_TRY(ask(ctx, &h, err));
     *given = h.given;
     if (h.given) *value = h.boolean;
@@ -282,6 +287,88 @@ static rw_status hook_event(void *ctx, rw_hook_id id, rw_hook_trainer *t, const 
         if (row(lua, file)[id] != LUA_NOREF) RW_TRY(call_ref(lua, &h, file, err));
     }
     return RW_OK;
+}
+
+/* -- what they remember ---------------------------------------------------------------------------- */
+
+typedef struct {
+    rw_lua_job job; /* first: the job is this */
+    int ref;
+    rw_hook_trainer *trainer;
+    rw_hook_id id;
+    rw_str *out;      /* of state_dict      */
+    const json_t *in; /* of load_state_dict */
+} memory_job;
+
+static int push_memory_hook(lua_State *L, rw_lua_job *job) {
+    const memory_job *m = (memory_job *)job;
+    const hook_job seed = {.id = m->id, .trainer = m->trainer};
+    seed_random(L, &seed);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, m->ref);
+    if (!m->in) return 0;
+    rw_lua_push_json(L, m->in);
+    return 1;
+}
+
+/* [..., result] */
+static void take_memory(lua_State *L, rw_lua_job *job) {
+    const memory_job *m = (memory_job *)job;
+    if (!lua_istable(L, -1)) luaL_error(L, rw_message("state_dict must return a table, got %s"), luaL_typename(L, -1));
+    rw_lua_append_json(L, -1, m->out);
+}
+
+static rw_status call_memory(rw_lua *lua, memory_job *m, int file, rw_error *err) {
+    m->ref = row(lua, file)[m->id];
+    m->job = (rw_lua_job){.hook = hook_names[m->id],
+                          .file = lua->plan->files[file],
+                          .step = m->trainer->step,
+                          .push = push_memory_hook,
+                          .take = m->in ? NULL : take_memory};
+    return rw_lua_call(lua, &m->job, err);
+}
+
+/* Files are known by their names without folder, so that a run may move; the second of a name is "mine.lua#2". */
+static void memory_name(const rw_lua *lua, int file, char *name, size_t size) {
+    const char *base = rw_path_base(lua->plan->files[file]);
+    int same = 1;
+    for (int i = 0; i < file; i++) same += strcmp(rw_path_base(lua->plan->files[i]), base) == 0;
+    snprintf(name, size, same > 1 ? "%s#%d" : "%s", base, same);
+}
+
+static rw_status save_memory(void *ctx, rw_hook_trainer *t, rw_str *json, rw_error *err) {
+    rw_lua *lua = ctx;
+    for (int file = 0; file < lua->plan->n_files; file++) {
+        memory_job m = {.trainer = t, .id = RW_HOOK_state_dict, .out = json};
+        char name[300];
+        if (row(lua, file)[m.id] == LUA_NOREF) continue;
+        memory_name(lua, file, name, sizeof name);
+        rw_str_append(json, json->len ? "," : "{");
+        rw_json_append_string(json, name, strlen(name));
+        rw_str_append(json, ":");
+        RW_TRY(call_memory(lua, &m, file, err));
+    }
+    if (json->len) rw_str_append(json, "}");
+    return RW_OK;
+}
+
+static rw_status load_memory(void *ctx, rw_hook_trainer *t, const char *json, size_t n, rw_error *err) {
+    rw_lua *lua = ctx;
+    json_t *all;
+    RW_TRY(rw_json_parse(json, n, RW_AT_NONE, &all, err));
+    rw_status status = RW_OK;
+    for (int file = 0; file < lua->plan->n_files && status == RW_OK; file++) {
+        char name[300];
+        memory_name(lua, file, name, sizeof name);
+        memory_job m = {.trainer = t, .id = RW_HOOK_load_state_dict, .in = json_object_get(all, name)};
+        if (m.in && row(lua, file)[m.id] != LUA_NOREF) status = call_memory(lua, &m, file, err);
+    }
+    json_decref(all);
+    return status;
+}
+
+static void set_rescue(void *ctx, bool (*rescue)(void *), void *rescue_ctx) {
+    rw_lua *lua = ctx;
+    rw_lua_watchdog_set_rescue(&lua->watchdog, rescue, rescue_ctx);
 }
 
 /* -- opening --------------------------------------------------------------------------------------- */
@@ -306,8 +393,14 @@ rw_status rw_lua_hooks_open(rw_lua **out, const rw_plan_lua *plan, rw_hooks *hoo
         rw_lua_free(lua);
         return status;
     }
-    *hooks =
-        (rw_hooks){.ctx = lua, .number = hook_number, .boolean = hook_boolean, .text = hook_text, .event = hook_event};
+    *hooks = (rw_hooks){.ctx = lua,
+                        .number = hook_number,
+                        .boolean = hook_boolean,
+                        .text = hook_text,
+                        .event = hook_event,
+                        .save_memory = save_memory,
+                        .load_memory = load_memory,
+                        .set_rescue = set_rescue};
     *out = lua;
     return RW_OK;
 }

@@ -35,12 +35,21 @@ rw_status rw_lua_new(rw_lua **out, const rw_plan_lua *plan, rw_error *err) {
 
 /* -- a script by itself -------------------------------------------------------------------------------------------- */
 
+typedef struct {
+    rw_lua_job job; /* first: the job is this */
+    char *const *args;
+    int n_args;
+} file_job;
+
 static int push_file(lua_State *L, rw_lua_job *job) {
+    const file_job *f = (file_job *)job;
     rw_lua_load_file(L, job->file);
-    return 0;
+    luaL_checkstack(L, f->n_args, "too many arguments");
+    for (int i = 0; i < f->n_args; i++) lua_pushstring(L, f->args[i]);
+    return f->n_args;
 }
 
-rw_status rw_lua_run_file(rw_lua *lua, const char *path, rw_error *err) {
-    rw_lua_job job = {.file = path, .push = push_file};
-    return rw_lua_call(lua, &job, err);
+rw_status rw_lua_run_file(rw_lua *lua, const char *path, char *const *args, int n_args, rw_error *err) {
+    file_job f = {.job = {.file = path, .push = push_file}, .args = args, .n_args = n_args};
+    return rw_lua_call(lua, &f.job, err);
 }

@@ -13,8 +13,8 @@ extern "C" {
  * for the libraries. Free with rw_lua_free(). */
 rw_status rw_lua_new(rw_lua **out, const rw_plan_lua *plan, rw_error *err);
 
-/* Runs one file from top to bottom, outside training (`rwkv-run lua`). */
-rw_status rw_lua_run_file(rw_lua *lua, const char *path, rw_error *err);
+/* Runs one file from top to bottom, outside training (`rwkv-run lua`); `...` in it are the n_args texts. */
+rw_status rw_lua_run_file(rw_lua *lua, const char *path, char *const *args, int n_args, rw_error *err);
 
 #ifdef __cplusplus
 }

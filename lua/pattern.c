@@ -109,6 +109,7 @@ static const char *add_set(lua_State *L, item *it, const char *p, const char *en
     if (inverted) p++;
     bool first = true;
     while (p < end && (first || *p != ']')) {
+        rw_lua_check_time(L); /* a class looks at 256 characters */
         p = add_member(L, it, p, end);
         first = false;
     }
@@ -421,10 +422,10 @@ static int find_or_match(lua_State *L, bool find) {
     return 1;
 }
 
-static int l_find(lua_State *L) {
+int rw_lua_string_find(lua_State *L) {
     return find_or_match(L, true);
 }
-static int l_match(lua_State *L) {
+int rw_lua_string_match(lua_State *L) {
     return find_or_match(L, false);
 }
 
@@ -444,7 +445,7 @@ static int gmatch_next(lua_State *L) {
     return 0;
 }
 
-static int l_gmatch(lua_State *L) {
+int rw_lua_string_gmatch(lua_State *L) {
     size_t np;
     luaL_checkstring(L, 1);
     const char *p = luaL_checklstring(L, 2, &np);
@@ -461,6 +462,7 @@ static void add_template(matcher *m, luaL_Buffer *b, const char *s, const char *
     size_t n;
     const char *r = lua_tolstring(m->L, 3, &n);
     for (size_t i = 0; i < n; i++) {
+        count_steps(m, 16); /* a capture may be copied */
         if (r[i] != '%')
             luaL_addchar(b, r[i]);
         else if (++i < n && r[i] == '0')
@@ -475,6 +477,7 @@ static void add_template(matcher *m, luaL_Buffer *b, const char *s, const char *
 
 static void add_replacement(matcher *m, luaL_Buffer *b, const char *s, const char *e) {
     lua_State *L = m->L;
+    rw_lua_check_time(L);
     const int type = lua_type(L, 3);
     if (type == LUA_TNUMBER || type == LUA_TSTRING) {
         add_template(m, b, s, e);
@@ -496,8 +499,9 @@ static void add_replacement(matcher *m, luaL_Buffer *b, const char *s, const cha
     luaL_addvalue(b);
 }
 
-static int l_gsub(lua_State *L) {
+int rw_lua_string_gsub(lua_State *L) {
     size_t n, np;
+    rw_lua_check_call(L);
     const char *s = luaL_checklstring(L, 1, &n), *p = luaL_checklstring(L, 2, &np);
     const int type = lua_type(L, 3);
     if (type != LUA_TNUMBER && type != LUA_TSTRING && type != LUA_TTABLE && type != LUA_TFUNCTION)
@@ -529,13 +533,4 @@ static int l_gsub(lua_State *L) {
     luaL_pushresult(&b);
     lua_pushnumber(L, count);
     return 2;
-}
-
-void rw_lua_add_patterns(lua_State *L) {
-    static const luaL_Reg functions[] = {
-        {"find", l_find}, {"match", l_match}, {"gmatch", l_gmatch}, {"gsub", l_gsub}, {NULL, NULL}};
-    for (const luaL_Reg *f = functions; f->name; f++) {
-        lua_pushcfunction(L, f->func);
-        lua_setfield(L, -2, f->name);
-    }
 }

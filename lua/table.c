@@ -1,4 +1,4 @@
-/* table.sort and pairs for the sandbox.
+/* table.sort, table.insert and pairs for the sandbox.
  *
  * sort is a heap sort: n log n for any input and any comparison, where the library's quicksort can be driven to
  * n^2 inside one C call.
@@ -48,7 +48,8 @@ static void sift_down(lua_State *L, int root, int n) {
     }
 }
 
-static int l_sort(lua_State *L) {
+int rw_lua_table_sort(lua_State *L) {
+    rw_lua_check_call(L);
     luaL_checktype(L, 1, LUA_TTABLE);
     if (!lua_isnoneornil(L, 2)) luaL_checktype(L, 2, LUA_TFUNCTION);
     lua_settop(L, 2);
@@ -67,6 +68,31 @@ static int l_sort(lua_State *L) {
     return 0;
 }
 
+/* -- insert ---------------------------------------------------------------------------------------- */
+
+/* Moves t[position..n] up by one. A hostile length or position makes this long, not endless. */
+static void make_room(lua_State *L, int position, int n) {
+    for (int i = n; i >= position; i--) {
+        if (i % 256 == 0) rw_lua_check_time(L);
+        lua_rawgeti(L, 1, i);
+        lua_rawseti(L, 1, i + 1);
+    }
+}
+
+/* insert(t, value), insert(t, position, value) */
+int rw_lua_table_insert(lua_State *L) {
+    luaL_checktype(L, 1, LUA_TTABLE);
+    const int n_args = lua_gettop(L);
+    const size_t len = lua_objlen(L, 1);
+    if (len >= INT_MAX) return luaL_error(L, "table too large to insert");
+    if (n_args != 2 && n_args != 3) return luaL_error(L, "wrong number of arguments to 'insert'");
+    const int n = (int)len;
+    const int position = n_args == 3 ? luaL_checkint(L, 2) : n + 1;
+    make_room(L, position, n);
+    lua_rawseti(L, 1, position);
+    return 0;
+}
+
 /* -- pairs ----------------------------------------------------------------------------------------- */
 
 static int rank_of(lua_State *L, int index) {
@@ -81,7 +107,7 @@ static bool key_less(lua_State *L) {
     return a < 2 && lua_lessthan(L, -2, -1);
 }
 
-/* The comparison for l_sort. [a, b] */
+/* The comparison for sort. [a, b] */
 static int l_key_less(lua_State *L) {
     lua_pushboolean(L, key_less(L));
     return 1;
@@ -93,7 +119,8 @@ static bool push_keys(lua_State *L) {
     lua_newtable(L);
     lua_pushnil(L);
     for (int n = 1; lua_next(L, 1); n++) {
-        lua_pop(L, 1); /* [t, keys, key] */
+        if (n % 16 == 0) rw_lua_check_time(L); /* keys with the same hash make each one slow to find again */
+        lua_pop(L, 1);                         /* [t, keys, key] */
         if (in_order && n > 1) {
             lua_pushvalue(L, -1);
             lua_rawgeti(L, 2, n - 1);
@@ -121,11 +148,11 @@ static int pairs_next(lua_State *L) {
     }
 }
 
-static int l_pairs(lua_State *L) {
+int rw_lua_base_pairs(lua_State *L) {
     luaL_checktype(L, 1, LUA_TTABLE);
     lua_settop(L, 1);
     if (!push_keys(L)) {
-        lua_pushcfunction(L, l_sort);
+        lua_pushcfunction(L, rw_lua_table_sort);
         lua_pushvalue(L, 2);
         lua_pushcfunction(L, l_key_less);
         lua_call(L, 2, 0);
@@ -135,13 +162,4 @@ static int l_pairs(lua_State *L) {
     lua_pushvalue(L, 1);
     lua_pushnil(L);
     return 3;
-}
-
-void rw_lua_add_tables(lua_State *L) {
-    lua_pushcfunction(L, l_pairs);
-    lua_setfield(L, -2, "pairs");
-    lua_getfield(L, -1, "table");
-    lua_pushcfunction(L, l_sort);
-    lua_setfield(L, -2, "sort");
-    lua_pop(L, 1);
 }

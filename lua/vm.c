@@ -8,7 +8,10 @@
  * instruction, so that a pcall around an endless loop does not help. Count hooks do not fire in compiled code,
  * so the JIT is off unless the recipe says otherwise.
  *
- * Limits: the C stack is LuaJIT's (200 nested C calls); one call at a time; not for use by two threads. */
+ * Stack. A C function that calls back into Lua uses C stack, and LuaJIT sets no limit to that. So such functions and
+ * the count hook measure how much is left, and raise while there is enough for an error.
+ *
+ * Limits: one call at a time; not for use by two threads at once. */
 #include "lua/vm_internal.h"
 
 #include "core/base/alloc.h"
@@ -20,6 +23,8 @@
 #include <string.h>
 
 #define COUNT_INSTRUCTIONS 20
+#define SLOW_NS            5000000   /* so much for 20 instructions: one of them works through the memory */
+#define STACK_LIMIT        (2 << 20) /* bytes of C stack for a call: LuaJIT takes time with the square of its depth */
 
 /* Test settings; see vm.h. */
 static int64_t fail_after;
@@ -69,6 +74,7 @@ rw_lua *rw_lua_of(lua_State *L) {
 
 /* Notes where the script is; its first note stays. */
 static void note_place(lua_State *L, rw_lua_fault *fault);
+static void on_count(lua_State *L, lua_Debug *ar);
 
 static void raise_time(lua_State *L) {
     rw_lua *lua = rw_lua_of(L);
@@ -80,11 +86,58 @@ void rw_lua_check_time(lua_State *L) {
     if (rw_lua_watchdog_expired(&rw_lua_of(L)->watchdog)) raise_time(L);
 }
 
+/* Once 20 instructions took long, the rest of the call is looked at after each one. */
+static void count_closer(lua_State *L, rw_lua *lua) {
+    const int64_t now = rw_now_ns();
+    if (now - lua->counted_ns > SLOW_NS) lua_sethook(L, on_count, LUA_MASKCOUNT, 1);
+    lua->counted_ns = now;
+}
+
 static void on_count(lua_State *L, lua_Debug *ar) {
     (void)ar;
-    if (!rw_lua_watchdog_expired(&rw_lua_of(L)->watchdog)) return;
+    rw_lua *lua = rw_lua_of(L);
+    rw_lua_check_stack(L);
+    if (!rw_lua_watchdog_expired(&lua->watchdog)) {
+        if (lua_gethookcount(L) > 1) count_closer(L, lua);
+        return;
+    }
     lua_sethook(L, on_count, LUA_MASKCOUNT, 1);
     raise_time(L);
+}
+
+/* -- stack ----------------------------------------------------------------------------------------- */
+
+/* Where the stack of this thread ends, a quarter of it kept back for the library below us and for the error. */
+static const char *measure_stack(const char *here) {
+    pthread_attr_t attr;
+    void *low;
+    size_t size;
+    const char *limit = here - STACK_LIMIT;
+    if (pthread_getattr_np(pthread_self(), &attr) != 0) return limit;
+    if (pthread_attr_getstack(&attr, &low, &size) == 0) {
+        const char *end = (const char *)low + size / 4;
+        if (end > limit) limit = end;
+    }
+    pthread_attr_destroy(&attr);
+    return limit;
+}
+
+/* Measured once for the thread that calls: for the main thread this reads a file of /proc. */
+static void note_stack(rw_lua *lua) {
+    const pthread_t self = pthread_self();
+    if (lua->stack_end && pthread_equal(self, lua->stack_thread)) return;
+    lua->stack_thread = self;
+    lua->stack_end = measure_stack(__builtin_frame_address(0));
+}
+
+void rw_lua_check_stack(lua_State *L) {
+    if ((const char *)__builtin_frame_address(0) < rw_lua_of(L)->stack_end)
+        luaL_error(L, rw_message("stack overflow: functions of Lua and of the library call each other too deeply"));
+}
+
+void rw_lua_check_call(lua_State *L) {
+    rw_lua_check_stack(L);
+    rw_lua_check_time(L);
 }
 
 /* -- errors ---------------------------------------------------------------------------------------- */
@@ -214,9 +267,14 @@ static rw_status fail_lua_memory(const rw_lua *lua, const rw_lua_job *job, rw_er
     return fail_with(lua, job, RW_E_LUA, msg, err);
 }
 
+/* An error that crossed a coroutine is only its text. */
+static bool is_memory_error(const rw_lua *lua, int status) {
+    return status == LUA_ERRMEM || (lua->fault.set && strcmp(lua->fault.msg, "not enough memory") == 0);
+}
+
 static rw_status fail_call(rw_lua *lua, const rw_lua_job *job, int status, rw_error *err) {
     if (rw_lua_watchdog_expired(&lua->watchdog)) return fail_time(lua, job, err);
-    if (status == LUA_ERRMEM) return fail_lua_memory(lua, job, err);
+    if (is_memory_error(lua, status)) return fail_lua_memory(lua, job, err);
     if (!lua->fault.set) {
         char buf[80];
         if (job->file && !lua->fault.file[0]) {
@@ -261,6 +319,8 @@ rw_status rw_lua_call(rw_lua *lua, rw_lua_job *job, rw_error *err) {
     lua->fault.file[0] = lua->fault.trace[0] = '\0';
     lua->fault.line = 0;
     lua->call++;
+    note_stack(lua);
+    lua->counted_ns = rw_now_ns();
     rw_lua_watchdog_begin(&lua->watchdog, job->hook ? job->hook : job->file ? job->file : rw_message("a script"));
     lua_sethook(L, on_count, LUA_MASKCOUNT, COUNT_INSTRUCTIONS);
     const int status = lua_cpcall(L, enter, &e);
@@ -290,6 +350,7 @@ rw_status rw_lua_vm_new(rw_lua **out, const rw_plan_lua *plan, rw_error *err) {
     rw_lua *lua = rw_alloc(sizeof *lua);
     if (!lua) return rw_fail_memory(err, sizeof *lua);
     lua->plan = plan;
+    lua->begun_ns = rw_now_ns();
     lua->L = luaL_newstate();
     if (!lua->L) {
         rw_free(lua);

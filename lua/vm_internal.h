@@ -26,9 +26,14 @@ struct rw_lua {
     int64_t bytes, peak;
     rw_lua_watchdog watchdog;
     rw_lua_fault fault;
+    const char *stack_end;               /* the C stack may grow down to here                */
+    pthread_t stack_thread;              /* whose stack that is                              */
+    int64_t appended;                    /* bytes that scripts wrote to files                          */
+    int64_t begun_ns, printed, left_out; /* of print: when it all began, bytes so far, lines left out */
     /* the call that runs */
-    uint64_t call; /* counts up at the beginning and the end of each; odd: one runs */
-    int *refs;     /* owned by hooks.c: registry references, [n_files + 1][RW_HOOK_COUNT] */
+    int64_t counted_ns; /* when the count hook looked last */
+    uint64_t call;      /* counts up at the beginning and the end of each; odd: one runs */
+    int *refs;          /* owned by hooks.c: registry references, [n_files + 1][RW_HOOK_COUNT] */
 };
 
 /* The rw_lua of a state: it is the allocator's context. */
@@ -36,6 +41,10 @@ rw_lua *rw_lua_of(lua_State *L);
 
 /* Raises when the running call has used up its time. Every library function that loops calls it. */
 void rw_lua_check_time(lua_State *L);
+/* Raises when the C stack is used up but for a reserve. */
+void rw_lua_check_stack(lua_State *L);
+/* Both. Every library function that calls back into Lua begins with it. */
+void rw_lua_check_call(lua_State *L);
 
 /* A state without libraries; rw_lua_new() of open.h adds them. */
 rw_status rw_lua_vm_new(rw_lua **out, const rw_plan_lua *plan, rw_error *err);

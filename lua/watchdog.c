@@ -24,10 +24,12 @@ static void wait_until(rw_lua_watchdog *w, int64_t ns) {
 /* The state cannot be left from outside, and the loop cannot continue: the one place below core/cli that ends
  * the process. */
 static void end_process(const rw_lua_watchdog *w) {
+    const bool saved = w->rescue && w->rescue(w->rescue_ctx);
     rw_log(RW_LOG_ERROR,
-           "%s does not return: it is %lld ms past lua.budget_ms (%lld) and cannot be interrupted (is lua.jit on?). "
-           "Saved checkpoints are intact; the work since the last one is lost.",
-           w->what, (long long)w->grace_ms, (long long)w->budget_ms);
+           "%s does not return: it is %lld ms past lua.budget_ms (%lld) and cannot be interrupted (is lua.jit on?). %s",
+           w->what, (long long)w->grace_ms, (long long)w->budget_ms,
+           saved ? rw_message("What was trained is saved; without this script, the same command resumes the run.")
+                 : rw_message("Nothing was saved now; what was saved before is intact."));
     _exit(rw_status_exit_code(RW_E_LUA));
 }
 
@@ -108,6 +110,14 @@ void rw_lua_watchdog_begin(rw_lua_watchdog *w, const char *what) {
     w->call++;
     w->deadline_ns = rw_now_ns() + w->budget_ms * 1000000;
     pthread_cond_signal(&w->wake);
+    pthread_mutex_unlock(&w->lock);
+}
+
+void rw_lua_watchdog_set_rescue(rw_lua_watchdog *w, bool (*rescue)(void *), void *ctx) {
+    if (!w->started) return;
+    pthread_mutex_lock(&w->lock);
+    w->rescue = rescue;
+    w->rescue_ctx = ctx;
     pthread_mutex_unlock(&w->lock);
 }
 

@@ -3,8 +3,9 @@
  * At the end of the budget it sets `expired`, which the count hook of the state and every library function
  * that loops in C look at, and which they turn into an error. Code that looks at nothing (compiled loops,
  * when the recipe switches the JIT on) cannot be ended from outside without leaving the state broken; so
- * when the script still runs `grace_ms` later, the process ends with a message. Saved files are whole at any
- * moment, so nothing but the work since the last save is lost. */
+ * when the script still runs `grace_ms` later, the process ends with a message, after `rescue`
+ * has saved. While it does, the script may return: it then waits in rw_lua_watchdog_end(), so the loop does not go on.
+ */
 #ifndef RW_LUA_WATCHDOG_H
 #define RW_LUA_WATCHDOG_H
 
@@ -25,11 +26,13 @@ typedef struct {
     pthread_mutex_t lock;
     pthread_cond_t wake;
     bool started;
-    bool quit;           /* under lock                                          */
-    int64_t deadline_ns; /* under lock; 0: nothing runs                         */
-    uint64_t call;       /* under lock: which call runs                         */
-    char what[128];      /* under lock: its name, for the message               */
-    bool expired;        /* of the call that runs; read and written by __atomic_ alone */
+    bool quit;              /* under lock                                          */
+    int64_t deadline_ns;    /* under lock; 0: nothing runs                         */
+    uint64_t call;          /* under lock: which call runs                         */
+    char what[128];         /* under lock: its name, for the message               */
+    bool (*rescue)(void *); /* under lock: what to do before the end; NULL: nothing */
+    void *rescue_ctx;
+    bool expired; /* of the call that runs; read and written by __atomic_ alone */
 } rw_lua_watchdog;
 
 /* Fails with E_MEMORY when no thread can be had. An all-zero watchdog may be stopped. */
@@ -39,6 +42,9 @@ void rw_lua_watchdog_stop(rw_lua_watchdog *w);
 /* Around each call of a script; `what` is copied. */
 void rw_lua_watchdog_begin(rw_lua_watchdog *w, const char *what);
 void rw_lua_watchdog_end(rw_lua_watchdog *w);
+
+/* Before the process ends, `rescue` is called, from the thread of the watchdog; it says whether all is saved. */
+void rw_lua_watchdog_set_rescue(rw_lua_watchdog *w, bool (*rescue)(void *), void *ctx);
 
 static inline bool rw_lua_watchdog_expired(rw_lua_watchdog *w) {
     return __atomic_load_n(&w->expired, __ATOMIC_RELAXED);

@@ -110,7 +110,7 @@ rw_status rw_command_lua(const rw_options *o, rw_error *err) {
     rw_plan_lua plan = {.memory_bytes = (int64_t)256 << 20};
     rw_lua *lua;
     RW_TRY(rw_lua_new(&lua, &plan, err));
-    rw_status status = rw_lua_run_file(lua, o->lua.file, err);
+    rw_status status = rw_lua_run_file(lua, o->lua.file, o->lua.args, o->lua.n_args, err);
     rw_lua_free(lua);
     return status;
 }

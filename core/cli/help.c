@@ -46,6 +46,7 @@ static const char *const train[] = {"rwkv-run RECIPE.yaml [KEY=VALUE ...]    tra
                                     "  --restart                 begin anew; old files move into a subfolder\n"
                                     "  --trust                   scripts run without sandbox; any output folder\n"
                                     "  --env NAME                let the recipe read this variable (RWKV_* it may)\n"
+                                    "  --allow-read PATH         let a recipe from elsewhere read this, too\n"
                                     "\n"
                                     "Ctrl-C saves and ends with status 3; the same command resumes.\n"
                                     "Flags of the official trainer (--load_model ...) are answered with the recipe\n"
@@ -60,6 +61,7 @@ static const char *const train[] = {"rwkv-run RECIPE.yaml [KEY=VALUE ...]    tra
                                     "  --restart                 重新开始；旧文件移入子文件夹\n"
                                     "  --trust                   脚本不受沙箱限制，输出可写到任何文件夹\n"
                                     "  --env NAME                允许配方读取该环境变量（RWKV_* 总是允许）\n"
+                                    "  --allow-read PATH         允许别处的配方也读取它\n"
                                     "\n"
                                     "按 Ctrl-C 会保存，退出状态为 3；再运行同一条命令即可继续。\n"
                                     "官方训练程序的参数（--load_model ...）会得到含义相同的配方。\n"};

@@ -17,7 +17,7 @@
 enum { TRAIN = 1, GENERATE = 2, INSPECT = 4, TOKENIZE = 8 };
 /* NOTHING: taken with its value, which must be one of `expect` ("": any), and changes nothing. REFUSED: `expect` says
  * what to do instead. */
-typedef enum { SWITCH, TEXT, NUMBER, COUNT, WORD, NAMES, NOTHING, REFUSED } option_type;
+typedef enum { SWITCH, TEXT, NUMBER, COUNT, WORD, NAMES, PATHS, NOTHING, REFUSED } option_type;
 
 typedef struct {
     const char *name;
@@ -35,6 +35,7 @@ static const option options[] = {
     {"--resume", TRAIN, TEXT, FIELD(train.resume), 0, 0, "auto, never or a path"},
     {"--restart", TRAIN, SWITCH, FIELD(train.restart), 0, 0, ""},
     {"--trust", TRAIN, SWITCH, FIELD(train.recipe.trust), 0, 0, ""},
+    {"--allow-read", TRAIN, PATHS, 0, 0, 0, "a file or a folder"},
     {"--env", TRAIN, NAMES, 0, 0, 0, "the name of a variable"},
     {"--prompt", GENERATE, TEXT, FIELD(generate.prompt), 0, 0, "a string"},
     {"--state", GENERATE, TEXT, FIELD(generate.state), 0, 0, "a file"},
@@ -89,7 +90,8 @@ typedef struct {
     int argc, next; /* of the word to read */
     char **argv;
     const char **overrides, **env_names; /* in the arena, room for argc each */
-    int n_overrides, n_env_names, n_names;
+    const char **read_paths;             /* the same */
+    int n_overrides, n_env_names, n_read_paths, n_names;
     const char *names[3]; /* words that are no options */
     rw_error *err;
 } reader;
@@ -171,6 +173,10 @@ static rw_status set_option(reader *r, const option *opt, const char *text) {
     case NAMES:
         if (!text[0] || strchr(text, '=')) return wrong_value(r, opt, text);
         r->env_names[r->n_env_names++] = text;
+        return RW_OK;
+    case PATHS:
+        if (!text[0]) return wrong_value(r, opt, text);
+        r->read_paths[r->n_read_paths++] = text;
         return RW_OK;
     case NUMBER:
     case COUNT:
@@ -286,6 +292,8 @@ static rw_status finish_train(reader *r) {
     o->train.recipe.n_overrides = r->n_overrides;
     o->train.recipe.env_names = r->env_names;
     o->train.recipe.n_env_names = r->n_env_names;
+    o->train.recipe.read_paths = r->read_paths;
+    o->train.recipe.n_read_paths = r->n_read_paths;
     return RW_OK;
 }
 
@@ -373,7 +381,8 @@ rw_status rw_options_parse(rw_options *o, int argc, char **argv, rw_error *err) 
     reader r = {.o = o, .argc = argc, .argv = argv, .err = err, .next = named ? 2 : 1};
     r.overrides = rw_arena_alloc(&o->arena, sizeof *r.overrides * (size_t)argc);
     r.env_names = rw_arena_alloc(&o->arena, sizeof *r.env_names * (size_t)argc);
-    if (!r.overrides || !r.env_names) return rw_fail_memory(err, sizeof *r.overrides * (size_t)argc);
+    r.read_paths = rw_arena_alloc(&o->arena, sizeof *r.read_paths * (size_t)argc);
+    if (!r.overrides || !r.env_names || !r.read_paths) return rw_fail_memory(err, sizeof *r.overrides * (size_t)argc);
     RW_TRY(read_words(&r));
     return finish(&r);
 }

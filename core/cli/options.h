@@ -29,7 +29,7 @@ typedef struct {
     rw_command command;
     rw_command topic; /* of HELP: the command that it is about; HELP: all of them */
     struct {
-        rw_recipe_options recipe; /* overrides and env_names are in the arena; check_files is set */
+        rw_recipe_options recipe; /* overrides, env_names and read_paths are in the arena; check_files is set */
         const char *resume;       /* "auto", "never" or a path                                    */
         bool dry_run;
         bool restart; /* earlier runs in proj_dir move into a subfolder                           */

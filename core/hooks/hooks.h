@@ -6,6 +6,7 @@
 #define RW_HOOKS_HOOKS_H
 
 #include "core/base/error.h"
+#include "core/base/str.h"
 #include "core/metrics/metrics.h"
 
 #include <stdbool.h>
@@ -14,6 +15,8 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+
+enum { RW_HOOK_SAVE_NAMES = 4, RW_HOOK_SAVE_NAME = 48 }; /* in one step; bytes of one */
 
 /* What a hook sees as `trainer`. Read-only for scripts, but for what `ask_` fields collect. */
 typedef struct {
@@ -31,6 +34,8 @@ typedef struct {
     double elapsed; /* seconds of training in this process */
     /* what a script asked for with trainer:stop(why), trainer:save() */
     bool ask_stop, ask_save;
+    char save_names[RW_HOOK_SAVE_NAMES][RW_HOOK_SAVE_NAME]; /* trainer:save(name) */
+    int n_save_names;
     char stop_reason[256];
 } rw_hook_trainer;
 
@@ -49,12 +54,20 @@ typedef struct {
     void *ctx;
     /* Value hooks. *given = false: no script answered, the loop uses its own fallback. */
     rw_status (*number)(void *ctx, rw_hook_id id, rw_hook_trainer *t, double *value, bool *given, rw_error *err);
-    rw_status (*boolean)(void *ctx, rw_hook_id id, rw_hook_trainer *t, bool *value, bool *given, rw_error *err);
+    rw_status (*boolean)(void *ctx, rw_hook_id id, rw_hook_trainer *t, const rw_hook_metrics *m, bool *value,
+                         bool *given, rw_error *err);
     /* `log`: the line for people; a copy into buf. */
     rw_status (*text)(void *ctx, rw_hook_id id, rw_hook_trainer *t, const rw_hook_metrics *m, char *buf, int64_t size,
                       bool *given, rw_error *err);
     /* Events. */
     rw_status (*event)(void *ctx, rw_hook_id id, rw_hook_trainer *t, const rw_hook_metrics *m, rw_error *err);
+    /* optional: what the scripts remember (state_dict), as a JSON object with one value for each file; appends nothing
+     * when none remembers. And back (load_state_dict). */
+    rw_status (*save_memory)(void *ctx, rw_hook_trainer *t, rw_str *json, rw_error *err);
+    rw_status (*load_memory)(void *ctx, rw_hook_trainer *t, const char *json, size_t n, rw_error *err);
+    /* optional: what to do before the process ends because a script does not return. `rescue` saves and says whether
+     * all is saved; another thread calls it while the loop waits for the script. NULL: nothing. */
+    void (*set_rescue)(void *ctx, bool (*rescue)(void *), void *rescue_ctx);
 } rw_hooks;
 
 #ifdef __cplusplus

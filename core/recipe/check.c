@@ -12,6 +12,7 @@
 
 typedef struct {
     rw_recipe *r;
+    const rw_recipe_options *options;
     rw_problems *p;
 } checker;
 
@@ -188,6 +189,61 @@ static void check_proj_dir(checker *c, rw_key_id id) {
                     v->text, v->text);
 }
 
+/* -- where it may read --------------------------------------------------------------------------------------- */
+
+/* What a recipe names is read into a model, which its author may get to see. In the working directory the user has put
+ * recipe and data together; a recipe from elsewhere reads its own folder, and what the command line names. */
+static bool may_read(const checker *c, const char *path) {
+    char real[PATH_MAX];
+    if (!real_path(path, real)) return false;
+    if (is_below(real, c->r->dir)) return true;
+    for (int i = 0; i < c->options->n_read_paths; i++)
+        if (is_below(real, c->options->read_paths[i])) return true;
+    return false;
+}
+
+static void check_read(checker *c, rw_key_id id, rw_where where, const char *path) {
+    bool pair = id == RW_KEY_data_data_file || id == RW_KEY_data_valid_file;
+    pair = pair && chosen(c, RW_KEY_data_data_type, RW_FORMAT_BINIDX);
+    const char *const ends[] = {pair ? ".bin" : "", ".idx"};
+    for (int i = 0; i < (pair ? 2 : 1); i++) {
+        char name[PATH_MAX];
+        if (strlen(path) + 5 > sizeof name) return;
+        strcat(strcpy(name, path), ends[i]);
+        if (may_read(c, name)) continue;
+        rw_problems_add(c->p, where,
+                        "'%s' is outside the folder of this recipe, which is not in the working directory; to let it "
+                        "read that, add --allow-read %s",
+                        name, name);
+        return;
+    }
+}
+
+static void check_reads(checker *c) {
+    static const rw_key_id paths[] = {RW_KEY_model_load_model, RW_KEY_model_load_state, RW_KEY_data_data_file,
+                                      RW_KEY_data_valid_file, RW_KEY_data_vocab_file};
+    char real[PATH_MAX];
+    if (c->r->trust || (realpath(c->r->dir, real) && is_below(real, "."))) return;
+    for (size_t i = 0; i < sizeof paths / sizeof paths[0]; i++)
+        if (given(c, paths[i]) && at(c, paths[i]).line > 0)
+            check_read(c, paths[i], at(c, paths[i]), value(c, paths[i])->s);
+    const rw_value *hooks = value(c, RW_KEY_top_hooks);
+    for (int i = 0; hooks->text && i < hooks->list.n; i++)
+        if (hooks->list.at[i].line > 0) check_read(c, RW_KEY_top_hooks, hooks->list.at[i], hooks->list.items[i]);
+}
+
+/* Nor may it give its own scripts more than they have anyway. */
+static void check_limit_of_scripts(checker *c, rw_key_id id) {
+    const rw_value *v = value(c, id);
+    const rw_key *key = &rw_keys[id];
+    int64_t most = key->type == RW_TYPE_BOOL ? 0 : strtoll(key->value, NULL, 10);
+    if (v->given && v->at.line > 0 && !c->r->trust && v->i > most)
+        rw_problems_add(c->p, v->at,
+                        "a recipe may lower this, not raise it above %s, got '%s'; to raise it, put %s=%s on the "
+                        "command line",
+                        key->value, v->text, key->path, v->text);
+}
+
 /* -- files that it names ----------------------------------------------------------------------------------- */
 
 static bool ends_with(const char *text, const char *end) {
@@ -291,7 +347,8 @@ static const struct {
 };
 
 void rw_recipe_check(rw_recipe *r, const rw_recipe_options *options, rw_problems *p) {
-    checker c = {.r = r, .p = p};
+    checker c = {.r = r, .options = options, .p = p};
     for (size_t i = 0; i < sizeof rules / sizeof *rules; i++) rules[i].check(&c, rules[i].key);
+    if (options->check_files) check_reads(&c);
     if (options->check_files) check_files(&c);
 }

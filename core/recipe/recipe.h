@@ -25,6 +25,8 @@ typedef struct {
     int n_overrides;
     const char *const *env_names; /* what ${env:NAME} may read besides RWKV_*                   */
     int n_env_names;
+    const char *const *read_paths; /* what a recipe from elsewhere may read besides its own folder: --allow-read */
+    int n_read_paths;
     bool trust;       /* --trust: hooks without sandbox, and any folder may be written          */
     bool check_files; /* the files that are named must exist                                        */
     const char *text; /* instead of the file at `path`; for tests                               */

@@ -6,6 +6,7 @@
 #include "core/base/log.h"
 #include "core/checkpoint/retention.h"
 #include "core/checkpoint/weights.h"
+#include "core/hooks/hooks.h"
 
 #include <stdio.h>
 
@@ -91,6 +92,12 @@ rw_status rw_output_save(rw_output *o, rw_params *p, const rw_progress *progress
     RW_TRY(save_state(o, p, progress, err));
     RW_TRY(save_pth(o, p, name, m, err));
     return keep(o, number, progress, err);
+}
+
+rw_status rw_output_save_named(rw_output *o, rw_params *p, const char *name, const rw_metrics *m, rw_error *err) {
+    char file[64 + RW_HOOK_SAVE_NAME];
+    snprintf(file, sizeof file, "save-%s.pth", name);
+    return save_pth(o, p, file, m, err);
 }
 
 rw_status rw_output_save_final(rw_output *o, rw_params *p, const rw_progress *progress, const rw_metrics *m,

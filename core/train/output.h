@@ -34,6 +34,8 @@ rw_status rw_output_save_init(rw_output *o, rw_params *p, const rw_metrics *m, r
 /* A training state and rwkv-N.pth, N the number of the epoch (or a warning when a value does not fit save.dtype); then
  * what save.keep no longer wants goes. Nothing when this step is saved already. */
 rw_status rw_output_save(rw_output *o, rw_params *p, const rw_progress *progress, const rw_metrics *m, rw_error *err);
+/* save-NAME.pth, the weights alone: a script asked for it. The scan for rwkv-*.pth of other programs passes it by. */
+rw_status rw_output_save_named(rw_output *o, rw_params *p, const char *name, const rw_metrics *m, rw_error *err);
 /* The same at the end of a run, with rwkv-final.pth. */
 rw_status rw_output_save_final(rw_output *o, rw_params *p, const rw_progress *progress, const rw_metrics *m,
                                rw_error *err);

@@ -31,6 +31,7 @@ typedef struct {
     double elapsed_before;    /* seconds of earlier processes                 */
     double rate;              /* tokens per second, smoothed                  */
     int64_t valid_step;       /* step after which was validated last; -1      */
+    rw_str memory, next;      /* owned: what the hooks remember; being asked  */
     char line[512];
 } trainer;
 
@@ -118,6 +119,27 @@ static const char *ask_line(trainer *t, rw_status *status, rw_error *err) {
         snprintf(t->line, sizeof t->line, rw_message("step %lld  loss %.4f"), (long long)t->metrics.step,
                  t->metrics.loss);
     return t->line;
+}
+
+/* After each step, because a save may come when no script can be asked: it failed, or does not return. */
+static rw_status remember(trainer *t, rw_error *err) {
+    if (!t->hooks || !t->hooks->save_memory) return RW_OK;
+    rw_str_clear(&t->next);
+    RW_TRY(t->hooks->save_memory(t->hooks->ctx, &t->trainer, &t->next, err));
+    if (t->next.failed) return rw_fail_memory(err, t->next.len);
+    rw_str swap = t->memory;
+    t->memory = t->next;
+    t->next = swap;
+    t->progress.memory = t->memory.len > 0 ? t->memory.data : NULL;
+    return RW_OK;
+}
+
+static rw_status recall(trainer *t, const char *resume, rw_error *err) {
+    if (!t->hooks || !t->hooks->load_memory) return RW_OK;
+    RW_TRY(rw_training_state_memory(resume, &t->memory, err));
+    if (t->memory.len == 0) return RW_OK;
+    t->progress.memory = t->memory.data;
+    return t->hooks->load_memory(t->hooks->ctx, &t->trainer, t->memory.data, t->memory.len, err);
 }
 
 /* -- a step ------------------------------------------------------------------------------------------------------- */
@@ -217,18 +239,54 @@ static rw_status validate(trainer *t, rw_error *err) {
     }
     t->metrics.val_loss = weight > 0 ? sum / weight : NAN;
     t->valid_step = t->progress.step;
-    return rw_output_report(&t->output, RW_EVENT_VALID, &t->metrics, NULL, err);
+    RW_TRY(rw_output_report(&t->output, RW_EVENT_VALID, &t->metrics, NULL, err));
+    return fire(t, RW_HOOK_on_validation_end, &t->metrics, err);
 }
 
 static rw_status save(trainer *t, rw_error *err) {
     return rw_output_save(&t->output, t->engine.model->params, &t->progress, &t->metrics, err);
 }
 
+static rw_status save_if_finite(trainer *t, rw_error *err) {
+    bool finite = false;
+    RW_TRY(rw_weights_finite(t->engine.model->params, &finite, err));
+    if (!finite) return rw_fail(err, RW_E_NUMERIC, RW_AT_NONE, "the weights are not finite");
+    return save(t, err);
+}
+
+/* What scripts asked for with trainer:save(name). */
+static rw_status save_named(trainer *t, rw_error *err) {
+    rw_hook_trainer *h = &t->trainer;
+    for (int i = 0; i < h->n_save_names; i++)
+        RW_TRY(rw_output_save_named(&t->output, t->engine.model->params, h->save_names[i], &t->metrics, err));
+    h->n_save_names = 0;
+    return RW_OK;
+}
+
+/* A script does not return: called from the thread that ends the process. Nothing moves meanwhile, because the loop
+ * waits for the script; so what the last whole step left is saved. */
+static bool rescue(void *ctx) {
+    trainer *t = ctx;
+    rw_error error = {0};
+    bool saved = t->progress.step == 0 || save_if_finite(t, &error) == RW_OK;
+    if (!saved) rw_warn("could not save: %s", error.msg);
+    rw_error_clear(&error);
+    return saved;
+}
+
+static void set_rescue(trainer *t, bool (*f)(void *)) {
+    if (t->hooks && t->hooks->set_rescue) t->hooks->set_rescue(t->hooks->ctx, f, t);
+}
+
 /* -- between the steps
  * ------------------------------------------------------------------------------------------------------ */
 
+static bool validation_is_due(const trainer *t, int64_t step) {
+    int64_t every = t->plan->train.eval_every;
+    return last_of_epoch(t, step) || (every > 0 && (step + 1) % every == 0);
+}
+
 static rw_status end_epoch(trainer *t, rw_error *err) {
-    RW_TRY(validate(t, err));
     RW_TRY(rw_output_report(&t->output, RW_EVENT_EPOCH, &t->metrics, NULL, err));
     t->progress.epoch_loss = 0;
     t->progress.epoch_loss_n = 0;
@@ -240,15 +298,16 @@ static rw_status after_step(trainer *t, int64_t step, rw_error *err) {
     const char *line = ask_line(t, &status, err);
     RW_TRY(status);
     RW_TRY(rw_output_report(&t->output, RW_EVENT_STEP, &t->metrics, line, err));
+    if (validation_is_due(t, step)) RW_TRY(validate(t, err)); /* the hooks of this step know its result */
     RW_TRY(fire(t, RW_HOOK_on_train_batch_end, &t->metrics, err));
-    int64_t every = t->plan->train.eval_every;
-    if (every > 0 && (step + 1) % every == 0) RW_TRY(validate(t, err));
     if (last_of_epoch(t, step)) RW_TRY(end_epoch(t, err));
     bool want = false, given = false;
-    if (t->hooks) RW_TRY(t->hooks->boolean(t->hooks->ctx, RW_HOOK_should_save, &t->trainer, &want, &given, err));
+    if (t->hooks)
+        RW_TRY(t->hooks->boolean(t->hooks->ctx, RW_HOOK_should_save, &t->trainer, &t->metrics, &want, &given, err));
+    RW_TRY(remember(t, err));
     if ((given && want) || t->trainer.ask_save) RW_TRY(save(t, err));
     t->trainer.ask_save = false;
-    return RW_OK;
+    return save_named(t, err);
 }
 
 /* How the run ended: in the user's language for people, in English for the files. */
@@ -404,6 +463,8 @@ static rw_status begin(trainer *t, rw_device *device, rw_error *err) {
     refresh(t, t->progress.step);
     RW_TRY(rw_output_report(&t->output, resume ? RW_EVENT_RESUME : RW_EVENT_RUN, &t->metrics,
                             resume ? resume : t->plan->name, err));
+    set_rescue(t, rescue);
+    if (resume) RW_TRY(recall(t, resume, err));
     return fire(t, RW_HOOK_on_train_start, NULL, err);
 }
 
@@ -441,6 +502,7 @@ static rw_status end(trainer *t, rw_error *err) {
     if (rw_signals_received() && done < all) return end_by_signal(t, err);
     RW_TRY(validate(t, err));
     RW_TRY(fire(t, RW_HOOK_on_train_end, &t->metrics, err));
+    RW_TRY(save_named(t, err));
     RW_TRY(rw_output_save_final(&t->output, t->engine.model->params, &t->progress, &t->metrics, err));
     RW_TRY(say_how_it_ended(t, done, all, err));
     RW_TRY(end_unsaved(t, err));
@@ -453,6 +515,8 @@ static void close_all(trainer *t) {
     rw_engine_close(&t->engine);
     rw_output_close(&t->output);
     rw_free(t->batches);
+    rw_str_done(&t->memory);
+    rw_str_done(&t->next);
 }
 
 /* -- a failure costs no work ----------------------------------------------------------------------------------- */
@@ -461,13 +525,6 @@ static void close_all(trainer *t) {
 static int64_t unsaved(const trainer *t) {
     int64_t saved = t->output.saved_step;
     return t->progress.step - (saved > 0 ? saved : 0);
-}
-
-static rw_status save_if_finite(trainer *t, rw_error *err) {
-    bool finite = false;
-    RW_TRY(rw_weights_finite(t->engine.model->params, &finite, err));
-    if (!finite) return rw_fail(err, RW_E_NUMERIC, RW_AT_NONE, "the weights are not finite");
-    return save(t, err);
 }
 
 static void say_lost(const trainer *t) {
@@ -512,6 +569,7 @@ rw_status rw_train(const rw_plan *plan, const rw_recipe *recipe, rw_device *devi
     rw_status status = begin(t, device, err);
     if (status == RW_OK) status = run_steps(t, err);
     if (status == RW_OK) status = end(t, err);
+    set_rescue(t, NULL);
     if (status != RW_OK && status != RW_E_STOPPED) save_after_failure(t, status);
     if (status != RW_OK) rw_error_settle(err); /* data and logs are closed, and their names with them */
     rw_signals_release();

@@ -56,8 +56,10 @@ rw_status rw_training_state_save(const char *path, rw_params *params, const rw_p
     if (status == RW_OK) {
         const char *const metadata[][2] = {{"format", RW_STATE_FORMAT}, {"version", RW_STATE_VERSION},
                                            {"progress", text[0].data},  {"cursor", text[1].data},
-                                           {"choices", text[2].data},   {"recipe", text[3].data}};
-        status = rw_safetensors_write(path, list.tensors, list.n, metadata, sizeof metadata / sizeof *metadata, err);
+                                           {"choices", text[2].data},   {"recipe", text[3].data},
+                                           {"hooks", progress->memory}};
+        int n = (int)(sizeof metadata / sizeof *metadata) - !progress->memory;
+        status = rw_safetensors_write(path, list.tensors, list.n, metadata, n, err);
     }
     rw_weights_list_done(&list);
     for (int i = 0; i < 4; i++) rw_str_done(&text[i]);
@@ -96,6 +98,15 @@ static rw_status read_progress(const rw_tensor_file *f, const char *path, rw_pro
     const char *cursor = rw_tensor_file_metadata(f, "cursor");
     if (!cursor) return rw_fail(err, RW_E_FORMAT, RW_AT_FILE(path), "metadata 'cursor' is missing");
     return rw_cursor_parse_json(&p->cursor, cursor, strlen(cursor), RW_AT_FILE(path), err);
+}
+
+rw_status rw_training_state_memory(const char *path, rw_str *json, rw_error *err) {
+    rw_tensor_file *f;
+    RW_TRY(rw_tensor_file_open(&f, path, err));
+    const char *text = rw_tensor_file_metadata(f, "hooks");
+    if (text) rw_str_append(json, text);
+    rw_tensor_file_close(f);
+    return json->failed ? rw_fail_memory(err, json->len) : RW_OK;
 }
 
 rw_status rw_training_state_load(const char *path, rw_params *params, rw_progress *progress, rw_error *err) {

@@ -3,10 +3,12 @@
  *   tensors   param.<name>, m.<name>, v.<name> in the official logical shapes, wide (fp32) whatever the optimizer's
  *             form stores; param is the master where there is one
  *   metadata  format, version, progress (JSON), cursor (JSON); choices and recipe as checkpoint/saved_run.h says;
+ *             hooks: what the hooks remember (JSON), where they do;
  *             crc32 of each tensor (checkpoint.h), compared while the state is loaded */
 #ifndef RW_TRAINING_STATE_H
 #define RW_TRAINING_STATE_H
 
+#include "core/base/str.h"
 #include "core/data/data.h"
 #include "core/recipe/plan.h"
 #include "core/tensor/layout.h"
@@ -26,10 +28,13 @@ typedef struct {
     int64_t epoch_loss_n;   /* steps in it                                */
     double elapsed;         /* seconds of training, all processes         */
     rw_cursor cursor;       /* makes the next batch                       */
+    const char *memory;     /* of the hooks, JSON; NULL: none. Borrowed   */
 } rw_progress;
 
 rw_status rw_training_state_save(const char *path, rw_params *params, const rw_progress *progress, const rw_plan *plan,
                                  rw_error *err);
+/* What the hooks remembered, appended; nothing when there is none. */
+rw_status rw_training_state_memory(const char *path, rw_str *json, rw_error *err);
 /* Weights and moments, then *progress. The plan has accepted the run that wrote the file. */
 rw_status rw_training_state_load(const char *path, rw_params *params, rw_progress *progress, rw_error *err);
 

@@ -21,12 +21,10 @@ function M.new(options)
     set[key] = value
   end
 
-  local best, last, worse = math.huge, nil, 0
+  local best, worse = math.huge, 0
   return {
-    on_train_batch_end = function(trainer, metrics)
+    on_validation_end = function(trainer, metrics)
       local loss = metrics.val_loss
-      if loss ~= loss or loss == last then return end -- not known yet, or nothing new
-      last = loss
       if loss < best - set.min_delta then
         best, worse = loss, 0
         return
@@ -36,6 +34,8 @@ function M.new(options)
         trainer:stop(message("val_loss did not fall below %.4f in %d validations"):format(best, worse))
       end
     end,
+    state_dict = function() return { best = best, worse = worse } end,
+    load_state_dict = function(state) best, worse = state.best, state.worse end,
   }
 end
 

@@ -24,7 +24,6 @@ data: {{ {data}, ctx_len: 8 }}
 train: {{ micro_bsz: 1, epoch_steps: {steps}, epoch_count: 1, precision: fp32 }}
 save: {{ proj_dir: out, epoch_save: 0, every: {every} }}
 hooks: [slow.lua]
-lua: {{ budget_ms: 60000 }}
 """
 JSONL = "data_type: jsonl, data_file: %s/tests/cli/data.jsonl, tokenizer: byte" % root
 SLOW = """return { lr = function(trainer)
@@ -44,7 +43,7 @@ def folder(name, n_embd=32, model="", data=JSONL, steps=12, every=0, seconds=0.1
 
 
 def start(name, **how):
-    return subprocess.Popen([program, name + "/recipe.yaml"], env=environment, **how)
+    return subprocess.Popen([program, name + "/recipe.yaml", "lua.budget_ms=60000"], env=environment, **how)
 
 
 def rows(name):
@@ -121,7 +120,7 @@ def terminal_closes():
     name = folder("terminal")
     pid, terminal = pty.fork()
     if pid == 0:
-        os.execve(program, [program, name + "/recipe.yaml"], environment)
+        os.execve(program, [program, name + "/recipe.yaml", "lua.budget_ms=60000"], environment)
     wait_for(lambda: "step" in events(name))
     os.close(terminal)
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])

@@ -26,9 +26,9 @@ fail() {
     echo "FAIL: $*" >&2
     exit 1
 }
-run() { "$program" "$work/recipe.yaml" save.proj_dir="$work/$1" "train.epoch_steps=$steps" 2>>"$work/log"; }
+run() { "$program" "$work/recipe.yaml" --allow-read "$root" save.proj_dir="$work/$1" "train.epoch_steps=$steps" 2>>"$work/log"; }
 start() { # the program itself is $pid, no shell around it
-    "$program" "$work/recipe.yaml" save.proj_dir="$work/killed" "train.epoch_steps=$steps" 2>>"$work/log" &
+    "$program" "$work/recipe.yaml" --allow-read "$root" save.proj_dir="$work/killed" "train.epoch_steps=$steps" 2>>"$work/log" &
     pid=$!
 }
 # the number of the newest state, 0 without one

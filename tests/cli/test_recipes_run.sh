@@ -42,7 +42,7 @@ data: { data_type: binidx, data_file: $root/tests/cli/pair/tiny, ctx_len: 16 }
 train: { micro_bsz: 1, epoch_steps: 1 }
 save: { proj_dir: $1-first, dtype: bf16 }
 YAML
-    "$program" "$work/$1.yaml" >"$work/log" 2>&1 || fail "$1: $(tail -n 5 "$work/log")"
+    "$program" "$work/$1.yaml" --allow-read "$root" >"$work/log" 2>&1 || fail "$1: $(tail -n 5 "$work/log")"
     mv "$work/$1-first/rwkv-final.pth" "$work/$1.pth"
 }
 

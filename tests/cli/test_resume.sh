@@ -6,6 +6,7 @@ set -eu
 root=$(cd "$(dirname "$0")/../.." && pwd)
 program=${RWKV_RUN:?RWKV_RUN is the program to test}
 work=$(mktemp -d)
+cd "$work" # a recipe reads anywhere from its working directory only
 trap 'rm -rf "$work"' EXIT
 export RWKV_LANG=en RWKV_THREADS=2
 
@@ -29,7 +30,6 @@ train: { micro_bsz: 2, accumulate: 2, epoch_steps: 20, epoch_count: 2, lr_init: 
          weight_decay: 0.01, random_seed: 3, precision: fp32, eval_batches: 2 }
 save: { proj_dir: out, epoch_save: 1, every: 20 }
 log: { every: 20 }
-lua: { budget_ms: 60000 }
 YAML
 
 fail() {
@@ -41,7 +41,7 @@ same() { cmp "$work/$1" "$work/$2" || fail "$3"; }
 
 run save.proj_dir="$work/whole"
 
-"$program" "$work/recipe.yaml" save.proj_dir="$work/parts" "hooks=[$work/stall.lua]" 2>"$work/killed" &
+"$program" "$work/recipe.yaml" save.proj_dir="$work/parts" lua.budget_ms=60000 "hooks=[$work/stall.lua]" 2>"$work/killed" &
 pid=$!
 tries=0
 until [ -f "$work/parts/state-20.safetensors" ] && [ -f "$work/parts/rwkv-0.pth" ]; do
@@ -63,7 +63,7 @@ run save.proj_dir="$work/again"
 same whole/rwkv-final.pth again/rwkv-final.pth "two equal runs differ"
 
 # a signal: status 3, a word on how to resume, and the same end
-"$program" "$work/recipe.yaml" save.proj_dir="$work/signal" "hooks=[$work/stall.lua]" 2>"$work/signalled" &
+"$program" "$work/recipe.yaml" save.proj_dir="$work/signal" lua.budget_ms=60000 "hooks=[$work/stall.lua]" 2>"$work/signalled" &
 pid=$!
 until [ -f "$work/signal/rwkv-0.pth" ]; do sleep 0.1; done
 kill -INT "$pid"

@@ -5,6 +5,7 @@ set -eu
 root=$(cd "$(dirname "$0")/../.." && pwd)
 program=${RWKV_RUN:?RWKV_RUN is the program to test}
 work=$(mktemp -d)
+cd "$work" # a recipe reads anywhere from its working directory only
 trap 'rm -rf "$work"' EXIT
 export RWKV_LANG=en RWKV_THREADS=1
 
@@ -15,7 +16,6 @@ model: { arch: x060, n_layer: 2, n_embd: 32, head_size: 32 }
 data: { data_type: jsonl, data_file: $root/tests/cli/data.jsonl, tokenizer: byte, ctx_len: 8 }
 train: { micro_bsz: 1, epoch_steps: 4, epoch_count: 3, precision: fp32 }
 save: { proj_dir: out, epoch_save: 1 }
-lua: { budget_ms: 60000 }
 YAML
 cat >"$work/slow.lua" <<'LUA'
 -- every step takes a while
@@ -44,7 +44,7 @@ fail() {
 run() {
     dir=$work/$1 expected=$2 status=0
     shift 2
-    "$program" "$work/recipe.yaml" save.proj_dir="$dir" "$@" >"$work/stdout" 2>"$work/log" || status=$?
+    "$program" "$work/recipe.yaml" save.proj_dir="$dir" lua.budget_ms=60000 "$@" >"$work/stdout" 2>"$work/log" || status=$?
     [ "$status" = "$expected" ] || fail "status $status, expected $expected: $*"
 }
 says() { grep -qF -- "$1" "$work/log" || fail "not said: $1"; }
@@ -100,7 +100,7 @@ cmp "$work/final.pth" "$work/keep/rwkv-final.pth" || fail "saving more often cha
 # -- SIGTERM ---------------------------------------------------------------------------------------
 # start NAME: a slow run in the background, past its beginning
 start() {
-    "$program" "$work/recipe.yaml" save.proj_dir="$work/$1" "hooks=[$work/slow.lua]" >"$work/stdout" 2>"$work/log" &
+    "$program" "$work/recipe.yaml" save.proj_dir="$work/$1" lua.budget_ms=60000 "hooks=[$work/slow.lua]" >"$work/stdout" 2>"$work/log" &
     pid=$!
     until_there "$work/$1/rwkv-init.pth"
     until grep -q '"event":"run"' "$work/$1/metrics.jsonl"; do sleep 0.02; done

@@ -10,6 +10,7 @@ program=${RWKV_RUN:?RWKV_RUN is the program to test}
     exit 77
 }
 work=$(mktemp -d)
+cd "$work" # a recipe reads anywhere from its working directory only
 trap 'umount "$work/disk" 2>/dev/null; rm -rf "$work"' EXIT
 mkdir "$work/disk"
 mount -t tmpfs -o size=1m none "$work/disk" 2>/dev/null || {

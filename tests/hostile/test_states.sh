@@ -21,10 +21,10 @@ run() {
     expected=$1 status=0
     shift
     rm -rf "$work/other"
-    "$program" "$work/recipe.yaml" save.proj_dir="$work/other" "$@" >"$work/stdout" 2>"$work/log" </dev/null || status=$?
+    "$program" "$work/recipe.yaml" --allow-read "$root" save.proj_dir="$work/other" "$@" >"$work/stdout" 2>"$work/log" </dev/null || status=$?
     [ "$status" = "$expected" ] || fail "status $status, expected $expected: $*"
 }
-"$program" "$work/recipe.yaml" save.proj_dir="$work/whole" save.every=2 --resume never >"$work/log" 2>&1 || fail "no run"
+"$program" "$work/recipe.yaml" --allow-read "$root" save.proj_dir="$work/whole" save.every=2 --resume never >"$work/log" 2>&1 || fail "no run"
 state=$(find "$work/whole" -name 'state-*' | sort | head -n 1)
 run 0 --resume "$state"
 

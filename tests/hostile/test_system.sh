@@ -16,7 +16,7 @@ YAML
 nothing_left() { [ -z "$(find "$work" -name '*.tmp-*')" ] || fail "left behind: $(find "$work" -name '*.tmp-*')"; }
 
 # -- closed descriptors: their numbers are given to no file of ours ------------------------------------------
-train() { timeout 60 "$program" "$work/recipe.yaml" save.proj_dir="$work/$1"; }
+train() { timeout 60 "$program" "$work/recipe.yaml" --allow-read "$root" save.proj_dir="$work/$1"; }
 only_json() {
     ! grep -v '^{.*}$' "$1/metrics.jsonl" || fail "$1/metrics.jsonl has lines that are not its own"
     [ "$(grep -c '"event":"step"' "$1/metrics.jsonl")" = 2 ] || fail "$1/metrics.jsonl lacks steps"
@@ -32,7 +32,7 @@ grep -v '^NEW RUN\|^system$\|^[0-9]* [0-9.]* ' "$work/no012/train_log.txt" && fa
 
 # -- a standard output that cannot be written ------------------------------------------------------------------
 [ -w /dev/full ] || fail "there is no /dev/full here"
-for what in --keys --schema --help --version "inspect $work/no0/rwkv-final.pth" "$work/recipe.yaml --dry-run" \
+for what in --keys --schema --help --version "inspect $work/no0/rwkv-final.pth" "$work/recipe.yaml --dry-run --allow-read $root" \
     "generate $work/no0/rwkv-final.pth --prompt ab --tokens 3 --tokenizer byte"; do
     status=0
     # shellcheck disable=SC2086
@@ -62,7 +62,7 @@ if (ulimit -v 4000000 && "$program" --version >/dev/null 2>&1); then
             rm -rf "$work/address"
             (
                 ulimit -v $kib
-                RWKV_THREADS=$threads timeout 20 "$program" "$work/recipe.yaml" save.proj_dir="$work/address"
+                RWKV_THREADS=$threads timeout 20 "$program" "$work/recipe.yaml" --allow-read "$root" save.proj_dir="$work/address"
             ) >"$work/stdout" 2>"$work/log" || status=$?
             case $status in
             0) continue ;;
@@ -73,7 +73,7 @@ if (ulimit -v 4000000 && "$program" --version >/dev/null 2>&1); then
             nothing_left
         done
     done
-    (ulimit -v 250000 && "$program" "$work/recipe.yaml" --dry-run) >"$work/stdout" 2>"$work/log" && fail "ulimit -v 250000"
+    (ulimit -v 250000 && "$program" "$work/recipe.yaml" --allow-read "$root" --dry-run) >"$work/stdout" 2>"$work/log" && fail "ulimit -v 250000"
     says "of address space for 1 threads, and ulimit -v allows 244 MiB for the whole program"
 fi
 
@@ -82,7 +82,7 @@ mkdir "$work/tmp"
 free=$(($(df -Pk "$work/tmp" | awk 'NR == 2 { print $4 }') * 1024))
 truncate -s $free "$work/sparse.txt"
 status=0
-TMPDIR=$work/tmp timeout 20 "$program" "$work/recipe.yaml" data.data_type=utf-8 data.data_file="$work/sparse.txt" \
+TMPDIR=$work/tmp timeout 20 "$program" "$work/recipe.yaml" --allow-read "$root" data.data_type=utf-8 data.data_file="$work/sparse.txt" \
     save.proj_dir="$work/sparse" >"$work/stdout" 2>"$work/log" || status=$?
 [ "$status" = 1 ] || fail "no space for the tokens: status $status, expected 1"
 says "$work/sparse.txt: its tokens need"

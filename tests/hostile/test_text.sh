@@ -26,11 +26,11 @@ clean() {
     ! grep -q '^FORGED' "$1" || fail "$1 has a line that the program did not say"
 }
 
-run 0 "$work/recipe.yaml" save.proj_dir="$work/$folder" --dry-run
+run 0 "$work/recipe.yaml" --allow-read "$root" save.proj_dir="$work/$folder" --dry-run
 grep -qF 'a\x1b[2J\nFORGED\u009b\u202eb' "$work/stdout" || fail "the name is not shown as it is"
-run 0 "$work/recipe.yaml" save.proj_dir="$work/$folder"
+run 0 "$work/recipe.yaml" --allow-read "$root" save.proj_dir="$work/$folder"
 for file in metrics.jsonl train_log.txt plan.yaml; do clean "$work/$folder/$file"; done
-run 0 "$work/recipe.yaml" save.proj_dir="$work/$folder"
+run 0 "$work/recipe.yaml" --allow-read "$root" save.proj_dir="$work/$folder"
 run 0 inspect "$work/$folder/rwkv-final.pth"
 run 0 inspect "$work/$folder/state-2.safetensors"
 for file in metrics.jsonl train_log.txt plan.yaml; do clean "$work/$folder/$file"; done
@@ -39,7 +39,7 @@ for file in metrics.jsonl train_log.txt plan.yaml; do clean "$work/$folder/$file
 evil='a\27[2J\nFORGED\194\155\255b'
 hook() { # NAME STATUS CODE
     printf 'return { %s }\n' "$3" >"$work/$1.lua"
-    run "$2" "$work/recipe.yaml" save.proj_dir="$work/run-$1" "hooks=[$work/$1.lua]"
+    run "$2" "$work/recipe.yaml" --allow-read "$root" save.proj_dir="$work/run-$1" "hooks=[$work/$1.lua]"
     for file in metrics.jsonl train_log.txt plan.yaml; do [ ! -f "$work/run-$1/$file" ] || clean "$work/run-$1/$file"; done
 }
 escaped='a\x1b[2J\nFORGED\u009b\xffb'
@@ -54,14 +54,14 @@ says "$escaped"
 hook field 1 "lr = function(t) return t['$evil'] end"
 hook value 1 "lr = function(t) return '$evil' end"
 printf 'local %s\n' "$(printf '\033[2J\302\233\377')" >"$work/syntax.lua"
-run 1 "$work/recipe.yaml" save.proj_dir="$work/syntax" "hooks=[$work/syntax.lua]"
+run 1 "$work/recipe.yaml" --allow-read "$root" save.proj_dir="$work/syntax" "hooks=[$work/syntax.lua]"
 printf 'print("a\\27[2J\\194\\155\\255b")\n' >"$work/print.lua"
 run 0 lua "$work/print.lua"
 says '[2J\u009b\xffb'
 bad=$(printf 'h\033[2J\nFORGED\302\233.lua')
 echo 'error("x")' >"$work/$bad"
 run 1 lua "$work/$bad"
-run 2 "$work/recipe.yaml" save.proj_dir="$work/named" "hooks=[$work/$bad]"
+run 2 "$work/recipe.yaml" --allow-read "$root" save.proj_dir="$work/named" "hooks=[$work/$bad]"
 
 # -- keys, values and paths of a recipe ----------------------------------------------------------------------
 evil='a\e[2J\nFORGED\x9b\u202eb'
@@ -74,7 +74,7 @@ mistake "train: { lr_init: \"$evil\" }"
 mistake "device: \"$evil\""
 mistake "include: [\"$evil\"]"
 mistake "model: { arch: x060, n_layer: 2, n_embd: 32, load_model: \"$evil\" }"
-run 2 "$work/recipe.yaml" "$(printf 'train.a\033[2J\nFORGED\302\233=1')"
+run 2 "$work/recipe.yaml" --allow-read "$root" "$(printf 'train.a\033[2J\nFORGED\302\233=1')"
 run 2 "$work/$(printf 'no\033\nFORGED\302\233\377.yaml')"
 run 1 inspect "$work/$(printf 'no\033\nFORGED\302\233\377.pth')"
 
@@ -92,5 +92,5 @@ header='{"__metadata__":{"k\u001b\\nFORGED\u009b":"v\u001b[2J\nFORGED\u009b"},"t
 run 0 inspect "$work/tensors.safetensors"
 grep -qF 't\x1b[2J\nFORGED\u009b\u202e' "$work/stdout" || fail "inspect does not show the name"
 run 1 generate "$work/tensors.safetensors" --prompt x --tokenizer byte
-run 1 "$work/recipe.yaml" save.proj_dir="$work/load" model.load_model="$work/tensors.safetensors"
+run 1 "$work/recipe.yaml" --allow-read "$root" save.proj_dir="$work/load" model.load_model="$work/tensors.safetensors"
 echo "text: nothing was printed raw"

@@ -94,7 +94,7 @@ static void check_row(golden_case *c, bench *defaults, json_t *row) {
     c->worst_lr = fmax(c->worst_lr, fmax(relative(got_lr, lr), relative(factor * got_lr, lr_5)));
     c->worst_decay = fmax(c->worst_decay, fmax(relative(got_decay, decay), relative(got_decay, group_decay)));
     bool ended = false, given = false;
-    assert_ok(&c->b, c->b.hooks.boolean(c->b.hooks.ctx, RW_HOOK_should_save, &t, &ended, &given, &c->b.err));
+    assert_ok(&c->b, c->b.hooks.boolean(c->b.hooks.ctx, RW_HOOK_should_save, &t, NULL, &ended, &given, &c->b.err));
     assert_int_equal(ended, json_is_true(json_array_get(row, 5)));
     if (c->official_keys) {
         c->worst_default = fmax(c->worst_default, relative(ask(defaults, RW_HOOK_lr, &t), lr));

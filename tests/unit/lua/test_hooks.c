@@ -1,6 +1,9 @@
 /* Hook files: names, order, answers, errors with their places. */
 #include "tests/unit/lua/lua_test.h"
 
+#include <sys/stat.h>
+#include <unistd.h>
+
 static void open_one(bench *b, const char *text) {
     assert_ok(b, open_hooks(b, write_script("mine.lua", text), NULL));
 }
@@ -17,7 +20,7 @@ static double number_at(bench *b, rw_hook_id id, int64_t step) {
 static bool saves_at(bench *b, rw_hook_trainer t, int64_t step) {
     bool value = false, given = false;
     t.step = step;
-    assert_ok(b, b->hooks.boolean(b->hooks.ctx, RW_HOOK_should_save, &t, &value, &given, &b->err));
+    assert_ok(b, b->hooks.boolean(b->hooks.ctx, RW_HOOK_should_save, &t, NULL, &value, &given, &b->err));
     assert_true(given);
     return value;
 }
@@ -137,14 +140,14 @@ static void test_early_stop_by_name(void **state) {
     assert_ok(&b, open_hooks(&b, "recipes/rwkv.early_stop", NULL));
     rw_hook_trainer t = a_trainer(0);
     rw_hook_metrics m = some_metrics(1);
-    const double losses[] = {NAN, 2.0, 1.5, 1.5, 1.6, 1.7};
-    for (int i = 0; i < 6; i++) {
+    const double losses[] = {2.0, 1.5, 1.6, 1.7};
+    for (int i = 0; i < 4; i++) {
         m.val_loss = losses[i];
-        assert_ok(&b, b.hooks.event(b.hooks.ctx, RW_HOOK_on_train_batch_end, &t, &m, &b.err));
+        assert_ok(&b, b.hooks.event(b.hooks.ctx, RW_HOOK_on_validation_end, &t, &m, &b.err));
         assert_false(t.ask_stop);
     }
     m.val_loss = 1.55;
-    assert_ok(&b, b.hooks.event(b.hooks.ctx, RW_HOOK_on_train_batch_end, &t, &m, &b.err));
+    assert_ok(&b, b.hooks.event(b.hooks.ctx, RW_HOOK_on_validation_end, &t, &m, &b.err));
     assert_true(t.ask_stop);
     assert_contains(t.stop_reason, "did not fall below 1.5000");
     close_hooks(&b);
@@ -183,7 +186,7 @@ static void test_errors_of_loading(void **state) {
                   ": unknown hook 'on_train_batch_ned' (did you mean 'on_train_batch_end'?)");
     fails_to_open("return { qqqqqqqqqqqqq = function() end }",
                   ": unknown hook 'qqqqqqqqqqqqq' (known: lr, weight_decay, should_save, log, on_train_start, "
-                  "on_train_batch_end, on_train_end)");
+                  "on_train_batch_end, on_validation_end, on_train_end, state_dict, load_state_dict)");
     fails_to_open("return { lr = 1e-4 }", ": hook 'lr' must be a function, got a number");
     fails_to_open("return { function() end }", ": the names of hooks must be strings, got a number");
     fails_to_open("local x = 1", ": must return a table of hooks, got nil (end the file with: return { ");
@@ -246,7 +249,7 @@ static void fails_to_call(const char *script, rw_hook_id id, const char *message
     if (id == RW_HOOK_lr || id == RW_HOOK_weight_decay)
         status = b.hooks.number(b.hooks.ctx, id, &t, &number, &given, &b.err);
     else if (id == RW_HOOK_should_save)
-        status = b.hooks.boolean(b.hooks.ctx, id, &t, &flag, &given, &b.err);
+        status = b.hooks.boolean(b.hooks.ctx, id, &t, NULL, &flag, &given, &b.err);
     else if (id == RW_HOOK_log)
         status = b.hooks.text(b.hooks.ctx, id, &t, &m, line, sizeof line, &given, &b.err);
     else
@@ -355,7 +358,7 @@ static void test_objects_expire(void **state) {
     assert_contains(error_of(&b), ":5: on_train_start at step 4: 'metrics' was used after its hook returned");
     bool value, given;
     rw_error_clear(&b.err);
-    assert_int_equal(b.hooks.boolean(b.hooks.ctx, RW_HOOK_should_save, &t, &value, &given, &b.err), RW_E_LUA);
+    assert_int_equal(b.hooks.boolean(b.hooks.ctx, RW_HOOK_should_save, &t, NULL, &value, &given, &b.err), RW_E_LUA);
     assert_contains(error_of(&b), ":6: ");
     assert_false(t.ask_save);
     close_hooks(&b);
@@ -379,6 +382,153 @@ static void test_every_field_can_be_read(void **state) {
              "end }");
     rw_hook_trainer t = a_trainer(3);
     assert_ok(&b, event(&b, RW_HOOK_on_train_batch_end, &t, 2.5));
+    close_hooks(&b);
+}
+
+/* -- memory of hooks, files, named saves -------------------------------------------------------------- */
+
+static void test_what_hooks_remember_comes_back(void **state) {
+    (void)state;
+    static const char script[] =
+        "local kept = { n = 1/3, big = 2^53, minus = -0.0, inf = 1/0, low = -1/0, nan = 0/0, yes = true, no = false,\n"
+        "  text = 'a\\0\\n\"\xe4\xbd\xa0', list = { 1, { x = 2 }, 'c' }, empty = {}, deep = { a = { b = { 5e-324 } } } "
+        "}\n"
+        "local got\nreturn { state_dict = function() return got or kept end,\n"
+        "  load_state_dict = function(s) got = s end,\n"
+        "  on_train_end = function()\n"
+        "    for _, k in ipairs{'n','big','inf','low','yes','no','text'} do assert(got[k] == kept[k], k) end\n"
+        "    assert(got.nan ~= got.nan and 1 / got.minus == -1/0 and next(got.empty) == nil)\n"
+        "    assert(#got.list == 3 and got.list[2].x == 2 and got.deep.a.b[1] == 5e-324) end }";
+    bench b = {0};
+    rw_str json = {0}, again = {0};
+    rw_hook_trainer t = a_trainer(3);
+    open_one(&b, script);
+    assert_ok(&b, b.hooks.save_memory(b.hooks.ctx, &t, &json, &b.err));
+    close_hooks(&b);
+    open_one(&b, script);
+    assert_ok(&b, b.hooks.load_memory(b.hooks.ctx, &t, json.data, json.len, &b.err));
+    assert_ok(&b, event(&b, RW_HOOK_on_train_end, &t, 1));
+    assert_ok(&b, b.hooks.save_memory(b.hooks.ctx, &t, &again, &b.err));
+    assert_string_equal(json.data, again.data);
+    close_hooks(&b);
+    rw_str_done(&json);
+    rw_str_done(&again);
+}
+
+static void cannot_be_remembered(const char *value, const char *message) {
+    char script[400];
+    bench b = {0};
+    rw_str json = {0};
+    rw_hook_trainer t = a_trainer(3);
+    snprintf(script, sizeof script, "local t = {}\nreturn { state_dict = function() return %s end }", value);
+    open_one(&b, script);
+    assert_int_equal(b.hooks.save_memory(b.hooks.ctx, &t, &json, &b.err), RW_E_LUA);
+    assert_contains(error_of(&b), message);
+    close_hooks(&b);
+    rw_str_done(&json);
+}
+
+static void test_what_cannot_be_remembered(void **state) {
+    (void)state;
+    cannot_be_remembered("3", "state_dict must return a table, got number");
+    cannot_be_remembered("{ f = print }", "state_dict: a function cannot be saved");
+    cannot_be_remembered("{ [2] = 1 }", "the keys of a table must be 1 to n or strings, got a number");
+    cannot_be_remembered("{ 1, x = 2 }", "the keys of a table must be 1 to n or strings, got a number");
+    cannot_be_remembered("{ s = '\\255' }", "a string is not UTF-8");
+    cannot_be_remembered("{ s = ('x'):rep(2e6), t = 1 }", "more than 1048576 bytes");
+    cannot_be_remembered("(function() t.t = t return t end)()", "tables in more than 20 levels");
+}
+
+/* Two files of one name are told apart; a file without memory gets nothing. */
+static void test_memory_goes_to_its_file(void **state) {
+    (void)state;
+    static const char counts[] = "local n = 0 return { state_dict = function() return { n = n } end,\n"
+                                 "load_state_dict = function(s) n = s.n end,\n"
+                                 "on_train_batch_end = function() n = n + 1 end, lr = function() return n end }";
+    bench b = {0};
+    rw_error err = {0};
+    rw_str json = {0};
+    char dir[600];
+    rw_hook_trainer t = a_trainer(3);
+    snprintf(dir, sizeof dir, "%s/other", rw_test_folder());
+    assert_int_equal(rw_mkdir_all(dir, &err), RW_OK);
+    assert_ok(&b, open_hooks(&b, write_script("mine.lua", counts), write_script("other/mine.lua", counts)));
+    assert_ok(&b, event(&b, RW_HOOK_on_train_batch_end, &t, 1));
+    assert_ok(&b, b.hooks.save_memory(b.hooks.ctx, &t, &json, &b.err));
+    assert_string_equal(json.data, "{\"mine.lua\":{\"n\":1},\"mine.lua#2\":{\"n\":1}}");
+    static const char saved[] = "{\"mine.lua#2\":{\"n\":7},\"gone.lua\":{}}";
+    assert_ok(&b, b.hooks.load_memory(b.hooks.ctx, &t, saved, strlen(saved), &b.err));
+    assert_true(number_at(&b, RW_HOOK_lr, 3) == 7);
+    close_hooks(&b);
+    rw_str_done(&json);
+}
+
+static void test_saves_with_a_name(void **state) {
+    (void)state;
+    bench b = {0};
+    open_one(&b, "return { on_train_end = function(t) t:save('best') t:save('best') t:save('last-2.x') end,\n"
+                 "on_train_batch_end = function(t) for i = 1, 5 do t:save('n' .. i) end end,\n"
+                 "on_train_start = function(t) t:save('../up') end }");
+    rw_hook_trainer t = a_trainer(3);
+    assert_ok(&b, event(&b, RW_HOOK_on_train_end, &t, 1));
+    assert_int_equal(t.n_save_names, 2);
+    assert_string_equal(t.save_names[0], "best");
+    assert_string_equal(t.save_names[1], "last-2.x");
+    assert_false(t.ask_save);
+    t.n_save_names = 0;
+    assert_int_equal(event(&b, RW_HOOK_on_train_batch_end, &t, 1), RW_E_LUA);
+    assert_contains(error_of(&b), "more than 4 names in one step");
+    assert_int_equal(event(&b, RW_HOOK_on_train_start, &t, 1), RW_E_LUA);
+    assert_contains(error_of(&b), ":3: on_train_start at step 4: trainer:save: expected a name of letters");
+    close_hooks(&b);
+}
+
+/* trainer:append follows no link, opens nothing but a file of its own, and has an end. */
+static void test_appends_stay_in_the_folder(void **state) {
+    (void)state;
+    rw_error err = {0};
+    char dir[500], path[600], outside[600];
+    char *text = NULL;
+    int64_t n = 0;
+    snprintf(dir, sizeof dir, "%s/run", rw_test_folder());
+    snprintf(path, sizeof path, "%s/lua", dir);
+    assert_int_equal(rw_mkdir_all(path, &err), RW_OK);
+    snprintf(outside, sizeof outside, "%s", rw_test_path("outside.txt"));
+    assert_int_equal(rw_write_file(outside, "mine", 4, &err), RW_OK);
+    snprintf(path, sizeof path, "%s/lua/soft", dir);
+    assert_int_equal(symlink(outside, path), 0);
+    snprintf(path, sizeof path, "%s/lua/hard", dir);
+    assert_int_equal(link(outside, path), 0);
+    snprintf(path, sizeof path, "%s/lua/fifo", dir);
+    assert_int_equal(mkfifo(path, 0600), 0);
+    bench b = {.plan = {.memory_bytes = INT64_C(1) << 30}};
+    open_one(&b,
+             "return { on_train_batch_end = function(t, m) t:append('log.csv', m.loss .. ',' .. 2 .. '\\n') end,\n"
+             "on_train_end = function(t)\n"
+             "  for _, name in ipairs{'soft','hard','fifo','../x','a/b','.hidden',''} do\n"
+             "    assert(not pcall(t.append, t, name, 'x'), name) end\n"
+             "  local ok, e = pcall(t.append, t, 'big', ('x'):rep(2.7e8)) assert(not ok and e:find('256 MiB')) end }");
+    rw_hook_trainer t = a_trainer(3);
+    t.proj_dir = dir;
+    assert_ok(&b, event(&b, RW_HOOK_on_train_batch_end, &t, 1.5));
+    assert_ok(&b, event(&b, RW_HOOK_on_train_batch_end, &t, 2.5));
+    assert_ok(&b, event(&b, RW_HOOK_on_train_end, &t, 1));
+    close_hooks(&b);
+    snprintf(path, sizeof path, "%s/lua/log.csv", dir);
+    assert_int_equal(rw_file_slurp(path, 100, &text, &n, &err), RW_OK);
+    assert_string_equal(text, "1.5,2\n2.5,2\n");
+    rw_free(text);
+    assert_int_equal(rw_file_slurp(outside, 100, &text, &n, &err), RW_OK);
+    assert_string_equal(text, "mine");
+    rw_free(text);
+    snprintf(path, sizeof path, "%s/lua", dir);
+    char moved[600];
+    snprintf(moved, sizeof moved, "%s/elsewhere", dir);
+    assert_int_equal(rename(path, moved), 0);
+    assert_int_equal(symlink(moved, path), 0);
+    open_one(&b, "return { on_train_end = function(t) t:append('log.csv', 'x') end }");
+    assert_int_equal(event(&b, RW_HOOK_on_train_end, &t, 1), RW_E_LUA);
+    assert_contains(error_of(&b), "trainer:append: ");
     close_hooks(&b);
 }
 
@@ -476,6 +626,11 @@ int main(void) {
         cmocka_unit_test(test_a_failed_hook_leaves_the_state_usable),
         cmocka_unit_test(test_objects_expire),
         cmocka_unit_test(test_every_field_can_be_read),
+        cmocka_unit_test(test_what_hooks_remember_comes_back),
+        cmocka_unit_test(test_what_cannot_be_remembered),
+        cmocka_unit_test(test_memory_goes_to_its_file),
+        cmocka_unit_test(test_saves_with_a_name),
+        cmocka_unit_test(test_appends_stay_in_the_folder),
         cmocka_unit_test(test_log_text_is_made_harmless),
         cmocka_unit_test(test_lua_out_of_memory_everywhere),
         cmocka_unit_test(test_heap_out_of_memory_everywhere),

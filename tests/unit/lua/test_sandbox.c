@@ -180,6 +180,37 @@ static void test_the_jit_and_the_watchdog(void **state) {
     assert_int_equal(WEXITSTATUS(status), rw_status_exit_code(RW_E_LUA));
 }
 
+/* Called from the watchdog's thread: leaves a mark in the exit status of the child. */
+static bool leave_a_mark(void *ctx) {
+    rw_error err = {0};
+    return rw_write_file(ctx, "saved", 5, &err) == RW_OK;
+}
+
+static void test_the_watchdog_saves_first(void **state) {
+    (void)state;
+    char mark[600];
+    snprintf(mark, sizeof mark, "%s", rw_test_path("mark"));
+    const pid_t child = fork();
+    if (child == 0) {
+        close(2);
+        rw_lua_set_grace(200);
+        bench b = {.plan = {.budget_ms = 100, .jit = true}};
+        const char *path = write_script(
+            "mine.lua", "return { on_train_end = function() local x = 0 for i = 1, 1e14 do x = x + i end end }");
+        rw_hook_trainer t = a_trainer(1);
+        rw_hook_metrics m = some_metrics(1);
+        if (open_hooks(&b, path, NULL) != RW_OK) _exit(78);
+        b.hooks.set_rescue(b.hooks.ctx, leave_a_mark, mark);
+        b.hooks.event(b.hooks.ctx, RW_HOOK_on_train_end, &t, &m, &b.err);
+        _exit(77);
+    }
+    int status = 0;
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_true(WIFEXITED(status));
+    assert_int_equal(WEXITSTATUS(status), rw_status_exit_code(RW_E_LUA));
+    assert_true(rw_exists(mark));
+}
+
 /* -- memory ---------------------------------------------------------------------------------------- */
 
 static void test_memory_is_bounded(void **state) {
@@ -193,7 +224,6 @@ static void test_memory_is_bounded(void **state) {
         "local s = ('x'):rep(1e7):gsub('x', ('y'):rep(100))",
         "local t = {} for i = 1, 1e9 do t[i] = coroutine.create(function() end) end",
         "local t = {} for i = 1, 1e9 do t['k' .. i] = i end",
-        "local function f() return coroutine.wrap(f)() end f()", /* uses no C stack */
         "local s = 'ab' for i = 1, 30 do s = ('%s%s'):format(s, s) end",
     };
     for (size_t i = 0; i < sizeof bombs / sizeof bombs[0]; i++) {
@@ -223,6 +253,77 @@ static void test_memory_comes_back(void **state) {
     close_hooks(&b);
 }
 
+/* -- one script and the others ---------------------------------------------------------------------- */
+
+static double lr_with(const char *first, const char *second) {
+    bench b = {0};
+    rw_hook_trainer t = a_trainer(50);
+    double value = -1;
+    bool given = false;
+    assert_ok(&b, open_hooks(&b, write_script("first.lua", first), second ? write_script("second.lua", second) : NULL));
+    assert_ok(&b, b.hooks.number(b.hooks.ctx, RW_HOOK_lr, &t, &value, &given, &b.err));
+    assert_true(given);
+    close_hooks(&b);
+    return value;
+}
+
+static void test_a_script_changes_nothing_for_others(void **state) {
+    (void)state;
+    static const char vandal[] =
+        "string.find = function() return 7 end\nstring.format = nil\nmath.min = function() return 0 end\n"
+        "math.exp = nil\ntable.concat = nil\nrawset(_G, 'type', nil)\nrawset(_G, 'leak', 1)\n"
+        "rwkv.message = function() error('no') end\n"
+        "local s = require 'rwkv.schedule'\nfor k in pairs(s) do s[k] = function() return 1 end end\nreturn {}";
+    const double untouched = lr_with("return {}", NULL);
+    assert_true(lr_with(vandal, NULL) == untouched); /* the default schedule */
+    static const char honest[] =
+        "assert(('abc'):find('b') == 2 and string.find('abc', 'b') == 2 and ('%d'):format(3) == '3')\n"
+        "assert(math.min(2, 1) == 1 and type(1) == 'number' and leak == nil and table.concat{'a'} == 'a')\n"
+        "local s = require 'rwkv.schedule'\nassert(rwkv.message('x') == 'x')\n"
+        "return { lr = s.warmup(10, s.auto(1e-3, 1e-4)) }";
+    assert_true(lr_with(vandal, honest) == untouched);
+    assert_true(lr_with("string.find = nil return {}", "return { lr = function() return ('ab'):find('b') end }") == 2);
+}
+
+/* A tail call leaves no caller on the stack. */
+static void test_require_as_the_last_word(void **state) {
+    (void)state;
+    rw_error err = {0};
+    char lib[600];
+    snprintf(lib, sizeof lib, "%s/lib", rw_test_folder());
+    assert_int_equal(rw_mkdir_all(lib, &err), RW_OK);
+    write_script("lib/whole.lua", "return { lr = function() return 0.25 end }");
+    write_script("lib/next.lua", "return require('lib.whole')");
+    assert_true(lr_with("return require('lib.whole')", NULL) == 0.25);
+    assert_true(lr_with("return require 'lib.next'", NULL) == 0.25);
+    assert_true(lr_with("local r = require return { lr = function() return coroutine.wrap(r)('lib.whole').lr() end }",
+                        NULL) == 0.25);
+}
+
+/* -- depth ------------------------------------------------------------------------------------------ */
+
+static void test_coroutines_answer_as_the_library(void **state) {
+    (void)state;
+    passes("local co = coroutine.create(function(a, b) local c = coroutine.yield(a + b) error('x' .. c, 0) end)\n"
+           "local ok, n = coroutine.resume(co, 1, 2) assert(ok and n == 3 and coroutine.status(co) == 'suspended')\n"
+           "local ok, e = coroutine.resume(co, 'y') assert(not ok and e == 'xy' and coroutine.status(co) == 'dead')\n"
+           "local ok, e = coroutine.resume(co) assert(not ok and e == 'cannot resume dead coroutine')");
+    passes("local co co = coroutine.create(function() return coroutine.resume(co) end)\n"
+           "local ok, inner, e = coroutine.resume(co)\n"
+           "assert(ok and inner == false and e == 'cannot resume non-suspended coroutine')");
+    passes("local outer outer = coroutine.create(function()\n"
+           "  return coroutine.wrap(function() return coroutine.resume(outer, 1, 2) end)() end)\n"
+           "local ok, inner, e = coroutine.resume(outer)\n"
+           "assert(ok and inner == false and e == 'cannot resume non-suspended coroutine')");
+    passes("local sum = 0 for i in coroutine.wrap(function() for i = 1, 10 do coroutine.yield(i) end end) do\n"
+           "sum = sum + i end assert(sum == 55)");
+    passes("local w = coroutine.wrap(function(...) return select('#', ...), ... end)\n"
+           "local n, a, b = w(nil, 2) assert(n == 2 and a == nil and b == 2)\n"
+           "local ok, e = pcall(w) assert(not ok and e:find('dead'))");
+    fails("coroutine.wrap(function() error('inside') end)()", "mine.lua:1: inside");
+    fails("coroutine.resume(1)", "coroutine expected");
+}
+
 static void test_deep_recursion(void **state) {
     (void)state;
     fails("local function f() return 1 + f() end f()", "stack overflow");
@@ -243,8 +344,12 @@ int main(void) {
         cmocka_unit_test(test_patterns_are_bounded),
         cmocka_unit_test(test_sort_is_bounded),
         cmocka_unit_test(test_the_jit_and_the_watchdog),
+        cmocka_unit_test(test_the_watchdog_saves_first),
         cmocka_unit_test(test_memory_is_bounded),
         cmocka_unit_test(test_memory_comes_back),
+        cmocka_unit_test(test_a_script_changes_nothing_for_others),
+        cmocka_unit_test(test_require_as_the_last_word),
+        cmocka_unit_test(test_coroutines_answer_as_the_library),
         cmocka_unit_test(test_deep_recursion),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,5 +1,6 @@
 /* Runs tests/lua/test_*.lua in the sandbox, so that they are checked without the program too; and compares our
  * patterns with the library's own on random texts. */
+#include "core/recipe/keys.h"
 #include "lua/open.h"
 #include "tests/unit/lua/lua_test.h"
 
@@ -15,7 +16,7 @@ static rw_status run_one(void *ctx, const char *name, rw_error *err) {
     char path[600];
     snprintf(path, sizeof path, "%s/%s", dir, name);
     assert_int_equal(rw_lua_new(&b.lua, &b.plan, err), RW_OK);
-    if (rw_lua_run_file(b.lua, path, &b.err) != RW_OK) fail_msg("%s\n%s", error_of(&b), b.err.detail);
+    if (rw_lua_run_file(b.lua, path, NULL, 0, &b.err) != RW_OK) fail_msg("%s\n%s", error_of(&b), b.err.detail);
     close_hooks(&b);
     n_run++;
     return RW_OK;
@@ -67,7 +68,7 @@ static void run_answers(bool trust, char *text, size_t size) {
     bench b = {.plan = {.trust = trust, .budget_ms = 60000, .memory_bytes = 64 << 20}};
     const char *path = write_script("answers.lua", answers);
     assert_int_equal(rw_lua_new(&b.lua, &b.plan, &b.err), RW_OK);
-    assert_int_equal(rw_lua_run_file(b.lua, path, &b.err), RW_E_LUA);
+    assert_int_equal(rw_lua_run_file(b.lua, path, NULL, 0, &b.err), RW_E_LUA);
     const char *hash = strstr(error_of(&b), "hash ");
     if (!hash) fail_msg("%s", b.text);
     snprintf(text, size, "%s", hash);
@@ -97,11 +98,48 @@ static void test_readme_lists_the_hooks(void **state) {
     rw_free(text);
 }
 
+static void test_arguments(void **state) {
+    (void)state;
+    bench b = {.plan = {.budget_ms = 20000, .memory_bytes = 64 << 20}};
+    char one[] = "one", empty[] = "", three[] = "--three=3";
+    char *const args[] = {one, empty, three};
+    const char *path = write_script("args.lua", "local a, b, c = ...\n"
+                                                "assert(select('#', ...) == 3 and a == 'one' and b == '')\n"
+                                                "assert(c == '--three=3')");
+    assert_int_equal(rw_lua_new(&b.lua, &b.plan, &b.err), RW_OK);
+    assert_ok(&b, rw_lua_run_file(b.lua, path, args, 3, &b.err));
+    close_hooks(&b);
+}
+
+/* "lua.budget_ms" in a text is a key, or a module's file. */
+static void check_names(const char *file) {
+    rw_error err = {0};
+    char *text = NULL;
+    int64_t n = 0;
+    assert_int_equal(rw_file_slurp(rw_source_path(file), 1 << 20, &text, &n, &err), RW_OK);
+    for (const char *p = strstr(text, "lua."); p; p = strstr(p + 1, "lua.")) {
+        char name[40];
+        snprintf(name, sizeof name, "%.*s", (int)strspn(p + 4, "abcdefghijklmnopqrstuvwxyz_"), p + 4);
+        const bool begins = p == text || !strchr("/_.-", p[-1]);
+        if (begins && name[0] && !rw_key_find("lua", name)) fail_msg("%s: there is no key lua.%s", file, name);
+    }
+    rw_free(text);
+}
+
+static void test_keys_that_are_named_exist(void **state) {
+    (void)state;
+    check_names("lua/README.md");
+    check_names("lua/messages.def");
+    check_names("recipes/README.md");
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_lua_files),
         cmocka_unit_test(test_patterns_answer_as_the_library),
         cmocka_unit_test(test_readme_lists_the_hooks),
+        cmocka_unit_test(test_arguments),
+        cmocka_unit_test(test_keys_that_are_named_exist),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

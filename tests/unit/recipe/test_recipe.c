@@ -41,14 +41,15 @@ static void choices_reach_the_plan(void **state) {
     static const char text[] = "name: n\ndevice: cpu\nhooks: [a.lua, /b.lua]\n"
                                "model: { arch: x060, n_layer: 3, n_embd: 96, head_size: 32, dim_ffn: 128 }\n"
                                "data: { data_type: binidx, data_file: x/pile, valid_file: v, ctx_len: 64 }\n"
-                               "train: { micro_bsz: 2, accumulate: 3, epoch_steps: 5, epoch_count: 7, lr_init: 3e-4,\n"
+                               "train: { micro_bsz: 2, accumulate: 3, epoch_steps: 5, epoch_count: 7,\n"
+                               "  lr_init: 3e-4, lr_final: 2e-5,\n"
                                "  grad_cp: 1, layerwise_lr: false, random_seed: 9007199254740991, beta2: 0.999,\n"
                                "  max_seconds: 1.5 }\n"
                                "save: { dtype: bf16, keep: 4 }\nlog: { every: 11 }\n"
-                               "lua: { jit: true, budget_ms: 10, memory_mb: 3 }\n";
+                               "lua: { budget_ms: 10, memory_mb: 3 }\n";
     rw_recipe r;
     rw_plan p = {.threads = 5};
-    must_load(&r, text, "train.lr_final=2e-5");
+    must_load(&r, text, "lua.jit=true");
     rw_recipe_to_plan(&r, &p);
     assert_string_equal(p.name, "n");
     assert_int_equal(p.device, RW_ON_CPU);
@@ -97,8 +98,8 @@ static void choices_reach_the_plan(void **state) {
     assert_int_equal(p.save.epoch_save, 5);
     assert_int_equal(p.save.keep, 4);
     assert_int_equal(p.log.every, 11);
-    assert_int_equal(rw_recipe_where(&r, RW_KEY_train_lr_init).line, 6);
-    assert_string_equal(rw_recipe_where(&r, RW_KEY_train_lr_final).file, "command line");
+    assert_int_equal(rw_recipe_where(&r, RW_KEY_train_lr_init).line, 7);
+    assert_string_equal(rw_recipe_where(&r, RW_KEY_lua_jit).file, "command line");
     assert_null(rw_recipe_where(&r, RW_KEY_train_beta1).file);
     rw_recipe_done(&r);
 }

@@ -38,9 +38,10 @@ static rw_status number(void *ctx, rw_hook_id id, rw_hook_trainer *t, double *va
     return RW_OK;
 }
 
-static rw_status boolean(void *ctx, rw_hook_id id, rw_hook_trainer *t, bool *value, bool *given, rw_error *err) {
+static rw_status boolean(void *ctx, rw_hook_id id, rw_hook_trainer *t, const rw_hook_metrics *m, bool *value,
+                         bool *given, rw_error *err) {
     const behaviour *b = ctx;
-    (void)id, (void)err;
+    (void)id, (void)m, (void)err;
     *given = true;
     *value = t->step == b->save_at;
     return RW_OK;
@@ -87,7 +88,7 @@ static bool saves_third(const char *name, behaviour b, char **said) {
     rw_arena arena = {0};
     const rw_plan *plan;
     rw_device *device;
-    const rw_hooks hooks = {&b, number, boolean, text_of, event};
+    const rw_hooks hooks = {.ctx = &b, .number = number, .boolean = boolean, .text = text_of, .event = event};
     int n = snprintf(text, sizeof text,
                      "name: ends\ndevice: cpu\nmodel: { arch: x060, n_layer: 2, n_embd: 32, head_size: 32 }\n"
                      "data: { data_type: jsonl, data_file: '%s', tokenizer: byte, ctx_len: 8 }\n"

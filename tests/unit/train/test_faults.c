@@ -48,8 +48,9 @@ static rw_status number(void *ctx, rw_hook_id id, rw_hook_trainer *t, double *va
     return RW_OK;
 }
 /* should_save: after each step */
-static rw_status boolean(void *ctx, rw_hook_id id, rw_hook_trainer *t, bool *value, bool *given, rw_error *err) {
-    (void)ctx, (void)t, (void)err;
+static rw_status boolean(void *ctx, rw_hook_id id, rw_hook_trainer *t, const rw_hook_metrics *m, bool *value,
+                         bool *given, rw_error *err) {
+    (void)ctx, (void)t, (void)m, (void)err;
     *given = *value = id == RW_HOOK_should_save;
     return RW_OK;
 }
@@ -63,7 +64,7 @@ static rw_status event(void *ctx, rw_hook_id id, rw_hook_trainer *t, const rw_ho
     (void)ctx, (void)id, (void)t, (void)m, (void)err;
     return RW_OK;
 }
-static const rw_hooks hooks = {NULL, number, boolean, text_of, event};
+static const rw_hooks hooks = {.number = number, .boolean = boolean, .text = text_of, .event = event};
 
 static void open_run(fixture *f, const char *name) {
     rw_error err = {0};

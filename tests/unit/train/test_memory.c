@@ -65,8 +65,9 @@ static rw_status no_number(void *ctx, rw_hook_id id, rw_hook_trainer *t, double 
     *given = false;
     return RW_OK;
 }
-static rw_status no_boolean(void *ctx, rw_hook_id id, rw_hook_trainer *t, bool *value, bool *given, rw_error *err) {
-    (void)ctx, (void)id, (void)t, (void)value, (void)err;
+static rw_status no_boolean(void *ctx, rw_hook_id id, rw_hook_trainer *t, const rw_hook_metrics *m, bool *value,
+                            bool *given, rw_error *err) {
+    (void)ctx, (void)id, (void)t, (void)m, (void)value, (void)err;
     *given = false;
     return RW_OK;
 }
@@ -114,7 +115,7 @@ static void run(const char *extra) {
     must(rw_recipe_load(&recipe, &options, &err), &err);
     must(rw_plan_make(&plan, &recipe, NULL, &arena, &device, &err), &err);
     seen s = {.device = device};
-    rw_hooks hooks = {&s, no_number, no_boolean, no_text, look};
+    rw_hooks hooks = {.ctx = &s, .number = no_number, .boolean = no_boolean, .text = no_text, .event = look};
     must(rw_train(plan, &recipe, device, &hooks, NULL, &err), &err);
 
     int64_t planned = 0, loaders = 0;

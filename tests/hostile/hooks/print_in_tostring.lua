@@ -1,0 +1,4 @@
+-- expect: call each other too deeply|stopped after running for
+local t
+t = setmetatable({}, { __tostring = function() print(t) return "" end })
+print(t)

@@ -1,0 +1,2 @@
+-- expect: missing in date table
+os.time(setmetatable({}, { __index = os.time }))
