@@ -15,7 +15,8 @@ rw_status rw_source_open(rw_source *s, const rw_plan_data *plan, const char *fil
     *s = (rw_source){.file = file, .vocab_size = plan->vocab_size};
     rw_status status = formats[plan->data_type]->open(s, plan, file, err);
     if (status == RW_OK && s->n_tokens == 0)
-        status = rw_fail(err, RW_E_DATA, RW_AT_FILE(file), "it has no tokens to train on; put text into it, or name another file");
+        status = rw_fail(err, RW_E_DATA, RW_AT_FILE(file),
+                         "it has no tokens to train on; put text into it, or name another file");
     if (status != RW_OK) rw_source_close(s);
     return status;
 }
