@@ -19,7 +19,7 @@ diff "$work/keys" "$work/page" >&2 || fail "recipes/README.zh.md is not what RWK
 grep -o '`rwkv-[0-9]-world/resolve/[^`]*`' "$root/recipes/README.md" | while read -r file; do
     grep -qF "$file" "$root/recipes/README.zh.md" || fail "recipes/README.zh.md lacks $file"
 done
-sed -n 's/^| `\([a-z_]*\)` | \(number\|boolean\|text\|event\) .*/\1/p' "$root/lua/README.md" | while read -r hook; do
+sed -n 's/^| `\([a-z_]*\)` | \(number\|boolean\|text\|event\|memory\) .*/\1/p' "$root/lua/README.md" | while read -r hook; do
     grep -q "^| \`$hook\` |" "$root/lua/README.zh.md" || fail "lua/README.zh.md has no row for the hook $hook"
 done
 for page in lua/ recipes/; do
