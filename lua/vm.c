@@ -24,7 +24,7 @@
 
 #define COUNT_INSTRUCTIONS 20
 #define SLOW_NS            5000000   /* so much for 20 instructions: one of them works through the memory */
-#define STACK_LIMIT        (2 << 20) /* bytes of C stack for a call: LuaJIT takes time with the square of its depth */
+#define STACK_LIMIT        (1 << 20) /* bytes of C stack for a call: LuaJIT takes time with the square of its depth */
 
 /* Test settings; see vm.h. */
 static int64_t fail_after;

@@ -5,6 +5,7 @@
  * a 16-bit type is rounded to odd, which gives the same result as rounding once. */
 #include "core/base/dtype.h"
 
+#include <math.h>
 #include <stddef.h>
 #include <strings.h>
 
@@ -158,6 +159,24 @@ static void convert_by_f32(char *dst, rw_dtype to, const char *src, rw_dtype fro
         first((char *)piece, src + i * rw_dtype_bytes(from), len);
         converters[to].from_f32(dst + i * rw_dtype_bytes(to), (const char *)piece, len);
     }
+}
+
+/* The exponent is all ones. Many at a time without a branch, then the one. */
+int64_t rw_first_nonfinite(const void *x, rw_dtype dtype, int64_t n) {
+    const int64_t most = 4096;
+    const float *f = x;
+    const double *d = x;
+    for (int64_t first = 0; first < n; first += most) {
+        int64_t end = n - first < most ? n : first + most;
+        unsigned any = 0;
+        if (dtype == RW_F32)
+            for (int64_t i = first; i < end; i++) any |= !isfinite(f[i]);
+        else
+            for (int64_t i = first; i < end; i++) any |= !isfinite(d[i]);
+        for (int64_t i = first; any && i < end; i++)
+            if (dtype == RW_F32 ? !isfinite(f[i]) : !isfinite(d[i])) return i;
+    }
+    return n;
 }
 
 int rw_convert(void *dst, rw_dtype to, const void *src, rw_dtype from, int64_t n) {

@@ -59,6 +59,9 @@ float rw_f32_from_f16(uint16_t h);
 
 /* A floating type, one that rw_convert() turns into the others? */
 bool rw_dtype_is_float(rw_dtype t);
+/* Index of the first value of x[n] (f32 or f64) that is NaN or infinite; n: none. */
+int64_t rw_first_nonfinite(const void *x, rw_dtype dtype, int64_t n);
+
 /* Converts n elements between any two floating types; src and dst may not overlap.
  * Returns 0, or -1 when the pair is not supported (integer types convert only to themselves). */
 int rw_convert(void *dst, rw_dtype to, const void *src, rw_dtype from, int64_t n);

@@ -4,7 +4,6 @@
 #include "core/base/fs.h"
 
 #include "core/base/alloc.h"
-#include "core/base/str.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -82,10 +81,9 @@ void rw_file_close(rw_file *f) {
 }
 
 static rw_status slurp(const rw_file *f, int64_t limit, char **data, rw_error *err) {
-    char found[32], most[32];
     if (f->n_bytes > limit)
-        return rw_fail(err, RW_E_IO, RW_AT_FILE(f->path), "too large: %s; the limit here is %s",
-                       rw_format_bytes(found, sizeof found, f->n_bytes), rw_format_bytes(most, sizeof most, limit));
+        return rw_fail(err, RW_E_IO, RW_AT_FILE(f->path), "too large: %lld bytes; the limit here is %lld",
+                       (long long)f->n_bytes, (long long)limit);
     *data = rw_alloc((size_t)f->n_bytes + 1);
     if (!*data) return rw_fail_memory(err, (size_t)f->n_bytes);
     return rw_file_read_at(f, 0, *data, f->n_bytes, err);

@@ -69,6 +69,10 @@ static const struct {
     {"\x28\xb5\x2f\xfd", "this is a zstd archive; unpack it first"},
     {"MMIDIDX", "this is the .idx of a data set, not a model"},
     {"{", "this is JSON, perhaps an error message from a server; read it, then download the model again"},
+    {"\x80\x04", "this is a Python pickle of protocol 4; load it in Python and save the state_dict again without "
+                 "pickle_protocol"},
+    {"\x80\x05", "this is a Python pickle of protocol 5; load it in Python and save the state_dict again without "
+                 "pickle_protocol"},
     {"\x80",
      "this is a Python pickle, but not one written by torch.save; load it in Python and save the state_dict again"},
 };

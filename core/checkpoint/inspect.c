@@ -19,7 +19,7 @@ static void print_size(const rw_tensor_file *f, rw_str *out) {
     char size[32], count[32], path[1024];
     int64_t n = 0;
     rw_printable(path, sizeof path, f->file.path);
-    for (int64_t i = 0; i < f->n; i++) n += numel(&f->tensors[i]);
+    for (int64_t i = 0; i < f->n; i++) n = rw_add_saturated(n, numel(&f->tensors[i]));
     rw_str_appendf(out, rw_message("%s: %s, %s (%lld bytes), %lld tensors, %s elements\n"), path, f->kind,
                    rw_format_bytes(size, sizeof size, f->file.n_bytes), (long long)f->file.n_bytes, (long long)f->n,
                    rw_format_count(count, sizeof count, n));
@@ -77,5 +77,25 @@ rw_status rw_inspect_print(const rw_tensor_file *f, rw_str *out, rw_error *err) 
         if (w > width) width = w < 60 ? w : 60;
     }
     for (int64_t i = 0; i < f->n; i++) print_tensor(&f->tensors[i], width, out);
+    return out->failed ? rw_fail_memory(err, out->len) : RW_OK;
+}
+
+/* -- every byte --------------------------------------------------------------------------------------- */
+
+/* Records of a zip with those that no tensor is in; else those of the tensors. A file without checksums can be read:
+ * that is all that can be said. */
+rw_status rw_inspect_verify(const rw_tensor_file *f, rw_str *out, rw_error *err) {
+    const rw_tensor_record *records = f->parts ? f->parts : f->records;
+    int64_t n = f->parts ? f->n_parts : f->n, checked = 0;
+    for (int64_t i = 0; i < n; i++) {
+        RW_TRY(rw_tensor_record_check(&f->file, &records[i], err));
+        checked += records[i].has_crc;
+    }
+    if (checked > 0)
+        rw_str_appendf(out, rw_message("verified: the checksums of %lld of %lld records are right\n"),
+                       (long long)checked, (long long)n);
+    else
+        rw_str_append(out,
+                      rw_message("read to the end; this kind of file has no checksums, so damage cannot be seen\n"));
     return out->failed ? rw_fail_memory(err, out->len) : RW_OK;
 }

@@ -14,6 +14,9 @@ extern "C" {
  * and one line for each tensor: name, type, shape. RW_E_MEMORY only. */
 rw_status rw_inspect_print(const rw_tensor_file *f, rw_str *out, rw_error *err);
 
+/* `inspect --verify`: reads every byte and compares what has a checksum; says how much of the file that is. */
+rw_status rw_inspect_verify(const rw_tensor_file *f, rw_str *out, rw_error *err);
+
 #ifdef __cplusplus
 }
 #endif

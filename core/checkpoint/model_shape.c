@@ -177,6 +177,10 @@ static rw_status check_tensor(survey *s, const rw_role_walk *w, rw_error *err) {
     if (!t) return RW_OK; /* optional, or partial */
     if (t->ndim != ndim || memcmp(t->shape, expected, (size_t)ndim * sizeof *expected))
         return fail_shape(s, t, expected, ndim, err);
+    for (int i = 0; i < ndim; i++)
+        if (t->shape[i] == 0)
+            return rw_fail(err, RW_E_SHAPE, RW_AT_FILE(path(s)), "tensor '%.200s' is empty; is the file damaged?",
+                           w->name);
     if (!rw_dtype_is_float(t->dtype))
         return rw_fail(err, RW_E_UNSUPPORTED, RW_AT_FILE(path(s)),
                        "tensor '%.200s' is %s: this file is quantized; download the bf16 or fp16 file of the model",
@@ -252,7 +256,7 @@ static rw_dtype main_dtype(const rw_tensor_file *f) {
     rw_dtype best = RW_F32;
     for (int64_t i = 0; i < f->n; i++) {
         const rw_file_tensor *t = &f->tensors[i];
-        bytes[t->dtype] += rw_shape_bytes(t->shape, t->ndim, t->dtype);
+        bytes[t->dtype] = rw_add_saturated(bytes[t->dtype], rw_shape_bytes(t->shape, t->ndim, t->dtype));
     }
     for (int t = RW_DTYPE_NONE + 1; t < RW_DTYPE_COUNT; t++)
         if (bytes[t] > bytes[best]) best = (rw_dtype)t;

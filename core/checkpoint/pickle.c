@@ -207,8 +207,11 @@ static rw_status op_stop(machine *m) {
 static rw_status op_proto(machine *m) {
     const uint8_t *p = take(m, 1);
     if (!p) return failed(m);
-    if (*p > 5) return bad(m, "protocol %d; expected 2", *p);
-    return RW_OK;
+    if (*p <= 3) return RW_OK; /* 3 adds bytes, which a dictionary of tensors has not */
+    return bad(m,
+               "protocol %d; expected 2, torch.save's default. Load the file in Python and save it again without "
+               "pickle_protocol",
+               *p);
 }
 
 static rw_status op_binfloat(machine *m) {
@@ -362,6 +365,29 @@ static const struct {
     {"torch._utils", "_rebuild_parameter", REBUILD_PARAMETER},
 };
 
+/* Tensors that are no plain numbers in a storage, and what makes plain ones of them in Python. */
+static const struct {
+    const char *name, *what;
+} other_tensors[] = {
+    {"_rebuild_tensor_v3", "a tensor of a type that torch has no storage class for, such as float8; load the file in "
+                           "Python, convert its tensors with .to(torch.bfloat16) and save them again"},
+    {"_rebuild_qtensor",
+     "a quantized tensor; load the file in Python, call .dequantize() and save it again, or take the "
+     "bf16 or fp16 file of the model"},
+    {"_rebuild_sparse_tensor", "a sparse tensor; load the file in Python, call .to_dense() and save it again"},
+    {"_rebuild_meta_tensor_no_storage", "a tensor of the meta device, which has no numbers; save the real weights"},
+};
+
+static rw_status refuse_global(machine *m, const char *module, const char *name) {
+    for (size_t i = 0; i < sizeof other_tensors / sizeof *other_tensors; i++)
+        if (!strcmp(module, "torch._utils") && !strcmp(name, other_tensors[i].name))
+            return bad(m, "%s", rw_message(other_tensors[i].what));
+    return bad(m,
+               "opcode GLOBAL of %s.%s refused: a model file needs only tensors, and this name could run a program; "
+               "if you trust the file, load it in Python and save its plain state_dict()",
+               module, name);
+}
+
 static rw_status op_global(machine *m) {
     char module[201], name[201];
     RW_TRY(take_line(m, module));
@@ -375,12 +401,7 @@ static rw_status op_global(machine *m) {
         }
     rw_dtype dtype =
         strcmp(module, "torch") && strcmp(module, "torch.cuda") ? RW_DTYPE_NONE : rw_dtype_from_torch_storage(name);
-    if (dtype == RW_DTYPE_NONE)
-        return bad(
-            m,
-            "opcode GLOBAL of %s.%s refused: a model file needs only tensors, and this name could run a program; "
-            "if you trust the file, load it in Python and save its plain state_dict()",
-            module, name);
+    if (dtype == RW_DTYPE_NONE) return refuse_global(m, module, name);
     v->u.global.what = STORAGE_TYPE;
     v->u.global.dtype = dtype;
     return push(m, v);
@@ -426,6 +447,24 @@ static bool numel_overflows(const rw_pickle_tensor *t) {
     return false;
 }
 
+/* What torch adds to a view whose numbers are not those in the storage: {"neg": True}, {"conj": True}. Whatever it may
+ * say is refused, since reading the storage alone would give other numbers. */
+static rw_status check_metadata(machine *m, const value *args) {
+    const value *d = args->u.seq.n > 6 ? args->u.seq.items[6] : NULL;
+    if (args->u.seq.n > 7) return bad(m, "_rebuild_tensor_v2 with %lld arguments; at most 7", (long long)args->u.seq.n);
+    if (!d || d->kind == NONE) return RW_OK;
+    if (d->kind != DICT) return bad(m, "_rebuild_tensor_v2 with %s as metadata", name_of(d->kind));
+    for (int64_t i = 0; i + 1 < d->u.seq.n; i += 2) {
+        const value *key = d->u.seq.items[i], *x = d->u.seq.items[i + 1];
+        if (x->kind == BOOLEAN && !x->u.integer) continue;
+        return bad(m,
+                   "a lazy view ('%.40s'), whose numbers differ from the stored ones; load the file in Python, call "
+                   ".resolve_neg().resolve_conj() on its tensors and save them again",
+                   key->kind == STRING ? key->u.string : "?");
+    }
+    return RW_OK;
+}
+
 /* (storage, offset, size, stride, requires_grad, hooks[, metadata]) */
 static rw_status rebuild_tensor(machine *m, const value *args) {
     const value *storage = item(args, 0, STORAGE), *offset = item(args, 1, INTEGER);
@@ -434,6 +473,7 @@ static rw_status rebuild_tensor(machine *m, const value *args) {
         return bad(m, "_rebuild_tensor_v2 with arguments other than (storage, offset, size, stride, ...)");
     if (size->u.seq.n > RW_CHECKPOINT_MAX_DIM)
         return bad(m, "a tensor with %lld dimensions; at most %d", (long long)size->u.seq.n, RW_CHECKPOINT_MAX_DIM);
+    RW_TRY(check_metadata(m, args));
     value *v = make(m, TENSOR);
     rw_pickle_tensor *t = v ? rw_arena_alloc(m->arena, sizeof *t) : NULL;
     if (!v) return failed(m);

@@ -5,7 +5,8 @@
  *
  *   collections.OrderedDict                    a dictionary; BUILD on it (torch's _metadata) is read and ignored
  *   torch.<X>Storage, torch.cuda.<X>Storage    an element type (dtypes.def)
- *   torch._utils._rebuild_tensor_v2            (storage, offset, size, stride, requires_grad, hooks)
+ *   torch._utils._rebuild_tensor_v2            (storage, offset, size, stride, requires_grad, hooks[, metadata]);
+ *                                              metadata that says anything (a lazy view) is refused
  *   torch._utils._rebuild_parameter            (tensor, requires_grad, hooks): the tensor
  *   persistent id ('storage', type, key, location, elements)
  *

@@ -129,9 +129,25 @@ static rw_status set_tensor(rw_tensor_file *f, const rw_zip *z, const char *root
             err, RW_E_FORMAT, RW_AT_FILE(f->file.path),
             "tensor '%.200s' should be in record '%.200s', which is not in the archive; download the file again",
             t->name, name);
-    rw_tensor_record record = {.name = name, .n_bytes = r->n_bytes, .crc = r->crc, .has_crc = true};
-    RW_TRY(rw_zip_data_offset(z, r, &record.offset, err));
-    return rw_tensor_file_set(f, i, t, &record, err);
+    return rw_tensor_file_set(f, i, t, &f->parts[r - z->records], err);
+}
+
+/* Every record with its place and its CRC. */
+static rw_status list_parts(rw_tensor_file *f, const rw_zip *z, rw_error *err) {
+    size_t n = (size_t)z->n_records + 1;
+    f->parts = rw_arena_alloc(&f->arena, n * sizeof *f->parts);
+    bool *checked = rw_arena_alloc(&f->arena, n);
+    if (!f->parts || !checked) return rw_fail_memory(err, n * sizeof *f->parts);
+    for (int64_t i = 0; i < z->n_records; i++) {
+        const rw_zip_record *r = &z->records[i];
+        rw_tensor_record *part = &f->parts[i];
+        *part = (rw_tensor_record){.n_bytes = r->n_bytes, .crc = r->crc, .has_crc = r->crc, .checked = &checked[i]};
+        part->name = rw_arena_strdup(&f->arena, r->name);
+        if (!part->name) return rw_fail_memory(err, strlen(r->name));
+        RW_TRY(rw_zip_data_offset(z, r, &part->offset, err));
+    }
+    f->n_parts = z->n_records;
+    return RW_OK;
 }
 
 /* -- the whole ----------------------------------------------------------------------------------------- */
@@ -156,6 +172,7 @@ static rw_status read_tensors(rw_tensor_file *f, const rw_zip *z, const char *ro
 
 static rw_status read_zip(rw_tensor_file *f, const rw_zip *z, rw_error *err) {
     const char *root;
+    RW_TRY(list_parts(f, z, err));
     RW_TRY(find_root(f, z, &root, err));
     RW_TRY(check_byte_order(f, z, root, err));
     return read_tensors(f, z, root, err);

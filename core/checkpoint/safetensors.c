@@ -124,16 +124,27 @@ static bool read_digits(const char *text, uint32_t *out) {
     return true;
 }
 
+static rw_status fill_records(rw_tensor_file *f, const span *s, rw_error *err) {
+    bool *checked = rw_arena_alloc(&f->arena, (size_t)f->n + 1);
+    if (!checked) return rw_fail_memory(err, (size_t)f->n + 1);
+    for (int64_t k = 0; k < f->n; k++) {
+        const rw_file_tensor *t = &f->tensors[s[k].tensor];
+        rw_tensor_record *r = &f->records[s[k].tensor];
+        *r = (rw_tensor_record){.name = t->name, .offset = t->file_offset, .n_bytes = s[k].end - s[k].begin};
+        r->checked = &checked[k];
+    }
+    return RW_OK;
+}
+
 /* "crc32" of rw_safetensors_write(), in the order of the sorted spans. Files of others have none. */
 static rw_status read_checksums(rw_tensor_file *f, const span *s, rw_error *err) {
+    RW_TRY(fill_records(f, s, err));
     const char *text = rw_tensor_file_metadata(f, "crc32");
     if (!text) return RW_OK;
     bool fits = strlen(text) == (size_t)f->n * 8;
     for (int64_t k = 0; fits && k < f->n; k++) {
-        const rw_file_tensor *t = &f->tensors[s[k].tensor];
         rw_tensor_record *r = &f->records[s[k].tensor];
-        *r = (rw_tensor_record){.name = t->name, .offset = t->file_offset, .n_bytes = s[k].end - s[k].begin};
-        r->has_crc = fits = read_digits(text + 8 * k, &r->crc);
+        r->of_state = r->has_crc = fits = read_digits(text + 8 * k, &r->crc);
     }
     return fits ? RW_OK : bad(f, "__metadata__", err, "crc32 is not 8 hexadecimal digits for each tensor");
 }

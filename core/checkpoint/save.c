@@ -89,6 +89,28 @@ void rw_save_buffers_done(rw_save_buffers *b) {
     *b = (rw_save_buffers){0};
 }
 
+/* The first value of a piece that is finite and is not once it is converted; -1: none. */
+static int64_t find_overflow(const rw_save_tensor *t, const rw_save_buffers *b, int64_t n) {
+    if (t->dtype != RW_F16 && t->dtype != RW_BF16) return -1;
+    const uint16_t *narrow = (const uint16_t *)(void *)b->converted, infinite = t->dtype == RW_F16 ? 0x7c00 : 0x7f80;
+    int64_t size = rw_dtype_bytes(t->src_dtype);
+    unsigned any = 0;
+    for (int64_t i = 0; i < n; i++) any |= (narrow[i] & infinite) == infinite;
+    for (int64_t i = 0; any && i < n; i++)
+        if ((narrow[i] & infinite) == infinite &&
+            rw_first_nonfinite((const char *)b->fetched + i * size, t->src_dtype, 1) == 1)
+            return i;
+    return -1;
+}
+
+static rw_status fail_overflow(const rw_save_tensor *t, const rw_save_buffers *b, int64_t i, rw_error *err) {
+    double x = t->src_dtype == RW_F32 ? (double)((const float *)(void *)b->fetched)[i]
+                                      : ((const double *)(void *)b->fetched)[i];
+    return rw_fail(err, RW_E_NUMERIC, RW_AT_NONE,
+                   "tensor '%.200s' has the value %g, which becomes infinite as %s; save.dtype: fp32 keeps it", t->name,
+                   x, rw_dtype_name(t->dtype));
+}
+
 rw_status rw_save_stream(const rw_save_tensor *t, const rw_save_buffers *b, const rw_writer *w,
                          void (*put)(void *ctx, const void *bytes, int64_t n_bytes), void *ctx, rw_error *err) {
     int64_t total = numel(t), most = b->n_bytes / larger_item(t), item = rw_dtype_bytes(t->dtype);
@@ -99,6 +121,8 @@ rw_status rw_save_stream(const rw_save_tensor *t, const rw_save_buffers *b, cons
         if (!same && rw_convert(b->converted, t->dtype, b->fetched, t->src_dtype, n))
             return rw_fail(err, RW_E_INTERNAL, RW_AT_NONE, "tensor '%.200s' is %s and cannot be saved as %s", t->name,
                            rw_dtype_name(t->src_dtype), rw_dtype_name(t->dtype));
+        int64_t overflow = same ? -1 : find_overflow(t, b, n);
+        if (overflow >= 0) return fail_overflow(t, b, overflow, err);
         put(ctx, same ? b->fetched : b->converted, n * item);
         first += n;
     }

@@ -152,24 +152,45 @@ static bool is_contiguous(const rw_file_tensor *t) {
     return true;
 }
 
-/* The record of t when t is all of it and its CRC is known; else NULL. A stored CRC of 0 means that the writer left
- * it out (torch can be told to). */
-static const rw_tensor_record *crc_record(const rw_tensor_file *f, const rw_file_tensor *t, int64_t n_bytes) {
+/* The record of t when its CRC is known and was not compared yet; else NULL. */
+static const rw_tensor_record *unchecked(const rw_tensor_file *f, const rw_file_tensor *t) {
     if (t < f->tensors || t >= f->tensors + f->n) return NULL;
     const rw_tensor_record *r = &f->records[t - f->tensors];
-    return r->has_crc && r->crc && r->offset == t->file_offset && r->n_bytes == n_bytes ? r : NULL;
+    return r->has_crc && !*r->checked ? r : NULL;
 }
 
-static rw_status check_crc(const rw_tensor_file *f, const rw_tensor_record *r, uint32_t crc, rw_error *err) {
-    if (!r || r->crc == crc) return RW_OK;
-    if (rw_tensor_file_metadata(f, "crc32")) /* a training state of ours, no download */
-        return rw_fail(err, RW_E_FORMAT, RW_AT_FILE(f->file.path),
+/* The same when t is all of it, so that its CRC comes by the way. */
+static const rw_tensor_record *crc_record(const rw_tensor_file *f, const rw_file_tensor *t, int64_t n_bytes) {
+    const rw_tensor_record *r = unchecked(f, t);
+    return r && r->offset == t->file_offset && r->n_bytes == n_bytes ? r : NULL;
+}
+
+static rw_status check_crc(const rw_file *f, const rw_tensor_record *r, uint32_t crc, rw_error *err) {
+    if (!r) return RW_OK;
+    *r->checked = r->crc == crc;
+    if (*r->checked) return RW_OK;
+    if (r->of_state) /* a training state of ours, no download */
+        return rw_fail(err, RW_E_FORMAT, RW_AT_FILE(f->path),
                        "tensor '%.200s' is damaged: its CRC32 is %08x, expected %08x; resume from another state "
                        "(--resume PATH) or start from the last .pth",
                        r->name, (unsigned)crc, (unsigned)r->crc);
-    return rw_fail(err, RW_E_FORMAT, RW_AT_FILE(f->file.path),
+    return rw_fail(err, RW_E_FORMAT, RW_AT_FILE(f->path),
                    "record '%.200s' is damaged: its CRC32 is %08x, expected %08x; download the file again", r->name,
                    (unsigned)crc, (unsigned)r->crc);
+}
+
+rw_status rw_tensor_record_check(const rw_file *f, const rw_tensor_record *r, rw_error *err) {
+    int64_t most = r->n_bytes < PIECE ? r->n_bytes : PIECE;
+    uint8_t *piece = rw_alloc((size_t)most + 1);
+    uint32_t crc = 0;
+    rw_status status = piece ? RW_OK : rw_fail_memory(err, (size_t)most);
+    for (int64_t at = 0; status == RW_OK && at < r->n_bytes; at += most) {
+        int64_t n = r->n_bytes - at < most ? r->n_bytes - at : most;
+        status = rw_file_read_at(f, r->offset + at, piece, n, err);
+        if (status == RW_OK) crc = (uint32_t)crc32_z(crc, piece, (size_t)n);
+    }
+    rw_free(piece);
+    return status == RW_OK ? check_crc(f, r->has_crc ? r : NULL, crc, err) : status;
 }
 
 static rw_status no_conversion(const rw_tensor_file *f, const rw_file_tensor *t, rw_dtype dtype, rw_error *err) {
@@ -191,7 +212,7 @@ static rw_status read_in_order(const rw_tensor_file *f, const rw_file_tensor *t,
         if (buf && rw_convert(out + i * size, dtype, buf, t->dtype, n)) return no_conversion(f, t, dtype, err);
         i += n;
     }
-    return check_crc(f, r, crc, err);
+    return check_crc(&f->file, r, crc, err);
 }
 
 /* -- reading views ------------------------------------------------------------------------------------ */
@@ -255,6 +276,9 @@ rw_status rw_tensor_file_read(const rw_tensor_file *f, const rw_file_tensor *t, 
     int64_t numel = rw_shape_bytes(t->shape, t->ndim, t->dtype) / rw_dtype_bytes(t->dtype);
     bool in_order = is_contiguous(t);
     if (numel == 0) return RW_OK;
+    const rw_tensor_record *shared = unchecked(f, t); /* a part of a record: all of it is compared, once */
+    if (shared && !(in_order && crc_record(f, t, numel * rw_dtype_bytes(t->dtype))))
+        RW_TRY(rw_tensor_record_check(&f->file, shared, err));
     if (in_order && dtype == t->dtype) return read_in_order(f, t, numel, out, dtype, NULL, err);
     int64_t room = extent(t->shape, t->stride, t->ndim) * rw_dtype_bytes(t->dtype);
     if (room > PIECE) room = PIECE;

@@ -16,9 +16,14 @@ extern "C" {
 typedef struct {
     const char *name; /* for messages */
     int64_t offset, n_bytes;
-    uint32_t crc;
-    bool has_crc;
+    uint32_t crc;  /* has_crc: of the whole record */
+    bool has_crc;  /* false, too, where the writer left it out (torch can be told to; then 0 is stored) */
+    bool of_state; /* with has_crc: we wrote it into a training state */
+    bool *checked; /* with has_crc: shared by all tensors of the record */
 } rw_tensor_record;
+
+/* Reads a record and compares it with its CRC: RW_E_FORMAT. One without a CRC is read all the same. */
+rw_status rw_tensor_record_check(const rw_file *f, const rw_tensor_record *r, rw_error *err);
 
 struct rw_tensor_file {
     rw_file file;
@@ -28,6 +33,8 @@ struct rw_tensor_file {
     rw_tensor_record *records; /* [n], beside tensors */
     int64_t n;
     rw_name_index index;
+    rw_tensor_record *parts; /* [n_parts] every record of a zip, those without tensors too; else NULL */
+    int64_t n_parts;
     const char *(*metadata)[2]; /* [n_metadata] */
     int64_t n_metadata;
 };
@@ -47,6 +54,11 @@ rw_status rw_tensor_file_set(rw_tensor_file *f, int64_t i, const rw_pickle_tenso
                              rw_error *err);
 /* numel * bytes of an element; -1 on overflow. */
 int64_t rw_shape_bytes(const int64_t *shape, int ndim, rw_dtype dtype);
+
+/* a + b, both >= 0, at most INT64_MAX: views that repeat an element (stride 0) can be as large as that. */
+static inline int64_t rw_add_saturated(int64_t a, int64_t b) {
+    return a > INT64_MAX - b ? INT64_MAX : a + b;
+}
 
 /* Says what a file is when it is no model: an HTML page, a git-lfs pointer, ...; head[n] are its first bytes. */
 rw_status rw_file_kind_fail(const rw_file *file, const char *head, int64_t n, rw_error *err);

@@ -9,6 +9,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#define CHECKED ((int64_t)1 << 18) /* values looked at in one piece */
+
 /* -- loading ------------------------------------------------------------------------------------------------ */
 
 static bool same_shape(const rw_segment *s, const rw_file_tensor *t) {
@@ -127,6 +129,43 @@ rw_status rw_weights_load_states(rw_params *p, const char *path, rw_error *err) 
     return status;
 }
 
+/* Pieces, so that a device elsewhere needs little host memory. */
+static rw_status check_segment(rw_params *p, size_t i, void *piece, const char *path, rw_error *err) {
+    const rw_segment *s = &p->layout.segments[i];
+    rw_dtype dtype = rw_wide(p->device->compute);
+    for (int64_t first = 0; first < s->n; first += CHECKED) {
+        int64_t n = s->n - first < CHECKED ? s->n - first : CHECKED;
+        rw_params_get(p, RW_PARAM_VALUE, i, first, n, dtype, piece);
+        int64_t bad = rw_first_nonfinite(piece, dtype, n);
+        if (bad == n) continue;
+        double x = dtype == RW_F32 ? (double)((float *)piece)[bad] : ((double *)piece)[bad];
+        return rw_fail(err, RW_E_NUMERIC, RW_AT_FILE(path),
+                       "tensor '%s' has %s at element %lld: the file is damaged, or its training diverged; take an "
+                       "earlier one (a recipe with model.allow_nonfinite: true loads it all the same)",
+                       s->name, isnan(x) ? "NaN" : "Infinity", (long long)(first + bad));
+    }
+    return RW_OK;
+}
+
+rw_status rw_weights_check_finite(rw_params *p, const char *path, rw_error *err) {
+    void *piece = rw_alloc((size_t)CHECKED * sizeof(double));
+    if (!piece) return rw_fail_memory(err, (size_t)CHECKED * sizeof(double));
+    rw_status status = RW_OK;
+    for (size_t i = 0; i < p->layout.n_segments && status == RW_OK; i++) status = check_segment(p, i, piece, path, err);
+    rw_free(piece);
+    return status;
+}
+
+rw_status rw_weights_finite(rw_params *p, bool *finite, rw_error *err) {
+    void *piece = rw_alloc((size_t)CHECKED * sizeof(double));
+    if (!piece) return rw_fail_memory(err, (size_t)CHECKED * sizeof(double));
+    *finite = true;
+    for (size_t i = 0; i < p->layout.n_segments && *finite; i++)
+        if (p->layout.segments[i].trainable) *finite = check_segment(p, i, piece, "", NULL) == RW_OK;
+    rw_free(piece);
+    return RW_OK;
+}
+
 /* -- saving --------------------------------------------------------------------------------------------------- */
 
 typedef struct {
@@ -211,33 +250,6 @@ void rw_weights_list_done(rw_weights_list *list) {
     rw_free(list->sources);
     rw_free(list->names);
     *list = (rw_weights_list){0};
-}
-
-static bool all_finite(const double *x, int64_t n) {
-    for (int64_t i = 0; i < n; i++)
-        if (!isfinite(x[i])) return false;
-    return true;
-}
-
-static bool segment_finite(rw_params *p, size_t i, double *buf, int64_t room) {
-    int64_t all = p->layout.segments[i].n;
-    for (int64_t at = 0; at < all; at += room) {
-        int64_t n = all - at < room ? all - at : room;
-        rw_params_get(p, RW_PARAM_VALUE, i, at, n, RW_F64, buf);
-        if (!all_finite(buf, n)) return false;
-    }
-    return true;
-}
-
-rw_status rw_weights_finite(rw_params *p, bool *finite, rw_error *err) {
-    enum { ROOM = 1 << 16 };
-    double *buf = rw_alloc_array(ROOM, sizeof *buf);
-    if (!buf) return rw_fail_memory(err, ROOM * sizeof *buf);
-    *finite = true;
-    for (size_t i = 0; i < p->layout.n_segments && *finite; i++)
-        if (p->layout.segments[i].trainable) *finite = segment_finite(p, i, buf, ROOM);
-    rw_free(buf);
-    return RW_OK;
 }
 
 rw_status rw_weights_save_pth(rw_params *p, const char *path, rw_dtype dtype, rw_error *err) {

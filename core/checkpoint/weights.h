@@ -23,6 +23,9 @@ rw_status rw_weights_load_partial(rw_params *p, const rw_tensor_file *f, const c
 /* Fills the initial states from a file of exactly them (train_type states). Errors: E_FORMAT. */
 rw_status rw_weights_load_states(rw_params *p, const char *path, rw_error *err);
 
+/* Refuses a parameter with a value that is NaN or infinite: E_NUMERIC with its name, its place and what to do, at
+ * `path`, where it came from. */
+rw_status rw_weights_check_finite(rw_params *p, const char *path, rw_error *err);
 /* Whether every trainable value is finite: what is not should not replace what was saved before. */
 rw_status rw_weights_finite(rw_params *p, bool *finite, rw_error *err);
 
@@ -42,7 +45,8 @@ rw_status rw_weights_list_new(rw_weights_list *list, rw_params *p, const rw_para
                               const char *const *prefixes, int n_kinds, rw_dtype dtype, rw_error *err);
 void rw_weights_list_done(rw_weights_list *list);
 
-/* The official file: values alone, of all parameters or, with train_type states, of these. */
+/* The official file: values alone, of all parameters or, with train_type states, of these. E_NUMERIC: a finite value
+ * would become infinite in this dtype; nothing is written. */
 rw_status rw_weights_save_pth(rw_params *p, const char *path, rw_dtype dtype, rw_error *err);
 
 #ifdef __cplusplus

@@ -2,18 +2,18 @@
 #include "core/base/alloc.h"
 #include "core/base/log.h"
 #include "core/base/printable.h"
-#include "core/base/thread.h"
 #include "core/checkpoint/checkpoint.h"
 #include "core/checkpoint/inspect.h"
 #include "core/cli/commands.h"
+#include "core/cli/progress.h"
 #include "core/data/binidx.h"
+#include "core/data/id_scan.h"
 #include "core/data/tokenize.h"
 #include "core/data/tokenizer.h"
 #include "lua/open.h"
 
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
 /* -- inspect ---------------------------------------------------------------------------------------------------- */
 
@@ -22,17 +22,34 @@ static bool ends_with(const char *text, const char *end) {
     return n >= m && strcmp(text + n - m, end) == 0;
 }
 
+static bool show_scan(void *ctx, int64_t done, int64_t total) {
+    rw_progress_show(ctx, done, total);
+    return true;
+}
+
+/* The ids themselves are read for the largest: that tells whether a model can be trained on them. */
 static rw_status inspect_binidx(const char *path, rw_error *err) {
+    const int64_t any = INT64_C(1) << 31; /* vocab_size: only negative ids are refused */
     int fd;
     rw_binidx_info info;
     char a[32], b[32], shown[1024];
     RW_TRY(rw_binidx_open(&fd, &info, path, err));
-    close(fd);
     rw_printable(shown, sizeof shown, path);
     printf(rw_message("%s: binidx, %s tokens in %s documents, %s\n"), shown,
-           rw_format_count(a, sizeof a, info.n_tokens), rw_format_count(b, sizeof b, info.n_items),
+           rw_format_count(a, sizeof a, info.n_tokens), rw_format_count(b, sizeof b, info.n_documents),
            info.dtype_code == RW_BINIDX_U16 ? "uint16" : "int32");
-    return RW_OK;
+    fflush(stdout);
+    int64_t largest;
+    rw_source ids = {.file = path, .vocab_size = any, .fd = fd, .id_bytes = info.id_bytes};
+    ids.n_tokens = info.n_tokens;
+    ids.n_bytes = info.n_bytes;
+    rw_progress_line line = rw_progress_begin();
+    rw_status status = rw_id_scan(&ids, &largest, show_scan, &line, err);
+    rw_progress_end(&line);
+    rw_source_close(&ids);
+    if (status == RW_OK && info.n_tokens > 0)
+        printf(rw_message("  largest id: %lld; model.vocab_size must be above it\n"), (long long)largest);
+    return status;
 }
 
 rw_status rw_command_inspect(const rw_options *o, rw_error *err) {
@@ -42,6 +59,7 @@ rw_status rw_command_inspect(const rw_options *o, rw_error *err) {
     RW_TRY(rw_tensor_file_open(&f, path, err));
     rw_str text = {0};
     rw_status status = rw_inspect_print(f, &text, err);
+    if (status == RW_OK && o->inspect.verify) status = rw_inspect_verify(f, &text, err);
     if (status == RW_OK) fwrite(text.data, 1, text.len, stdout);
     rw_str_done(&text);
     rw_tensor_file_close(f);
@@ -50,20 +68,9 @@ rw_status rw_command_inspect(const rw_options *o, rw_error *err) {
 
 /* -- tokenize ----------------------------------------------------------------------------------------------------- */
 
-typedef struct {
-    int64_t began_ns;
-    bool terminal;
-} progress_bar;
-
 static rw_status show_progress(void *ctx, const rw_tokenize_progress *p, rw_error *err) {
-    const progress_bar *bar = ctx;
     (void)err;
-    if (!bar->terminal) return RW_OK;
-    double seconds = (double)(rw_now_ns() - bar->began_ns) * 1e-9 + 1e-9, rate = (double)p->n_bytes / seconds;
-    char left[32];
-    rw_format_seconds(left, sizeof left, (double)(p->n_bytes_total - p->n_bytes) / (rate + 1e-9));
-    fprintf(stderr, rw_message("\r\033[K%3.0f %%  %.0f MB/s  left %s"),
-            p->n_bytes_total ? 100.0 * (double)p->n_bytes / (double)p->n_bytes_total : 100.0, rate / 1e6, left);
+    rw_progress_show(ctx, p->n_bytes, p->n_bytes_total);
     return RW_OK;
 }
 
@@ -85,11 +92,11 @@ rw_status rw_command_tokenize(const rw_options *o, rw_error *err) {
     bool tutorial = o->tokenize.dtype && strcmp(o->tokenize.dtype, "int32") == 0;
     options.layout = tutorial ? RW_LAYOUT_PREPROCESS : RW_LAYOUT_MAKE_DATA;
     if (o->tokenize.by_name && !o->tokenize.append_eod) rw_info("id 0 ends each document, as with --append-eod");
-    progress_bar bar = {rw_now_ns(), isatty(STDERR_FILENO) != 0};
+    rw_progress_line line = rw_progress_begin();
     rw_tokenize_progress done;
     rw_status status =
-        rw_tokenize_file(o->tokenize.input, o->tokenize.output, &options, show_progress, &bar, &done, err);
-    if (bar.terminal) fputs("\r\033[K", stderr);
+        rw_tokenize_file(o->tokenize.input, o->tokenize.output, &options, show_progress, &line, &done, err);
+    rw_progress_end(&line);
     if (status != RW_OK) rw_error_settle(err);
     rw_free(vocab);
     RW_TRY(status);

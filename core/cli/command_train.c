@@ -1,5 +1,7 @@
 /* rwkv-run RECIPE: recipe -> scripts -> saved run -> plan -> training. */
 #include "core/cli/commands.h"
+#include "core/cli/progress.h"
+#include "core/data/loader.h"
 #include "core/plan/make_plan.h"
 #include "core/train/signals.h"
 #include "core/train/trainer.h"
@@ -20,6 +22,23 @@ static rw_status print_plan(const rw_plan *plan, FILE *to, rw_error *err) {
     rw_str text = {0};
     rw_plan_print(plan, &text);
     return put(&text, to, err);
+}
+
+static bool show_scan(void *ctx, int64_t done, int64_t total) {
+    rw_progress_show(ctx, done, total);
+    return true;
+}
+
+/* Before anything is written: an id that the model has not would end the run at the step that meets it. */
+static rw_status check_ids(const rw_plan_data *d, rw_error *err) {
+    const char *const files[] = {d->data_file, d->valid_file};
+    rw_status status = RW_OK;
+    for (int i = 0; i < 2 && status == RW_OK; i++) {
+        rw_progress_line line = rw_progress_begin();
+        if (files[i]) status = rw_data_check_ids(d, files[i], show_scan, &line, err);
+        rw_progress_end(&line);
+    }
+    return status;
 }
 
 /* In the order in which they come; the later ones borrow strings of the earlier. */
@@ -95,13 +114,16 @@ static rw_status run(job *j, rw_error *err) {
     RW_TRY(make_plan(j, err));
     if (j->options->train.dry_run) {
         RW_TRY(print_plan(j->plan, stdout, err));
+        rw_train_warn(j->plan, &j->hooks);
         RW_TRY(foretell(j, stdout, err));
         return rw_plan_fits(j->plan, err);
     }
     RW_TRY(decide_start(j, err));
     if (j->start.kind == RW_START_FINISHED) return print_start(j, stderr, err);
     RW_TRY(print_plan(j->plan, stderr, err));
+    rw_train_warn(j->plan, &j->hooks);
     RW_TRY(rw_plan_fits(j->plan, err));
+    RW_TRY(check_ids(&j->plan->data, err));
     return rw_train(j->plan, &j->recipe, j->device, &j->hooks, &j->start, err);
 }
 

@@ -89,15 +89,17 @@ static const char *const generate[] = {"rwkv-run generate MODEL.pth --prompt TEX
                                        "  --vocab FILE            World 词表；也可用 $RWKV_VOCAB\n"};
 
 static const char *const inspect[] = {
-    "rwkv-run inspect FILE    what a file holds; nothing is changed\n"
+    "rwkv-run inspect FILE [--verify]    what a file holds; nothing is changed\n"
     "\n"
     "  FILE.pth, FILE.safetensors   a model or a saved training state: architecture,\n"
     "                               sizes, every tensor\n"
-    "  FILE.bin, FILE.idx           tokenized data: tokens, documents, type\n",
-    "rwkv-run inspect FILE    查看文件的内容，不做任何改动\n"
+    "  FILE.bin, FILE.idx           tokenized data: tokens, documents, largest id\n"
+    "  --verify                     reads it all and compares its checksums\n",
+    "rwkv-run inspect FILE [--verify]    查看文件的内容，不做任何改动\n"
     "\n"
     "  FILE.pth、FILE.safetensors   模型或训练状态：架构、大小、每个张量\n"
-    "  FILE.bin、FILE.idx           分词后的数据：token 数、文档数、类型\n"};
+    "  FILE.bin、FILE.idx           分词后的数据：token 数、文档数、最大 id\n"
+    "  --verify                     读完整个文件，核对校验和\n"};
 
 static const char *const tokenize[] = {
     "rwkv-run tokenize IN.jsonl OUT_PREFIX    text to .bin and .idx\n"

@@ -45,6 +45,7 @@ static const option options[] = {
     {"--seed", GENERATE, COUNT, FIELD(generate.seed), 0, 9007199254740991, "an integer >= 0"},
     {"--tokenizer", GENERATE | TOKENIZE, WORD, FIELD(tokenizer), 0, 0, "world|byte"},
     {"--vocab", GENERATE | TOKENIZE, TEXT, FIELD(vocab_file), 0, 0, "a file"},
+    {"--verify", INSPECT, SWITCH, FIELD(inspect.verify), 0, 0, ""},
     {"--dtype", TOKENIZE, WORD, FIELD(tokenize.dtype), 0, 0, "int32|uint16"},
     {"--force", TOKENIZE, SWITCH, FIELD(tokenize.force), 0, 0, ""},
     /* tools/preprocess_data.py of the official tutorial */

@@ -47,6 +47,7 @@ typedef struct {
     } generate;
     struct {
         const char *file;
+        bool verify; /* read it all and compare checksums */
     } inspect;
     struct {
         const char *input, *output; /* IN.jsonl, prefix of the pair                */

@@ -37,6 +37,8 @@ static uint32_t get_u32(const unsigned char *p) {
 typedef struct {
     const char *name;
     rw_file idx, bin;
+    int64_t n_borders;
+    int64_t end; /* in the .bin, of the item before; while they are walked */
     rw_binidx_info info;
 } reader;
 
@@ -80,18 +82,18 @@ static rw_status read_type(reader *r, int code, rw_error *err) {
     return RW_OK;
 }
 
-/* The counts, compared with the size of the .idx. */
+/* The counts, compared with the size of the .idx. Megatron's multimodal writer adds one byte an item at the end. */
 static rw_status read_counts(reader *r, const unsigned char *h, rw_error *err) {
-    uint64_t n_items = get_u64(h + 18), n_doc = get_u64(h + 26), n = (uint64_t)r->idx.n_bytes;
-    if (n_items > n / 12 || n_doc > n / 8 || HEADER + 12 * n_items + 8 * n_doc != n)
+    uint64_t n_items = get_u64(h + 18), n_borders = get_u64(h + 26), n = (uint64_t)r->idx.n_bytes;
+    bool possible = n_items <= n / 12 && n_borders <= n / 8;
+    uint64_t expected = possible ? HEADER + 12 * n_items + 8 * n_borders : 0;
+    if (!possible || (n != expected && n != expected + n_items))
         return fail_at(
             r->name, err,
-            "binidx: the .idx has %llu bytes, which does not fit the %llu documents that it lists; is it cut short?",
+            "binidx: the .idx has %llu bytes, which does not fit the %llu items that it lists; is it cut short?",
             (unsigned long long)n, (unsigned long long)n_items);
-    if (n_doc != n_items + 1)
-        return fail_at(r->name, err, "binidx: %llu borders for %llu documents, expected one more border than documents",
-                       (unsigned long long)n_doc, (unsigned long long)n_items);
     r->info.n_items = (int64_t)n_items;
+    r->n_borders = (int64_t)n_borders;
     return RW_OK;
 }
 
@@ -108,12 +110,16 @@ static rw_status read_header(reader *r, rw_error *err) {
     return read_counts(r, h, err);
 }
 
+/* Items follow each other: trainers read the .bin as one stream. */
 static rw_status check_item(reader *r, int64_t i, int32_t size, int64_t pointer, rw_error *err) {
     int64_t n = r->bin.n_bytes;
     if (size < 0 || pointer < 0 || pointer > n || size > (n - pointer) / r->info.id_bytes)
-        return fail_at(r->name, err,
-                       "binidx: document %lld (%d tokens from byte %lld) is outside the .bin (%lld bytes)",
+        return fail_at(r->name, err, "binidx: item %lld (%d tokens from byte %lld) is outside the .bin (%lld bytes)",
                        (long long)i, size, (long long)pointer, (long long)n);
+    if (pointer != r->end)
+        return fail_at(r->name, err, "binidx: item %lld begins at byte %lld, but the items before it end at byte %lld",
+                       (long long)i, (long long)pointer, (long long)r->end);
+    r->end = pointer + size * (int64_t)r->info.id_bytes;
     r->info.n_tokens += size;
     return RW_OK;
 }
@@ -128,6 +134,29 @@ static rw_status check_items(reader *r, rw_error *err) {
         for (int64_t i = 0; i < m; i++)
             RW_TRY(check_item(r, first + i, (int32_t)get_u32(sizes + 4 * i), (int64_t)get_u64(pointers + 8 * i), err));
     }
+    return RW_OK;
+}
+
+/* Borders never fall and never pass the last item. */
+static rw_status check_borders(reader *r, rw_error *err) {
+    unsigned char borders[PIECE * 8];
+    int64_t before = 0, n = r->n_borders, begin = HEADER + 12 * r->info.n_items;
+    for (int64_t first = 0; first < n; first += PIECE) {
+        int64_t m = n - first < PIECE ? n - first : PIECE;
+        RW_TRY(rw_file_read_at(&r->idx, begin + 8 * first, borders, 8 * m, err));
+        for (int64_t i = 0; i < m; i++) {
+            int64_t border = (int64_t)get_u64(borders + 8 * i);
+            if (border < before || border > r->info.n_items)
+                return fail_at(
+                    r->name, err,
+                    "binidx: document border %lld is %lld; expected %lld to %lld (the items before it and all "
+                    "of them)",
+                    (long long)(first + i), (long long)border, (long long)before, (long long)r->info.n_items);
+            before = border;
+        }
+    }
+    /* Some old mergers left the borders of the first file alone: then they count nothing. */
+    r->info.n_documents = n > 1 && before == r->info.n_items ? n - 1 : r->info.n_items;
     return RW_OK;
 }
 
@@ -147,6 +176,7 @@ rw_status rw_binidx_open(int *fd, rw_binidx_info *info, const char *name, rw_err
     if (s == RW_OK) {
         s = read_header(&r, err);
         if (s == RW_OK) s = check_items(&r, err);
+        if (s == RW_OK) s = check_borders(&r, err);
         if (s == RW_OK) s = check_bin(&r, err);
         if (s == RW_OK)
             *fd = r.bin.fd;

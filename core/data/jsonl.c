@@ -1,18 +1,21 @@
-/* Two readers for a line. The quick one knows {"text": "..."} and nothing else; what it does not know goes to jansson,
- * which accepts the rest of JSON or says what is wrong. So the quick one may give up anywhere, but must never take
+/* Two readers for a line. The quick one decodes the text and steps over other fields, whatever they hold: numbers of
+ * any size, NaN, half a surrogate, bytes of another encoding. What it does not know goes to jansson, which accepts the
+ * rest of JSON or says what is wrong. So the quick one may give up anywhere, but of the text itself it must never take
  * what jansson would refuse. Limit: lines of 1 GiB. */
 #include "core/data/jsonl.h"
 
 #include "core/base/alloc.h"
 #include "core/base/json.h"
+#include "core/data/text_kind.h"
 
 #include <stdio.h>
 #include <string.h>
 
-#define PIECE    (1 << 20)
-#define MAX_LINE (INT64_C(1) << 30)
-#define EXCERPT  40 /* characters of the line shown in an error */
-#define KEY      "text"
+#define PIECE     (1 << 20)
+#define MAX_LINE  (INT64_C(1) << 30)
+#define EXCERPT   40 /* characters of the line shown in an error */
+#define KEY       "text"
+#define MAX_DEPTH 512 /* of brackets in a field that is skipped */
 
 /* -- the quick reader ----------------------------------------------------------------------------- */
 
@@ -118,16 +121,77 @@ static const char *quick_string(const char *p, const char *end, char *o, size_t 
     return p;
 }
 
-/* {"text": "..."} alone on a line: true and the text in r->text. */
+/* -- fields that nobody reads --------------------------------------------------------------------- */
+
+/* The end of a string whose opening quote is before p; NULL: not closed. What is in it does not matter. */
+static const char *skip_string(const char *p, const char *end) {
+    for (; p < end && *p != '"'; p++)
+        if (*p == '\\') p++;
+    return p < end ? p + 1 : NULL;
+}
+
+/* A number of any size, or a word: as JSON and Python's json write them. */
+static const char *skip_scalar(const char *p, const char *end) {
+    static const char *const words[] = {"true", "false", "null", "NaN", "Infinity", "-Infinity"};
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++) {
+        size_t n = strlen(words[i]);
+        if ((size_t)(end - p) >= n && !memcmp(p, words[i], n)) return p + n;
+    }
+    const char *start = p;
+    while (p < end && *p && strchr("0123456789+-.eE", *p)) p++;
+    return p > start ? p : NULL;
+}
+
+/* The end of a value; NULL: not known here. Brackets must match; what is between them is not looked at closely. */
+static const char *skip_value(const char *p, const char *end) {
+    char open[MAX_DEPTH];
+    int depth = 0;
+    do {
+        p = skip_blank(p, end);
+        if (p >= end) return NULL;
+        if (*p == '{' || *p == '[') {
+            if (depth == MAX_DEPTH) return NULL;
+            open[depth++] = *p++;
+        } else if (*p == '}' || *p == ']') {
+            if (depth == 0 || open[--depth] != (*p == '}' ? '{' : '[')) return NULL;
+            p++;
+        } else if (depth > 0 && (*p == ',' || *p == ':'))
+            p++;
+        else
+            p = *p == '"' ? skip_string(p + 1, end) : skip_scalar(p, end);
+    } while (p && depth > 0);
+    return p;
+}
+
+/* -- a line -------------------------------------------------------------------------------------- */
+
+/* One field, p at its quote; *found when it is the text. NULL: not known here. */
+static const char *read_field(rw_jsonl *r, const char *p, const char *end, bool *found) {
+    const char *key = p;
+    p = expect(p, end, "\"" KEY "\"");
+    if (!p) {
+        p = expect(key, end, "\"");
+        if (!p || !(p = skip_string(p, end)) || memchr(key, '\\', (size_t)(p - key))) return NULL;
+        p = expect(p, end, ":");
+        return p ? skip_value(p, end) : NULL;
+    }
+    p = expect(expect(p, end, ":"), end, "\"");
+    if (!p || *found) return NULL;
+    *found = true;
+    return quick_string(p, end, r->text.data, &r->text.len);
+}
+
+/* An object with a string under "text": true, and the text in r->text. */
 static bool read_quick(rw_jsonl *r, const char *p, const char *end) {
-    size_t n;
-    p = expect(expect(expect(expect(p, end, "{"), end, "\"" KEY "\""), end, ":"), end, "\"");
-    if (!p || !(p = quick_string(p, end, r->text.data, &n))) return false;
+    bool found = false;
+    const char *more = expect(p, end, "{");
+    do {
+        if (!more || !(p = read_field(r, skip_blank(more, end), end, &found))) return false;
+        more = expect(p, end, ",");
+    } while (more);
     p = expect(p, end, "}");
-    if (!p || skip_blank(p, end) != end) return false;
-    if (rw_utf8_valid_prefix(r->text.data, n) != n) return false;
-    r->text.len = n;
-    return true;
+    if (!p || skip_blank(p, end) != end || !found) return false;
+    return rw_utf8_valid_prefix(r->text.data, r->text.len) == r->text.len;
 }
 
 /* -- everything else ------------------------------------------------------------------------------ */
@@ -189,8 +253,18 @@ static rw_status fail_no_text(json_t *object, rw_where at, rw_error *err) {
                    *keys ? keys : rw_message("none"));
 }
 
+/* Where a byte is that is not UTF-8: its column counts characters. */
+static rw_status check_utf8(const rw_jsonl *r, const char *line, const char *end, rw_where at, rw_error *err) {
+    size_t n = (size_t)(end - line), valid = rw_utf8_valid_prefix(line, n);
+    if (valid == n) return RW_OK;
+    for (size_t i = 0; i < valid; i++) at.col += (line[i] & 0xc0) != 0x80;
+    int64_t offset = r->offset - (int64_t)r->len + (line + valid - r->buf);
+    return rw_text_fail_utf8(at, line + valid, n - valid, offset, err);
+}
+
 static rw_status read_any(rw_jsonl *r, const char *line, const char *end, rw_error *err) {
     rw_where at = {.file = r->file.path, .line = r->line, .col = 1};
+    RW_TRY(check_utf8(r, line, end, at, err));
     rw_error why = {0};
     json_t *object;
     if (rw_json_parse(line, (size_t)(end - line), at, &object, &why) != RW_OK) {
@@ -265,6 +339,14 @@ static rw_status read_document(rw_jsonl *r, const char *line, const char *end, r
     return RW_OK;
 }
 
+/* The whole file as one array, as many tools write it. */
+static rw_status fail_array(const rw_jsonl *r, rw_error *err) {
+    return rw_fail(err, RW_E_DATA, (rw_where){.file = r->file.path, .line = r->line},
+                   "this is one JSON array, expected one object a line; first run: python3 -c 'import json,sys; "
+                   "[print(json.dumps(x)) for x in json.load(sys.stdin)]' < '%s' > NEW",
+                   r->file.path);
+}
+
 rw_status rw_jsonl_next(rw_jsonl *r, const char **text, size_t *n, rw_error *err) {
     const char *line, *end;
     *text = NULL;
@@ -274,6 +356,8 @@ rw_status rw_jsonl_next(rw_jsonl *r, const char **text, size_t *n, rw_error *err
         if (!line) return RW_OK;
         if (r->line == 1 && end - line >= 3 && !memcmp(line, "\xef\xbb\xbf", 3)) line += 3;
     } while (skip_blank(line, end) == end);
+    if (!r->began && *skip_blank(line, end) == '[') return fail_array(r, err);
+    r->began = true;
     RW_TRY(read_document(r, line, end, err));
     *text = r->text.data;
     *n = r->text.len;
@@ -286,7 +370,8 @@ rw_status rw_jsonl_open(rw_jsonl *r, const char *path, rw_error *err) {
     *r = (rw_jsonl){.file = {.fd = -1}};
     RW_TRY(rw_file_open(&r->file, path, err));
     r->is_open = true;
-    rw_status s = reserve(r, PIECE, err);
+    rw_status s = rw_text_kind_check(&r->file, err);
+    if (s == RW_OK) s = reserve(r, PIECE, err);
     if (s != RW_OK) rw_jsonl_close(r);
     return s;
 }

@@ -1,7 +1,7 @@
 /* Documents of a .jsonl file, one after another: each line is an object with a string under "text".
  *
  * Read in pieces: the memory is that of the longest line. A byte order mark at the beginning, CRLF and blank lines
- * are accepted; other keys are passed over. Errors say file, line, column and what is there. */
+ * are accepted; other keys are passed over, whatever they hold. Errors say file, line, column and what is there. */
 #ifndef RW_DATA_JSONL_H
 #define RW_DATA_JSONL_H
 
@@ -22,6 +22,7 @@ typedef struct {
     size_t pos, len;
     int64_t offset; /* in the file, of what comes after buf */
     int line;       /* of the document last given, from 1 */
+    bool began;     /* a line that is not blank was read */
     bool is_open;
 } rw_jsonl;
 

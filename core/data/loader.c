@@ -12,6 +12,7 @@
 #include "core/base/fs.h"
 #include "core/base/rng.h"
 #include "core/data/cursor.h"
+#include "core/data/id_scan.h"
 #include "core/data/sampler.h"
 #include "core/data/source.h"
 
@@ -40,13 +41,14 @@ struct rw_loader {
     slot *slots;  /* [n_slots]                     */
     slot *eval;
 
-    pthread_t thread;
-    bool has_thread;
+    pthread_t thread, checker; /* makes batches; reads all ids of a large file */
+    bool has_thread, has_checker;
     pthread_mutex_t mutex; /* guards what follows           */
     pthread_cond_t changed;
-    bool stop, failed;
+    bool stop, failed, bad_id;
     uint64_t made, used; /* batches finished, and asked for, since the loader was opened */
     rw_error error;      /* of batch number `made`        */
+    rw_error id_error;   /* with bad_id: what the checker found */
 };
 
 /* -- sizes ---------------------------------------------------------------------------------------- */
@@ -202,27 +204,65 @@ static void *run(void *arg) {
     return NULL;
 }
 
-static rw_status start_thread(rw_loader *l, rw_error *err) {
+/* -- ids of a large file --------------------------------------------------------------------------- */
+
+static bool has_time(void *ctx, int64_t done, int64_t total) {
+    rw_loader *l = ctx;
+    (void)done;
+    (void)total;
+    pthread_mutex_lock(&l->mutex);
+    bool go = !l->stop;
+    pthread_mutex_unlock(&l->mutex);
+    return go;
+}
+
+static void *check_ids(void *arg) {
+    rw_loader *l = arg;
+    int64_t largest;
+    rw_error err = {0};
+    rw_status status = rw_id_scan(&l->source, &largest, has_time, l, &err);
+    pthread_mutex_lock(&l->mutex);
+    l->bad_id = status != RW_OK && status != RW_E_STOPPED;
+    l->id_error = err;
+    pthread_cond_broadcast(&l->changed);
+    pthread_mutex_unlock(&l->mutex);
+    return NULL;
+}
+
+static bool checked_later(const rw_plan_data *plan, const rw_source *s) {
+    int64_t largest;
+    bool large = plan->tokenizer == RW_TOKENIZER_NONE && s->n_bytes > RW_ID_SCAN_BACKGROUND;
+    return large && !(rw_id_scan_recall(s, &largest) && largest < s->vocab_size);
+}
+
+/* -- starting and stopping them --------------------------------------------------------------------- */
+
+/* Signals are for the main thread, faults aside. */
+static rw_status start_thread(rw_loader *l, pthread_t *thread, void *(*work)(void *), bool *started, rw_error *err) {
     static const int faults[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT};
     sigset_t most, before;
     sigfillset(&most);
     for (size_t i = 0; i < sizeof faults / sizeof *faults; i++) sigdelset(&most, faults[i]);
     pthread_sigmask(SIG_SETMASK, &most, &before);
-    int code = pthread_create(&l->thread, NULL, run, l);
+    int code = pthread_create(thread, NULL, work, l);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
+    *started = code == 0;
     if (code != 0) return rw_fail(err, RW_E_MEMORY, RW_AT_NONE, "cannot start the data thread: %s", strerror(code));
-    l->has_thread = true;
     return RW_OK;
 }
 
-static void stop_thread(rw_loader *l) {
-    if (!l->has_thread) return;
+static rw_status start_threads(rw_loader *l, rw_error *err) {
+    if (checked_later(&l->plan, &l->source)) RW_TRY(start_thread(l, &l->checker, check_ids, &l->has_checker, err));
+    return l->eval_only ? RW_OK : start_thread(l, &l->thread, run, &l->has_thread, err);
+}
+
+static void stop_threads(rw_loader *l) {
     pthread_mutex_lock(&l->mutex);
     l->stop = true;
     pthread_cond_broadcast(&l->changed);
     pthread_mutex_unlock(&l->mutex);
-    pthread_join(l->thread, NULL);
-    l->has_thread = false;
+    if (l->has_thread) pthread_join(l->thread, NULL);
+    if (l->has_checker) pthread_join(l->checker, NULL);
 }
 
 /* -- opening -------------------------------------------------------------------------------------- */
@@ -274,6 +314,17 @@ rw_status rw_data_info_read(const rw_plan_data *plan, const char *file, rw_data_
     return RW_OK;
 }
 
+rw_status rw_data_check_ids(const rw_plan_data *plan, const char *file, rw_id_scan_progress progress, void *ctx,
+                            rw_error *err) {
+    rw_source s;
+    int64_t largest;
+    if (plan->tokenizer != RW_TOKENIZER_NONE) return RW_OK;
+    RW_TRY(open_source(&s, plan, file, NULL, err));
+    rw_status status = checked_later(plan, &s) ? RW_OK : rw_id_scan(&s, &largest, progress, ctx, err);
+    rw_source_close(&s);
+    return status;
+}
+
 static rw_status set_cursor(rw_loader *l, const rw_cursor *cursor, rw_error *err) {
     l->first =
         (rw_cursor){.seed = l->plan.seed, .data_hash = data_hash(&l->source), .n_tokens = (uint64_t)l->source.n_tokens};
@@ -318,7 +369,7 @@ rw_status rw_loader_open(rw_loader **out, const rw_plan_data *plan, const char *
     if (s == RW_OK) s = set_cursor(l, cursor, err);
     if (s == RW_OK) l->magic_prime = rw_sampler_magic_prime(l->source.n_tokens, l->ctx_len);
     if (s == RW_OK) s = allocate(l, file, err);
-    if (s == RW_OK && !l->eval_only) s = start_thread(l, err);
+    if (s == RW_OK) s = start_threads(l, err);
     if (s == RW_OK)
         *out = l;
     else
@@ -328,17 +379,23 @@ rw_status rw_loader_open(rw_loader **out, const rw_plan_data *plan, const char *
 
 void rw_loader_close(rw_loader *l) {
     if (!l) return;
-    stop_thread(l);
+    stop_threads(l);
     rw_source_close(&l->source);
     if (l->memory) rw_free_pages(l->memory, (size_t)(l->host_bytes - (int64_t)sizeof *l));
     pthread_cond_destroy(&l->changed);
     pthread_mutex_destroy(&l->mutex);
     rw_error_clear(&l->error);
+    rw_error_clear(&l->id_error);
     rw_free(l);
 }
 
 int64_t rw_loader_host_bytes(const rw_loader *l) {
     return l->host_bytes;
+}
+
+/* What the checker says so far; the mutex is held. */
+static rw_status found_bad_id(const rw_loader *l, rw_error *err) {
+    return l->bad_id ? rw_fail(err, l->id_error.code, l->id_error.at, "%s", l->id_error.msg) : RW_OK;
 }
 
 /* -- training ------------------------------------------------------------------------------------- */
@@ -350,12 +407,13 @@ rw_status rw_loader_next(rw_loader *l, const rw_batch **batch, rw_error *err) {
     rw_status s = RW_OK;
     pthread_mutex_lock(&l->mutex);
     uint64_t i = l->used;
-    while (l->made <= i && !l->failed) pthread_cond_wait(&l->changed, &l->mutex);
-    if (l->made > i) {
+    while (l->made <= i && !l->failed && !l->bad_id) pthread_cond_wait(&l->changed, &l->mutex);
+    s = found_bad_id(l, err);
+    if (s == RW_OK && l->made > i) {
         l->used++;
         *batch = &l->slots[i % (uint64_t)l->n_slots].batch;
         pthread_cond_broadcast(&l->changed);
-    } else
+    } else if (s == RW_OK)
         s = rw_fail(err, l->error.code, l->error.at, "%s", l->error.msg);
     pthread_mutex_unlock(&l->mutex);
     return s;
@@ -389,6 +447,10 @@ rw_status rw_loader_eval_batch(rw_loader *l, int64_t i, const rw_batch **batch, 
     *batch = NULL;
     if (i < 0 || i >= rw_loader_n_eval_batches(l))
         return rw_fail(err, RW_E_INTERNAL, RW_AT_FILE(l->source.file), "no validation batch %lld", (long long)i);
+    pthread_mutex_lock(&l->mutex);
+    rw_status checked = found_bad_id(l, err);
+    pthread_mutex_unlock(&l->mutex);
+    RW_TRY(checked);
     for (int64_t row = 0; row < l->rows; row++) {
         RW_TRY(fill_window(l, row, i * l->rows + row, &n, err));
         total += n;

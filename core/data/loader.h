@@ -6,6 +6,7 @@
 #define RW_DATA_LOADER_H
 
 #include "core/data/data.h"
+#include "core/data/id_scan.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -16,6 +17,12 @@ int64_t rw_loader_bytes_for(const rw_plan_data *plan, const char *file);
 
 /* Reads what a file holds, as rw_loader_open() would, without a thread or buffers. Errors: the same. */
 rw_status rw_data_info_read(const rw_plan_data *plan, const char *file, rw_data_info *info, rw_error *err);
+
+/* Reads all ids of a file once and refuses one that the model has not (core/data/id_scan.h). Passed over: text, whose
+ * ids fit because its tokenizer does; and files above 4 GiB, which the loader reads in a thread of its own while
+ * training runs: a bad id there is an error of rw_loader_next(). */
+rw_status rw_data_check_ids(const rw_plan_data *plan, const char *file, rw_id_scan_progress progress, void *ctx,
+                            rw_error *err);
 
 #ifdef __cplusplus
 }

@@ -35,33 +35,45 @@ static rw_status read_bytes(const rw_source *s, int64_t offset, char *buf, int64
     return RW_OK;
 }
 
+static int32_t id_at(const void *raw, int64_t i, int id_bytes) {
+    uint16_t narrow;
+    int32_t wide;
+    memcpy(&narrow, (const char *)raw + i * id_bytes, 2);
+    if (id_bytes == 2) return narrow;
+    memcpy(&wide, (const char *)raw + i * id_bytes, 4);
+    return wide;
+}
+
 /* Copies n ids as int32; false when one is not below vocab_size (negative ones are large as unsigned). */
 static bool widen(const rw_source *s, const char *raw, int32_t *ids, int64_t n) {
     const uint32_t limit = (uint32_t)s->vocab_size;
     unsigned bad = 0;
     for (int64_t i = 0; i < n; i++) {
-        if (s->id_bytes == 2) {
-            uint16_t x;
-            memcpy(&x, raw + 2 * i, 2);
-            ids[i] = x;
-        } else
-            memcpy(&ids[i], raw + 4 * i, 4);
+        ids[i] = id_at(raw, i, s->id_bytes);
         bad |= (uint32_t)ids[i] >= limit;
     }
     return !bad;
 }
 
-static rw_status fail_id(const rw_source *s, int64_t first, const int32_t *ids, int64_t n, rw_error *err) {
+rw_status rw_source_fail_id(const rw_source *s, int64_t first, const void *raw, int64_t n, rw_error *err) {
     int64_t i = 0;
-    while (i < n - 1 && ids[i] >= 0 && ids[i] < s->vocab_size) i++;
+    while (i < n - 1 && (uint32_t)id_at(raw, i, s->id_bytes) < s->vocab_size) i++;
+    if (id_at(raw, i, s->id_bytes) < 0)
+        return rw_fail(err, RW_E_DATA, RW_AT_FILE(s->file),
+                       "token %lld is %d, but ids are never negative; does the file hold something else?",
+                       (long long)(first + i), id_at(raw, i, s->id_bytes));
     return rw_fail(err, RW_E_DATA, RW_AT_FILE(s->file),
                    "token %lld has the id %d, but the model's vocab_size is %lld; was it made with another tokenizer?",
-                   (long long)(first + i), ids[i], (long long)s->vocab_size);
+                   (long long)(first + i), id_at(raw, i, s->id_bytes), (long long)s->vocab_size);
+}
+
+rw_status rw_source_read_raw(const rw_source *s, int64_t first, int64_t n, void *raw, rw_error *err) {
+    return read_bytes(s, first * s->id_bytes, raw, n * s->id_bytes, err);
 }
 
 rw_status rw_source_read(const rw_source *s, int64_t first, int64_t n, int32_t *ids, void *scratch, rw_error *err) {
-    RW_TRY(read_bytes(s, first * s->id_bytes, scratch, n * s->id_bytes, err));
-    return widen(s, scratch, ids, n) ? RW_OK : fail_id(s, first, ids, n, err);
+    RW_TRY(rw_source_read_raw(s, first, n, scratch, err));
+    return widen(s, scratch, ids, n) ? RW_OK : rw_source_fail_id(s, first, scratch, n, err);
 }
 
 void rw_source_close(rw_source *s) {

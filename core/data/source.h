@@ -37,6 +37,11 @@ rw_status rw_source_open(rw_source *s, const rw_plan_data *plan, const char *fil
 /* Ids [first, first + n) into ids[]; scratch has room for n * 4 bytes. Thread-safe. Errors: E_IO; E_DATA with the
  * position of an id that is not in 0 .. vocab_size-1. */
 rw_status rw_source_read(const rw_source *s, int64_t first, int64_t n, int32_t *ids, void *scratch, rw_error *err);
+/* The same as they are in the file, of s->id_bytes each, and not looked at. */
+rw_status rw_source_read_raw(const rw_source *s, int64_t first, int64_t n, void *raw, rw_error *err);
+/* E_DATA that names the first id of raw[n] that is not in 0 .. vocab_size-1; raw[0] is id number `first`. There must be
+ * one. */
+rw_status rw_source_fail_id(const rw_source *s, int64_t first, const void *raw, int64_t n, rw_error *err);
 void rw_source_close(rw_source *s);
 
 #ifdef __cplusplus

@@ -10,7 +10,7 @@ static rw_status open_binidx(rw_source *s, const rw_plan_data *plan, const char 
     s->fd = fd;
     s->id_bytes = info.id_bytes;
     s->n_tokens = info.n_tokens;
-    s->n_documents = info.n_items;
+    s->n_documents = info.n_documents;
     s->n_bytes = info.n_bytes;
     return RW_OK;
 }

@@ -10,7 +10,7 @@ static rw_status read_documents(rw_source *s, rw_store *st, rw_jsonl *r, rw_erro
     for (;;) {
         RW_TRY(rw_jsonl_next(r, &text, &n, err));
         if (!text) break;
-        RW_TRY(rw_store_reserve(st, n, err));
+        RW_TRY(rw_store_reserve(st, n + 1, err));
         RW_TRY(rw_store_add(st, rw_tokenizer_encode_u16(st->tokenizer, text, n, st->ids + st->used), err));
         RW_TRY(rw_store_end_document(st, err));
         s->n_documents++;

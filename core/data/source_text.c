@@ -4,6 +4,7 @@
 #include "core/base/fs.h"
 #include "core/base/str.h"
 #include "core/data/store.h"
+#include "core/data/text_kind.h"
 
 #include <string.h>
 
@@ -21,10 +22,8 @@ typedef struct {
 
 static rw_status fail_utf8(const reader *r, rw_error *err) {
     int64_t at = r->offset - (int64_t)(r->len - r->valid);
-    return rw_fail(
-        err, RW_E_DATA, (rw_where){.file = r->file.path, .line = (int)r->line},
-        "byte %lld (0x%02x) is not valid UTF-8; convert the file first, for example: iconv -f gb18030 -t utf-8",
-        (long long)at, (unsigned char)r->buf[r->valid]);
+    return rw_text_fail_utf8((rw_where){.file = r->file.path, .line = (int)r->line}, r->buf + r->valid,
+                             r->len - r->valid, at, err);
 }
 
 /* Checks the bytes that came in; up to 3 at the end may be the beginning of a character. */
@@ -81,7 +80,8 @@ static rw_status open_text(rw_source *s, const rw_plan_data *plan, const char *f
     reader r = {.line = 1};
     rw_store st = {0};
     RW_TRY(rw_file_open(&r.file, file, err));
-    rw_status status = rw_store_open(&st, plan, file, err);
+    rw_status status = rw_text_kind_check(&r.file, err);
+    if (status == RW_OK) status = rw_store_open(&st, plan, file, err);
     if (status == RW_OK && !(r.buf = rw_alloc(ROOM))) status = rw_fail_memory(err, ROOM);
     if (status == RW_OK) status = read_text(s, &st, &r, err);
     if (status == RW_OK) status = rw_store_finish(&st, s, err);

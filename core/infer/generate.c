@@ -124,6 +124,9 @@ rw_status rw_generator_feed(rw_generator *g, const int32_t *tokens, int64_t n, f
         float *all = all_logits ? all_logits + at * g->shape.vocab_size : NULL;
         RW_TRY(piece(g, tokens + at, m, true, at + m == n ? logits : NULL, all, err));
     }
+    if (logits && rw_first_nonfinite(logits, RW_F32, g->shape.vocab_size) < g->shape.vocab_size)
+        return rw_fail(err, RW_E_NUMERIC, RW_AT_NONE,
+                       "the model's logits are not finite: its numbers grow too large here; take an earlier file");
     return RW_OK;
 }
 
@@ -182,7 +185,11 @@ static rw_status open_model(rw_generator *g, const char *path, const char *state
     if (status == RW_OK) status = rw_model_new(&g->model, &g->shape, device, NULL, err);
     if (status == RW_OK && real) status = rw_weights_load(g->model->params, RW_PARAM_VALUE, f, path, "", err);
     rw_tensor_file_close(f);
-    if (status == RW_OK && real && state) status = rw_weights_load_states(g->model->params, state, err);
+    if (status == RW_OK && real) status = rw_weights_check_finite(g->model->params, path, err);
+    if (status == RW_OK && real && state) {
+        status = rw_weights_load_states(g->model->params, state, err);
+        if (status == RW_OK) status = rw_weights_check_finite(g->model->params, state, err);
+    }
     return status;
 }
 

@@ -24,7 +24,7 @@ const rw_plan_model *rw_generator_model(const rw_generator *g);
 /* Forgets what was read: the state is the model's initial one again, zeros where none was trained. */
 rw_status rw_generator_reset(rw_generator *g, rw_error *err);
 /* Reads n >= 1 tokens. logits [V]: after the last of them; all_logits [n,V] (or NULL): after each. Errors: E_DATA for
- * an id outside the vocabulary. */
+ * an id outside the vocabulary, E_NUMERIC for logits that are not finite. */
 rw_status rw_generator_feed(rw_generator *g, const int32_t *tokens, int64_t n, float *logits, float *all_logits,
                             rw_error *err);
 /* What the model carries in a block after what was read; `field` counts as in its rw_arch.fields. out: floats, as many

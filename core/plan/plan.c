@@ -8,7 +8,7 @@ static rw_status decide(rw_plan *p, const rw_recipe *r, const rw_saved_run *save
     rw_recipe_to_plan(r, p);
     RW_TRY(rw_plan_decide_data(p, r, arena, err));
     RW_TRY(rw_plan_decide_model(p, r, arena, err));
-    rw_plan_decide_sizes(p, saved);
+    RW_TRY(rw_plan_decide_sizes(p, r, saved, err));
     return rw_plan_count_data(p, err);
 }
 

@@ -13,8 +13,9 @@ rw_status rw_plan_count_data(rw_plan *plan, rw_error *err);
 /* Which model: the shape of load_model, which the recipe may not contradict, or the recipe's with official sizes. */
 rw_status rw_plan_decide_model(rw_plan *plan, const rw_recipe *recipe, rw_arena *arena, rw_error *err);
 
-/* How much of everything: steps, what the sections have in common, the chunk of the head, the dtype of a save. */
-void rw_plan_decide_sizes(rw_plan *plan, const rw_saved_run *saved);
+/* How much of everything: steps, what the sections have in common, the chunk of the head, the dtype of a save. E_RECIPE
+ * where products of them are beyond all counting. */
+rw_status rw_plan_decide_sizes(rw_plan *plan, const rw_recipe *recipe, const rw_saved_run *saved, rw_error *err);
 
 /* Where it runs, with how many threads; opens it. */
 rw_status rw_plan_decide_device(rw_plan *plan, const rw_recipe *recipe, const rw_saved_run *saved, rw_arena *arena,

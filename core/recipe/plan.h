@@ -39,6 +39,7 @@ typedef struct {
     const char *arch;       /* a name of archs.def */
     const char *load_model; /* path of a .pth, or NULL: from scratch */
     bool load_partial;      /* what load_model lacks gets initial values, what it has more is ignored */
+    bool allow_nonfinite;   /* weights that are NaN or infinite are loaded too */
     const char *load_state; /* path of a file of initial states, or NULL: zeros, or those of load_model */
     union {                 /* each size by name, and all of them by number */
         int64_t dim[RW_DIM_COUNT];

@@ -3,6 +3,7 @@
 
 #include "core/base/alloc.h"
 #include "core/base/fs.h"
+#include "core/base/log.h"
 #include "core/checkpoint/retention.h"
 #include "core/checkpoint/weights.h"
 #include "core/hooks/hooks.h"
@@ -54,7 +55,17 @@ static rw_status save_pth(rw_output *o, rw_params *p, const char *name, const rw
     char path[4096];
     snprintf(path, sizeof path, "%s/%s", o->plan->save.proj_dir, name);
     RW_TRY(rw_claim_file(o->claim, name, err));
-    RW_TRY(rw_weights_save_pth(p, path, o->plan->save.dtype, err));
+    rw_error why = {0};
+    rw_status status = rw_weights_save_pth(p, path, o->plan->save.dtype, &why);
+    if (status == RW_E_NUMERIC) {
+        rw_warn("%s is not written: %s", path, why.msg);
+        o->n_unsaved++;
+        return RW_OK;
+    }
+    if (status != RW_OK) {
+        *err = why;
+        return status;
+    }
     return rw_output_report(o, RW_EVENT_SAVE, m, path, err);
 }
 

@@ -16,6 +16,7 @@ typedef struct {
     const rw_plan *plan; /* borrowed */
     rw_claim *claim;     /* borrowed; NULL: nobody else uses the folder */
     rw_reporter reporter;
+    int64_t n_unsaved;  /* .pth files left out because a value would become infinite in save.dtype */
     int64_t saved_step; /* steps done at the last save; -1: none yet */
 } rw_output;
 
@@ -30,8 +31,8 @@ rw_status rw_output_report(rw_output *o, rw_event e, const rw_metrics *m, const 
 
 /* rwkv-init.pth: the initial values. */
 rw_status rw_output_save_init(rw_output *o, rw_params *p, const rw_metrics *m, rw_error *err);
-/* A training state and rwkv-N.pth, N the number of the epoch; then what save.keep no longer wants goes. Nothing when
- * this step is saved already. */
+/* A training state and rwkv-N.pth, N the number of the epoch (or a warning when a value does not fit save.dtype); then
+ * what save.keep no longer wants goes. Nothing when this step is saved already. */
 rw_status rw_output_save(rw_output *o, rw_params *p, const rw_progress *progress, const rw_metrics *m, rw_error *err);
 /* save-NAME.pth, the weights alone: a script asked for it. The scan for rwkv-*.pth of other programs passes it by. */
 rw_status rw_output_save_named(rw_output *o, rw_params *p, const char *name, const rw_metrics *m, rw_error *err);

@@ -68,6 +68,28 @@ static void settings_of(const rw_plan *plan, rw_hook_trainer *h) {
                            .arch = plan->model.arch};
 }
 
+/* Asked of the default schedule, which has no memory; a script may count its calls. */
+void rw_train_warn(const rw_plan *plan, const rw_hooks *hooks) {
+    const rw_plan_train *p = &plan->train;
+    rw_hook_trainer last;
+    rw_error ignored = {0};
+    double lr = 0;
+    bool given = false;
+    if (p->warmup_steps < p->n_steps) return;
+    settings_of(plan, &last);
+    last.step = p->n_steps - 1;
+    last.epoch = last.step / p->epoch_steps;
+    if (hooks && plan->lua.n_files == 0) hooks->number(hooks->ctx, RW_HOOK_lr, &last, &lr, &given, &ignored);
+    rw_error_clear(&ignored);
+    if (given)
+        rw_warn("train.warmup_steps is %lld, but the run has %lld steps: the learning rate rises to %g and never to "
+                "lr_init, which is %g",
+                (long long)p->warmup_steps, (long long)p->n_steps, lr, p->lr_init);
+    else
+        rw_warn("train.warmup_steps is %lld, but the run has %lld steps: the warm-up does not end",
+                (long long)p->warmup_steps, (long long)p->n_steps);
+}
+
 static void refresh(trainer *t, int64_t step) {
     t->trainer.step = step;
     t->trainer.epoch = step / t->plan->train.epoch_steps;
@@ -153,6 +175,11 @@ static void count_loss(trainer *t, double loss) {
     p->epoch_loss_n++;
 }
 
+/* The sign of a NaN means nothing, and people wonder about "-nan". */
+static double without_sign(double x) {
+    return isnan(x) ? NAN : x;
+}
+
 static void count_step(trainer *t, const rw_device_scalars *report, double mask_sum) {
     rw_progress *p = &t->progress;
     p->cursor = t->batches[t->plan->train.accumulate - 1]->next;
@@ -161,8 +188,8 @@ static void count_step(trainer *t, const rw_device_scalars *report, double mask_
     p->updates = report->updates;
     p->skipped = t->metrics.skipped = report->skipped;
     p->skipped_in_row = report->skipped_in_row;
-    t->metrics.loss = mask_sum > 0 ? report->loss / mask_sum : 0;
-    t->metrics.grad_norm = report->grad_norm;
+    t->metrics.loss = mask_sum > 0 ? without_sign(report->loss / mask_sum) : 0;
+    t->metrics.grad_norm = without_sign(report->grad_norm);
     t->metrics.clip_coef = report->clip_coef;
     count_loss(t, t->metrics.loss);
 }
@@ -372,7 +399,11 @@ static rw_status load_model(trainer *t, rw_error *err) {
         status = m->load_partial ? rw_weights_load_partial(p, f, m->load_model, err)
                                  : rw_weights_load(p, RW_PARAM_VALUE, f, m->load_model, "", err);
     rw_tensor_file_close(f);
-    if (status == RW_OK && m->load_state) status = rw_weights_load_states(p, m->load_state, err);
+    if (status == RW_OK && !m->allow_nonfinite) status = rw_weights_check_finite(p, m->load_model, err);
+    if (status == RW_OK && m->load_state) {
+        status = rw_weights_load_states(p, m->load_state, err);
+        if (status == RW_OK && !m->allow_nonfinite) status = rw_weights_check_finite(p, m->load_state, err);
+    }
     return status;
 }
 
@@ -385,7 +416,13 @@ static rw_status fill_model(trainer *t, rw_error *err) {
 /* What does not learn is not in the saved state. */
 static rw_status load_saved(trainer *t, const char *resume, rw_error *err) {
     if (t->plan->train.train_type != RW_TRAIN_ALL) RW_TRY(load_model(t, err));
-    return rw_training_state_load(resume, t->engine.model->params, &t->progress, err);
+    rw_params *p = t->engine.model->params;
+    rw_progress progress;
+    RW_TRY(rw_training_state_load(resume, p, &progress, err));
+    if (!t->plan->model.allow_nonfinite) RW_TRY(rw_weights_check_finite(p, resume, err));
+    t->progress = progress; /* only now: what is half loaded is no work to save */
+    t->output.saved_step = progress.step;
+    return RW_OK;
 }
 
 /* The device counts on from where the saved run stood. */
@@ -423,13 +460,31 @@ static rw_status begin(trainer *t, rw_device *device, rw_error *err) {
     t->elapsed_before = t->progress.elapsed;
     t->trainer.step_begin = t->progress.step;
     set_metrics(t);
-    if (resume) t->output.saved_step = t->progress.step;
     refresh(t, t->progress.step);
     RW_TRY(rw_output_report(&t->output, resume ? RW_EVENT_RESUME : RW_EVENT_RUN, &t->metrics,
                             resume ? resume : t->plan->name, err));
     set_rescue(t, rescue);
     if (resume) RW_TRY(recall(t, resume, err));
     return fire(t, RW_HOOK_on_train_start, NULL, err);
+}
+
+/* Training went on without them, and the state holds the weights; but the files that were asked for are not there. */
+static rw_status end_unsaved(const trainer *t, rw_error *err) {
+    if (t->output.n_unsaved == 0) return RW_OK;
+    return rw_fail(
+        err, RW_E_NUMERIC, RW_AT_NONE,
+        "%lld of the .pth files could not be written; the weights are in the training state in %s, and the same "
+        "command with save.dtype=fp32 writes rwkv-final.pth from it",
+        (long long)t->output.n_unsaved, t->plan->save.proj_dir);
+}
+
+static rw_status say_how_it_ended(trainer *t, int64_t done, int64_t all, rw_error *err) {
+    if (t->trainer.ask_stop)
+        return say_end(t, err, "stopped by a hook after step %lld: %s", (long long)done, t->trainer.stop_reason);
+    if (done < all)
+        return say_end(t, err, "stopped after %g seconds (train.max_seconds) at step %lld of %lld",
+                       t->plan->train.max_seconds, (long long)done, (long long)all);
+    return say_end(t, err, "done: %lld steps", (long long)done);
 }
 
 static rw_status end_by_signal(trainer *t, rw_error *err) {
@@ -449,13 +504,9 @@ static rw_status end(trainer *t, rw_error *err) {
     RW_TRY(fire(t, RW_HOOK_on_train_end, &t->metrics, err));
     RW_TRY(save_named(t, err));
     RW_TRY(rw_output_save_final(&t->output, t->engine.model->params, &t->progress, &t->metrics, err));
-    if (t->trainer.ask_stop)
-        return say_end(t, err, "stopped by a hook after step %lld: %s", (long long)done, t->trainer.stop_reason);
-    if (done < all)
-        return say_end(t, err, "stopped after %g seconds (train.max_seconds) at step %lld of %lld",
-                       t->plan->train.max_seconds, (long long)done, (long long)all);
-    RW_TRY(say_end(t, err, "done: %lld steps", (long long)done));
-    return rw_output_finish(&t->output, &t->progress, err);
+    RW_TRY(say_how_it_ended(t, done, all, err));
+    RW_TRY(end_unsaved(t, err));
+    return done < all || t->trainer.ask_stop ? RW_OK : rw_output_finish(&t->output, &t->progress, err);
 }
 
 static void close_all(trainer *t) {

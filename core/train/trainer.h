@@ -11,6 +11,10 @@
 extern "C" {
 #endif
 
+/* Says what the plan allows and nobody wants: a warm-up longer than the run, with the learning rate that it will reach.
+ * `hooks` may be NULL. */
+void rw_train_warn(const rw_plan *plan, const rw_hooks *hooks);
+
 /* Runs the plan on its device. `start`: what it begins with and where it may write, as rw_start_decide() says; NULL: a
  * new run in a folder that nobody else uses. `hooks` may be NULL:
  * constant learning rate, saves at the end alone. Returns RW_OK when the run came to its end, RW_E_STOPPED after a

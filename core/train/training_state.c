@@ -73,6 +73,11 @@ static int64_t count_at(json_t *j, const char *key) {
     return (int64_t)json_integer_value(json_object_get(j, key));
 }
 
+/* Far above what any run counts, and sums of them do not overflow. */
+static bool is_count(int64_t n) {
+    return n >= 0 && n < INT64_C(1) << 61;
+}
+
 /* States written before steps could be skipped do not name the updates: every step was one. */
 static rw_status read_progress(const rw_tensor_file *f, const char *path, rw_progress *p, rw_error *err) {
     json_t *j;
@@ -85,8 +90,9 @@ static rw_status read_progress(const rw_tensor_file *f, const char *path, rw_pro
                        .epoch_loss = json_number_value(json_object_get(j, "epoch_loss")),
                        .epoch_loss_n = count_at(j, "epoch_loss_n"),
                        .elapsed = json_number_value(json_object_get(j, "elapsed"))};
-    bool fine = json_is_integer(json_object_get(j, "step")) && p->step >= 0 && p->tokens >= 0 && p->epoch_loss_n >= 0 &&
-                p->updates >= 0 && p->skipped >= 0 && p->skipped_in_row >= 0;
+    bool fine = json_is_integer(json_object_get(j, "step")) && is_count(p->step) && is_count(p->tokens) &&
+                is_count(p->epoch_loss_n) && is_count(p->updates) && is_count(p->skipped) &&
+                is_count(p->skipped_in_row);
     json_decref(j);
     if (!fine) return rw_fail(err, RW_E_FORMAT, RW_AT_FILE(path), "metadata 'progress' has no valid step");
     const char *cursor = rw_tensor_file_metadata(f, "cursor");

@@ -41,6 +41,12 @@ RECIPES = {
     "key content": ("data_file: data.jsonl", "data_file: content.jsonl", 1,
                     "content.jsonl:1:1: no key 'text' (found: 'content'); each line must hold the whole document under 'text'",
                     "content.jsonl:1:1: 没有键 'text'（找到：'content'）；每行应在 'text' 下放一篇完整的文档"),
+    "GBK": ("data_file: data.jsonl", "data_file: gbk.jsonl", 1,
+            "gbk.jsonl:1:11: byte 10 (0xc4) is not UTF-8; it looks like GBK; first run: iconv -f GB18030 -t UTF-8 < 'gbk.jsonl' > NEW",
+            "gbk.jsonl:1:11: 字节 10（0xc4）不是 UTF-8，像是 GBK；请先运行：iconv -f GB18030 -t UTF-8 < 'gbk.jsonl' > 新文件"),
+    "JSON array": ("data_file: data.jsonl", "data_file: array.jsonl", 1,
+                   "array.jsonl:1: this is one JSON array, expected one object a line; first run: python3 -c",
+                   "array.jsonl:1: 这是一个 JSON 数组，应为每行一个对象；请先运行：python3 -c"),
     "empty file": ("data_file: data.jsonl", "data_file: empty.jsonl", 1,
                    "empty.jsonl: it has no tokens to train on; put text into it, or name another file",
                    "empty.jsonl: 其中没有可训练的内容：没有 token；请放入文本，或改用别的文件"),
@@ -201,6 +207,8 @@ def main():
         write("quote.jsonl", '{"text": "User: a"}\n{"text": "User: a}\n')
         write("content.jsonl", '{"content": "User: a"}\n')
         write("empty.jsonl", "")
+        write("gbk.jsonl", '{"text": "你好，世界"}\n'.encode("gbk"))
+        write("array.jsonl", '[\n{"text": "User: a"}\n]\n')
         write("r.yaml", RECIPE)
         if run(["r.yaml"], "en")[0] != 0:
             print("the recipe without a mistake fails")

@@ -89,7 +89,7 @@ static void slurps_up_to_a_limit(void **state) {
     char *data;
     int64_t n, live = rw_alloc_live();
     assert_int_equal(rw_file_slurp(path, 9, &data, &n, &err), RW_E_IO);
-    assert_string_equal(err.msg, "too large: 10 B; the limit here is 9 B");
+    assert_string_equal(err.msg, "too large: 10 bytes; the limit here is 9");
     assert_null(data);
     rw_alloc_fail_after(1);
     assert_int_equal(rw_file_slurp(path, 10, &data, &n, &err), RW_E_MEMORY);

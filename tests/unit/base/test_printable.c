@@ -102,7 +102,7 @@ static void formats_as_printf(void **state) {
     SAME("%ld %lld %zd %td %jd", -1L, -2LL, (ssize_t)-3, (ptrdiff_t)-4, (intmax_t)-5);
     SAME("%u %lu %llu %zu %ju %x %08x %X %#x %o", 1u, 2ul, ~0ull, (size_t)4, (uintmax_t)5, 255u, 0xabcu, 255u, 255u,
          8u);
-    SAME("%hhd %hd %hhu %hu %02x", -1, -2, 255, 65535, 5);
+    SAME("%hhd %hd %hhu %hu %02x", (signed char)-1, (short)-2, (unsigned char)255, (unsigned short)65535, 5u);
     SAME("%lld %lld", INT64_MIN + 0LL, INT64_MAX + 0LL);
     SAME("%f %.2f %10.3f %-10.1f| %e %g %.9g %G", 1.5, 2.25, 3.0, 4.5, 1e300, 1e-7, 0.1, 1e20);
     SAME("%f %g %f", (double)INFINITY, (double)NAN, 1e300);

@@ -142,6 +142,15 @@ static void mistakes_are_named(void **state) {
     }
     expect(m, RW_E_SHAPE, "3 heads of size 4 do not add up to n_embd 8");
     m = make_model();
+    for (int i = 0; i < L; i++) { /* shapes that agree with each other, and nothing in them */
+        char name[64];
+        snprintf(name, sizeof name, "blocks.%d.ffn.key.weight", i);
+        find(m, name)->shape[0] = 0;
+        snprintf(name, sizeof name, "blocks.%d.ffn.value.weight", i);
+        find(m, name)->shape[1] = 0;
+    }
+    expect(m, RW_E_SHAPE, "tensor 'blocks.0.ffn.key.weight' is empty");
+    m = make_model();
     find(m, "blocks.0.att.key.weight")->src_dtype = find(m, "blocks.0.att.key.weight")->dtype = RW_I8;
     expect(m, RW_E_UNSUPPORTED, "is i8: this file is quantized");
     m = make_model();

@@ -16,7 +16,9 @@
     "ccollections\nOrderedDict\n)R"
 /* A tensor [2,3] at offset 1 of storage 0 of 8 elements. */
 #define TENSOR REBUILD STORAGE "K\x01K\x02K\x03\x86K\x03K\x01\x86" HOOKS "tR"
-#define NAME   "X\x01\0\0\0w"
+/* The same up to the seventh argument. */
+#define VIEW REBUILD STORAGE "K\x01K\x02K\x03\x86K\x03K\x01\x86" HOOKS
+#define NAME "X\x01\0\0\0w"
 
 static rw_status read_tensors(const void *bytes, size_t n, rw_arena *a, rw_pickle_tensor **t, int64_t *count,
                               rw_error *err) {
@@ -55,8 +57,21 @@ static const struct {
     {P("\x80\x02"
        "ctorch._utils\n_rebuild_tensor\n."),
      "opcode GLOBAL of torch._utils._rebuild_tensor refused"},
-    {P("\x80\x04\x8c\x02os\x8c\x06system\x93."), "opcode SHORT_BINUNICODE refused"},
-    {P("\x80\x04X\x02\0\0\0osX\x06\0\0\0system\x93."), "opcode STACK_GLOBAL refused"},
+    {P("\x80\x04\x8c\x02os\x8c\x06system\x93."), "protocol 4; expected 2"},
+    {P("\x80\x05}."), "save it again without pickle_protocol"},
+    {P("\x8c\x02os\x8c\x06system\x93."), "opcode SHORT_BINUNICODE refused"},
+    {P("X\x02\0\0\0osX\x06\0\0\0system\x93."), "opcode STACK_GLOBAL refused"},
+    {P("\x80\x02}" NAME VIEW "}X\x03\0\0\0neg\x88stRs."), "a lazy view ('neg')"},
+    {P("\x80\x02}" NAME VIEW "}(X\x03\0\0\0neg\x89X\x04\0\0\0conj\x88utRs."), "a lazy view ('conj')"},
+    {P("\x80\x02}" NAME VIEW "}X\x05\0\0\0scaleK\x02stRs."), "a lazy view ('scale')"},
+    {P("\x80\x02}" NAME VIEW "K\x01tRs."), "an integer as metadata"},
+    {P("\x80\x02}" NAME VIEW "NNtRs."), "8 arguments"},
+    {P("\x80\x02"
+       "ctorch._utils\n_rebuild_tensor_v3\n."),
+     "such as float8"},
+    {P("\x80\x02"
+       "ctorch._utils\n_rebuild_qtensor\n."),
+     "a quantized tensor"},
     {P("(X\x02\0\0\0lsios\nsystem\n."), "opcode INST refused"},
     {P("(cos\nsystem\no."), "opcode GLOBAL of os.system refused"},
     {P("\x80\x02)\x81."), "opcode NEWOBJ refused"},
@@ -137,6 +152,10 @@ static const struct {
     size_t n;
 } accepted[] = {
     {P("\x80\x02}" NAME TENSOR "s.")},
+    {P("\x80\x02}" NAME VIEW "NtRs.")},
+    {P("\x80\x02}" NAME VIEW "}tRs.")},
+    {P("\x80\x02}" NAME VIEW "}X\x03\0\0\0neg\x89stRs.")},
+    {P("\x80\x03}" NAME TENSOR "s.")},
     {P("\x80\x02}(" NAME TENSOR "u.")},
     {P("\x80\x02"
        "ccollections\nOrderedDict\nq\0)Rq\x01(" NAME TENSOR "u}X\x09\0\0\0_metadatah\0)Rsb.")},

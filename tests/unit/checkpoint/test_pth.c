@@ -1,6 +1,8 @@
 /* .pth files: written, predicted, read back; files that are something else; damaged files; failures on the way. */
 #include "tests/unit/checkpoint/checkpoint_test.h"
 
+#include "core/checkpoint/inspect.h"
+
 #include <errno.h>
 
 #define P(text) (text), sizeof(text) - 1
@@ -300,6 +302,50 @@ static void views_inside_are_read(void **state) {
     rw_tensor_file_close(f);
 }
 
+static rw_status read_first(const char *path, rw_error *err) {
+    float out[12];
+    rw_tensor_file *f = open_good(path);
+    rw_status status = rw_tensor_file_read(f, rw_tensor_file_at(f, 0), out, RW_F32, err);
+    rw_tensor_file_close(f);
+    return status;
+}
+
+static rw_status verify(const char *path, rw_str *said, rw_error *err) {
+    rw_tensor_file *f = open_good(path);
+    rw_status status = rw_inspect_verify(f, said, err);
+    rw_tensor_file_close(f);
+    return status;
+}
+
+/* A view of a part of a record, or in another order: all of the record is compared, parts that no view reads too. */
+static void damage_beside_a_view_is_found(void **state) {
+    (void)state;
+    static const struct {
+        const char *pickle;
+        size_t n;
+    } rows[] = {{P(VIEW("\x06", "K\0", "K\2\x85", "K\1\x85"))}, {P(VIEW("\x06", "K\0", "K\3K\2\x86", "K\1K\3\x86"))}};
+    const char *path = rw_test_path("shared.pth");
+    for (size_t i = 0; i < 2; i++) {
+        rw_error err = {0};
+        rw_str said = {0};
+        int64_t n;
+        put_archive(path, rows[i].pickle, rows[i].n, values, sizeof values, "little");
+        assert_int_equal(read_first(path, &err), RW_OK);
+        assert_int_equal(verify(path, &said, &err), RW_OK);
+        assert_string_equal(said.data, "verified: the checksums of 3 of 3 records are right\n");
+        char *bytes = take_file(path, &n);
+        char *data = memmem(bytes, (size_t)n, values, sizeof values);
+        assert_non_null(data);
+        data[sizeof values - 1] ^= 1;
+        put_file(path, bytes, (size_t)n);
+        assert_int_equal(read_first(path, &err), RW_E_FORMAT);
+        assert_non_null(strstr(err.msg, "record 'a/data/0' is damaged"));
+        assert_int_equal(verify(path, &said, &err), RW_E_FORMAT);
+        rw_str_done(&said);
+        rw_free(bytes);
+    }
+}
+
 static void missing_records_are_named(void **state) {
     (void)state;
     const char *path = rw_test_path("missing-record.pth");
@@ -400,6 +446,7 @@ int main(void) {
         cmocka_unit_test(damage_is_found),
         cmocka_unit_test(views_outside_are_refused),
         cmocka_unit_test(views_inside_are_read),
+        cmocka_unit_test(damage_beside_a_view_is_found),
         cmocka_unit_test(missing_records_are_named),
         cmocka_unit_test(write_failures_leave_the_old_file),
         cmocka_unit_test(allocation_failures_are_reported),

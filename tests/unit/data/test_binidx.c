@@ -103,6 +103,12 @@ static void test_hostile(void **state) {
         {17, 0, "unknown"},
         {17, 255, "type 255"},
         {17, 4, "is outside the .bin"},
+        {54, 6, "item 1 begins at byte 6, but the items before it end at byte 8"}, /* overlap */
+        {54, 12, "item 1 begins at byte 12"},                                      /* a gap */
+        {46, 2, "item 0 begins at byte 2"},
+        {78, 3, "document border 2 is 2; expected 3 to 3"}, /* out of order: 0, 3, 2, 3 */
+        {94, 4, "document border 3 is 4; expected 2 to 3"},
+        {101, 0x80, "document border 3 is -"},
         {18, 4, "cut short"},
         {25, 0xff, "cut short"},
         {21, 0x80, "cut short"},
@@ -110,7 +116,7 @@ static void test_hostile(void **state) {
         {33, 0x80, "cut short"},
         {34, 200, "is outside the .bin"},
         {37, 0x80, "is outside the .bin"},
-        {34, 3, "do the two belong"},
+        {34, 3, "item 1 begins at byte 8, but the items before it end at byte 6"},
         {46, 13, "is outside the .bin"},
         {53, 0x80, "is outside the .bin"},
         {53, 0x7f, "is outside the .bin"},
@@ -145,6 +151,60 @@ static void test_hostile(void **state) {
     assert_int_equal(rw_binidx_create(&w, rw_test_path("none"), RW_BINIDX_U16, &err), RW_OK);
     assert_int_equal(rw_binidx_commit(w, &err), RW_OK);
     assert_int_equal(open_pair("none", &err), RW_OK);
+}
+
+/* An .idx by hand: n sizes, the borders, and `more` bytes behind them; the ids 0, 1, 2, ... in the .bin. */
+static void write_borders(const char *prefix, const int *sizes, int n, const int *borders, int n_borders, int more) {
+    char name[64];
+    rw_str idx = {0}, bin = {0};
+    int64_t counts[2] = {n, n_borders}, pointer = 0, version = 1;
+    rw_str_append_n(&idx, "MMIDIDX\0", 9);
+    rw_str_append_n(&idx, (const char *)&version, 8);
+    rw_str_append_n(&idx, "\x08", 1);
+    rw_str_append_n(&idx, (const char *)counts, 16);
+    for (int i = 0; i < n; i++) rw_str_append_n(&idx, (const char *)&(int32_t){sizes[i]}, 4);
+    for (int i = 0; i < n; pointer += 2 * sizes[i++]) rw_str_append_n(&idx, (const char *)&pointer, 8);
+    for (int i = 0; i < n_borders; i++) rw_str_append_n(&idx, (const char *)&(int64_t){borders[i]}, 8);
+    for (int i = 0; i < more; i++) rw_str_append_n(&idx, "\1", 1);
+    for (int i = 0; i < pointer / 2; i++) rw_str_append_n(&bin, (const char *)&(uint16_t){(uint16_t)i}, 2);
+    snprintf(name, sizeof name, "%s.idx", prefix);
+    write_bytes(name, idx.data, idx.len);
+    snprintf(name, sizeof name, "%s.bin", prefix);
+    write_bytes(name, bin.data, bin.len);
+    rw_str_done(&idx);
+    rw_str_done(&bin);
+}
+
+/* What other tools write: the stream of ids is the same whatever the borders are. */
+static void test_borders(void **state) {
+    (void)state;
+    static const struct {
+        int borders[6], n_borders, more, n_documents;
+    } rows[] = {
+        {{0, 2, 3}, 3, 0, 2},    /* a document of two items */
+        {{0, 1, 2, 3}, 4, 0, 3}, /* as our writer has it */
+        {{0, 1, 1, 3}, 4, 0, 3}, /* an empty document, or two files merged with a border twice */
+        {{0, 1}, 2, 0, 3},       /* merged, and the borders of the first file alone */
+        {{0}, 1, 0, 3},          /* merged, and no borders */
+        {{0}, 0, 0, 3},          /* none at all */
+        {{0, 1, 2, 3}, 4, 3, 3}, /* multimodal */
+        {{0, 3}, 2, 3, 1},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        rw_binidx_info info;
+        rw_error err = {0};
+        int fd;
+        write_borders("other", (int[]){40, 40, 40}, 3, rows[i].borders, rows[i].n_borders, rows[i].more);
+        if (rw_binidx_open(&fd, &info, rw_test_path("other"), &err) != RW_OK) fail_msg("row %d: %s", (int)i, err.msg);
+        close(fd);
+        assert_int_equal(info.n_tokens, 120);
+        assert_int_equal(info.n_items, 3);
+        assert_int_equal(info.n_documents, rows[i].n_documents);
+    }
+    rw_error err = {0};
+    write_borders("other", (int[]){40, 40, 40}, 3, rows[0].borders, 3, 2);
+    assert_int_equal(open_pair("other", &err), RW_E_FORMAT);
+    assert_mentions(&err, "cut short");
 }
 
 static rw_status write_once(rw_error *err) {
@@ -184,8 +244,8 @@ static void test_faults(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_bytes),   cmocka_unit_test(test_open),   cmocka_unit_test(test_missing),
-        cmocka_unit_test(test_hostile), cmocka_unit_test(test_faults),
+        cmocka_unit_test(test_bytes),   cmocka_unit_test(test_open),    cmocka_unit_test(test_missing),
+        cmocka_unit_test(test_hostile), cmocka_unit_test(test_borders), cmocka_unit_test(test_faults),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -55,6 +55,10 @@ static void test_good(void **state) {
               "\xe4\xbd\xa0 long enough to be read eight at a time \xe5\xa5\xbd|");
     DOCUMENTS("{\"id\": 7, \"text\": \"a\", \"meta\": {\"text\": \"no\"}}", "a|"); /* not the quick reader's */
     DOCUMENTS("{\"text\": \"a\", \"id\": [1, 2]}", "a|");
+    DOCUMENTS("{\"n\": 9223372036854775808, \"text\": \"a\"}", "a|"); /* as Python writes them */
+    DOCUMENTS("{\"n\": 1e999, \"m\": [NaN, Infinity, {\"x\": -Infinity}], \"text\": \"a\"}", "a|");
+    DOCUMENTS("{\"text\": \"a\", \"half\": \"\\ud83d\", \"k\": \"\\\\\", \"k\": \"\xff } \\\" ]\"}", "a|");
+    DOCUMENTS("{\"text\": \"a\", \"e\": {}, \"f\": [], \"t\": true, \"u\": null, \"v\": false}", "a|");
     DOCUMENTS("{\"\\u0074ext\": \"a\"}", "a|");
 }
 
@@ -82,6 +86,13 @@ static void test_bad(void **state) {
         {"{\"text\": \"a\", \"text\": \"b\"}", 0, {"duplicate"}},
         {"{\"text\": 5}", 1, {"'text' is not a string"}},
         {"{\"text\": null}", 1, {"'text' is not a string"}},
+        {"{\"text\": \"a\", \"b\": [1, 2}}", 0, {"not valid JSON"}},
+        {"{\"text\": \"a\", \"b\": \"c}", 0, {"quote"}},
+        {"{\"text\": \"a\", \"b\": [1, [2]}", 0, {"not valid JSON"}},
+        {"{\"text\": \"a\", \"b\": nil}", 0, {"not valid JSON"}},
+        {"{\"text\": \"a\", \"b\" 1}", 0, {"not valid JSON"}},
+        {"{\"text\": \"a\", }", 0, {"not valid JSON"}},
+        {"{\"text\": NaN}", 0, {"not valid JSON"}},
         {"[\"text\"]", 1, {"expected an object"}},
         {"\"text\"", 1, {"expected an object"}},
         {"{}", 1, {"no key 'text'", "none"}},
@@ -104,6 +115,40 @@ static void test_bad(void **state) {
         for (int k = 0; k < 3 && rows[i].says[k]; k++) assert_mentions(&err, rows[i].says[k]);
         rw_str_done(&out);
         rw_jsonl_close(&r);
+    }
+}
+
+/* Files that are no lines of UTF-8: what they are, and the command that converts them. */
+static void test_kinds(void **state) {
+    (void)state;
+#define BYTES(text) text, sizeof(text) - 1
+    static const struct {
+        const char *bytes;
+        size_t n;
+        const char *says[2];
+    } rows[] = {
+        {BYTES("\x1f\x8b\x08\0\0\0\0\0"), {"this is gzip", "first run: zcat < '"}},
+        {BYTES("PK\3\4\x14\0\0\0"), {"this is zip", "funzip < '"}},
+        {BYTES("\x28\xb5\x2f\xfd\0"), {"this is zstd", "zstd -dc < '"}},
+        {BYTES("\xff\xfe{\0\"\0"), {"this is UTF-16", "iconv -f UTF-16 -t UTF-8 < '"}},
+        {BYTES("{\0\"\0t\0"), {"this is UTF-16LE", "iconv -f UTF-16LE -t UTF-8"}},
+        {BYTES("\0{\0\"\0t"), {"this is UTF-16BE", "iconv -f UTF-16BE -t UTF-8"}},
+        {BYTES("\n [\n{\"text\": \"a\"},\n"), {"this is one JSON array", "python3 -c "}},
+        {BYTES("[{\"text\": \"a\"}]"), {"one object a line", "json.load"}},
+        {BYTES("{\"text\": \"\xc4\xe3\xba\xc3\xa3\xac\xca\xc0\xbd\xe7\"}\n"), {":1:11: byte 10 (0xc4)", "GB18030"}},
+        {BYTES("{\"text\": \"caf\xe9\"}\n"), {"byte 13 (0xe9) is not valid UTF-8; if", "iconv converts it"}},
+        {BYTES("{\"text\": \"\xe4\xbd\"}\n"), {"is not valid UTF-8; if"}},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        rw_jsonl r;
+        rw_error err = {0};
+        rw_str out = {0};
+        rw_status s = rw_jsonl_open(&r, write_bytes("kind.jsonl", rows[i].bytes, rows[i].n), &err);
+        if (s == RW_OK) s = read_all(&r, &out, &err);
+        assert_int_equal(s, RW_E_DATA);
+        for (int k = 0; k < 2 && rows[i].says[k]; k++) assert_mentions(&err, rows[i].says[k]);
+        rw_jsonl_close(&r);
+        rw_str_done(&out);
     }
 }
 
@@ -196,7 +241,7 @@ static void test_pieces(void **state) {
 static void test_no_memory(void **state) {
     (void)state;
     const char *path =
-        write_text("m.jsonl", "{\"text\": \"a\"}\n{\"x\": [1, {}], \"text\": \"b\"}\n{\"text\": \"c\"}\n");
+        write_text("m.jsonl", "{\"text\": \"a\"}\n{\"\\u0078\": [1, {}], \"text\": \"b\"}\n{\"text\": \"c\"}\n");
     int64_t live = rw_alloc_live();
     int n = 0;
     for (rw_status s = RW_E_MEMORY; s != RW_OK;) {
@@ -219,9 +264,13 @@ static void test_no_memory(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_good),    cmocka_unit_test(test_bad),
-        cmocka_unit_test(test_excerpt), cmocka_unit_test(test_same_as_jansson),
-        cmocka_unit_test(test_pieces),  cmocka_unit_test(test_no_memory),
+        cmocka_unit_test(test_good),
+        cmocka_unit_test(test_bad),
+        cmocka_unit_test(test_kinds),
+        cmocka_unit_test(test_excerpt),
+        cmocka_unit_test(test_same_as_jansson),
+        cmocka_unit_test(test_pieces),
+        cmocka_unit_test(test_no_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -39,6 +39,7 @@ static void test_jsonl(void **state) {
     (void)state;
     const char *file = write_text("s.jsonl", "{\"text\": \"ab\"}\n\n{\"text\": \"\"}\n{\"text\": \"hello\"}\n");
     rw_plan_data plan = plan_for(RW_FORMAT_JSONL, RW_TOKENIZER_BYTE);
+    expect_ids(&plan, write_text("e.jsonl", "{\"text\": \"\"}\n{\"text\": \"ab\"}\n"), (int32_t[]){0, 98, 99, 0}, 4);
     expect_ids(&plan, file, (int32_t[]){98, 99, 0, 0, 105, 102, 109, 109, 112, 0}, 10);
     plan.tokenizer = RW_TOKENIZER_WORLD;
     plan.vocab_file = write_small_vocab("vocab.txt");

@@ -80,8 +80,9 @@ static void *prefill(fixture *f, int64_t n) {
 
 static void every_prompt(void **state) {
     (void)state;
-    static const int64_t sizes[][3] = {{3, 128, 1000}, {12, 768, 65536}, {24, 2048, 65536}};
-    for (int k = 0; k < 3; k++) {
+    static const int64_t sizes[][3] = {
+        {3, 128, 1000}, {4, 512, 2048}, {12, 768, 257}, {12, 768, 65536}, {24, 2048, 65536}};
+    for (size_t k = 0; k < sizeof sizes / sizeof *sizes; k++) {
         fixture f;
         open_model(&f, sizes[k][0], sizes[k][1], sizes[k][2]);
         open_tape(&f, 0, PREFILL, 1);

@@ -133,9 +133,9 @@ static int setup(void **state) {
     char path[600];
     write_data();
     write_model(broken, "broken.pth", "emb.weight", ('Q' + 1) * EMBD, EMBD); /* id = byte + 1 */
-    snprintf(model_with_nan, sizeof model_with_nan, "load_model: '%s'", broken);
+    snprintf(model_with_nan, sizeof model_with_nan, "load_model: '%s', allow_nonfinite: true", broken);
     write_model(path, "useless.pth", "ln_out.weight", 3, 1);
-    snprintf(model_of_nan, sizeof model_of_nan, "load_model: '%s'", path);
+    snprintf(model_of_nan, sizeof model_of_nan, "load_model: '%s', allow_nonfinite: true", path);
     return 0;
 }
 
