@@ -2,11 +2,8 @@
 # A recipe from outside the working directory reads its own folder, and what the command line allows.
 set -eu
 
-root=$(cd "$(dirname "$0")/../.." && pwd)
-program=${RWKV_RUN:?RWKV_RUN is the program to test}
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-export RWKV_LANG=en RWKV_THREADS=1
+. "$(dirname "$0")/start.sh"
+export RWKV_THREADS=1
 mkdir -p "$work/dl" "$work/home" "$work/here"
 cp "$root/tests/cli/data.jsonl" "$work/home/secret.jsonl"
 cp "$root/tests/cli/data.jsonl" "$work/dl/data.jsonl"
@@ -22,11 +19,6 @@ data: { data_type: jsonl, data_file: $1, tokenizer: byte, ctx_len: 8 }
 train: { micro_bsz: 1, epoch_steps: 1, precision: fp32 }
 $2
 YAML
-}
-fail() {
-    echo "FAIL: $*" >&2
-    cat "$work/log" >&2
-    exit 1
 }
 # plan STATUS ARGS...
 plan() {

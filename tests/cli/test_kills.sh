@@ -4,12 +4,9 @@
 # one was announced, and in the end the run ends with the weights of one that nobody disturbed, byte for byte.
 set -eu
 
-root=$(cd "$(dirname "$0")/../.." && pwd)
-program=${RWKV_RUN:?RWKV_RUN is the program to test}
+. "$(dirname "$0")/start.sh"
 kills=${RWKV_KILLS:-50}
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-export RWKV_LANG=en RWKV_THREADS=1
+export RWKV_THREADS=1
 
 cat >"$work/recipe.yaml" <<YAML
 name: kills
@@ -22,10 +19,6 @@ save: { proj_dir: out, epoch_save: 1, every: 1, keep: 2 }
 log: { every: 1000 }
 YAML
 
-fail() {
-    echo "FAIL: $*" >&2
-    exit 1
-}
 run() { "$program" "$work/recipe.yaml" --allow-read "$root" save.proj_dir="$work/$1" "train.epoch_steps=$steps" 2>>"$work/log"; }
 start() { # the program itself is $pid, no shell around it
     "$program" "$work/recipe.yaml" --allow-read "$root" save.proj_dir="$work/killed" "train.epoch_steps=$steps" 2>>"$work/log" &

@@ -4,19 +4,10 @@
 # files of the large golden set are trained on as well, where it is there.
 set -eu
 
-root=$(cd "$(dirname "$0")/../.." && pwd)
-program=${RWKV_RUN:?RWKV_RUN is the program to test}
+. "$(dirname "$0")/start.sh"
 golden=${RWKV_GOLDEN:-$root/../shared/golden}
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-trap 'exit 1' HUP INT TERM
-export RWKV_LANG=en RWKV_THREADS=2
+export RWKV_THREADS=2
 cd "$work"
-
-fail() {
-    echo "FAIL: $*" >&2
-    exit 1
-}
 
 # recipe NAME MODEL
 recipe() {

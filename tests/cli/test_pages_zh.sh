@@ -3,15 +3,7 @@
 # model, lua/README.zh.md every hook, both every part.
 set -eu
 
-root=$(cd "$(dirname "$0")/../.." && pwd)
-program=${RWKV_RUN:?RWKV_RUN is the program to test}
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-
-fail() {
-    echo "FAIL: $*" >&2
-    exit 1
-}
+. "$(dirname "$0")/start.sh"
 
 sed '1,/^<!-- keys: /d; /^<!-- \/keys -->/,$d' "$root/recipes/README.zh.md" >"$work/page"
 RWKV_LANG=zh "$program" --keys >"$work/keys"

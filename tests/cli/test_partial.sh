@@ -3,18 +3,9 @@
 # each tensor that the smaller model has not. Without the key both are refused.
 set -eu
 
-root=$(cd "$(dirname "$0")/../.." && pwd)
-program=${RWKV_RUN:?RWKV_RUN is the program to test}
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-trap 'exit 1' HUP INT TERM
-export RWKV_LANG=en RWKV_THREADS=2
+. "$(dirname "$0")/start.sh"
+export RWKV_THREADS=2
 cd "$work"
-
-fail() {
-    echo "FAIL: $*" >&2
-    exit 1
-}
 
 # recipe NAME MODEL
 recipe() {

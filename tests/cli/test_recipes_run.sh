@@ -3,17 +3,8 @@
 # three steps here. A recipe without a twin is an error.
 set -eu
 
-root=$(cd "$(dirname "$0")/../.." && pwd)
-program=${RWKV_RUN:?RWKV_RUN is the program to test}
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-trap 'exit 1' HUP INT TERM
-export RWKV_LANG=en RWKV_THREADS=2
-
-fail() {
-    echo "FAIL: $*" >&2
-    exit 1
-}
+. "$(dirname "$0")/start.sh"
+export RWKV_THREADS=2
 
 # run TWIN FOLDER [more]
 run() {

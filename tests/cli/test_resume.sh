@@ -3,12 +3,9 @@
 # leaves with status 3 and a run that can be resumed; a changed recipe is refused by name.
 set -eu
 
-root=$(cd "$(dirname "$0")/../.." && pwd)
-program=${RWKV_RUN:?RWKV_RUN is the program to test}
-work=$(mktemp -d)
+. "$(dirname "$0")/start.sh"
 cd "$work" # a recipe reads anywhere from its working directory only
-trap 'rm -rf "$work"' EXIT
-export RWKV_LANG=en RWKV_THREADS=2
+export RWKV_THREADS=2
 
 cat >"$work/stall.lua" <<'LUA'
 -- step 21 takes its time, so that it can be killed in the middle
@@ -32,10 +29,6 @@ save: { proj_dir: out, epoch_save: 1, every: 20 }
 log: { every: 20 }
 YAML
 
-fail() {
-    echo "FAIL: $*" >&2
-    exit 1
-}
 run() { "$program" "$work/recipe.yaml" "$@" 2>>"$work/log"; }
 same() { cmp "$work/$1" "$work/$2" || fail "$3"; }
 

@@ -2,12 +2,9 @@
 # How runs end: signals, a hook that fails, the clock, a finished run again; and what is in proj_dir then.
 set -eu
 
-root=$(cd "$(dirname "$0")/../.." && pwd)
-program=${RWKV_RUN:?RWKV_RUN is the program to test}
-work=$(mktemp -d)
+. "$(dirname "$0")/start.sh"
 cd "$work" # a recipe reads anywhere from its working directory only
-trap 'rm -rf "$work"' EXIT
-export RWKV_LANG=en RWKV_THREADS=1
+export RWKV_THREADS=1
 
 cat >"$work/recipe.yaml" <<YAML
 name: stop
@@ -35,11 +32,6 @@ return {
 }
 LUA
 
-fail() {
-    echo "FAIL: $*" >&2
-    [ ! -f "$work/log" ] || cat "$work/log" >&2
-    exit 1
-}
 # run NAME STATUS ARGS...: the run in proj_dir NAME must leave with STATUS
 run() {
     dir=$work/$1 expected=$2 status=0

@@ -3,18 +3,8 @@
 #   fail WHY...     ends the test, with what the program said last
 #   says TEXT       the program's last messages ($work/log) hold TEXT
 #   no_controls FILE   it holds no control byte but newline and tab, no C1 character and no invalid UTF-8
-root=$(cd "$(dirname "$0")/../.." && pwd)
-program=${RWKV_RUN:?RWKV_RUN is the program to test}
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-trap 'exit 1' HUP INT TERM
-export RWKV_LANG=en RWKV_THREADS=1
-
-fail() {
-    echo "FAIL: $*" >&2
-    [ ! -f "$work/log" ] || head -c 4000 "$work/log" >&2
-    exit 1
-}
+. "$(dirname "$0")/../cli/start.sh"
+export RWKV_THREADS=1
 
 says() { grep -qF -- "$1" "$work/log" || fail "not said: $1"; }
 
