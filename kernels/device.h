@@ -157,6 +157,7 @@ struct rw_device {
     const rw_device_record *record; /* NULL: it cannot record                                */
     /* running state */
     int64_t own_bytes;              /* of the device, beside alloc: what the backend took for itself; CPU: 0 */
+    int64_t memory_bytes;           /* of the device, own_bytes included, that this process can have; CPU: 0 */
     int64_t live_bytes, peak_bytes; /* through alloc */
     void *impl;
 };
@@ -166,8 +167,9 @@ struct rw_device {
 rw_status rw_device_open_cpu(rw_device **out, rw_dtype compute, int threads, rw_error *err);
 /* Computes nothing, allocates nothing; its queries (scratch, saved) answer as those of `like`. */
 rw_status rw_device_open_meta(rw_device **out, const rw_device *like, rw_error *err);
-/* The CUDA device `index`, or E_DEVICE with the reason (no driver, no GPU, built without CUDA). */
-rw_status rw_device_open_cuda(rw_device **out, rw_dtype compute, int index, rw_error *err);
+/* The CUDA device `index`, computing in BF16, F16 or F32, with tf32 in products of F32 where that is asked for. E_DEVICE
+ * with the reason (no driver, no GPU, built without CUDA); E_UNSUPPORTED: the card has no bf16. */
+rw_status rw_device_open_cuda(rw_device **out, rw_dtype compute, bool tf32, int index, rw_error *err);
 
 static inline void rw_device_close(rw_device *d) {
     if (d) d->close(d);

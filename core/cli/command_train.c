@@ -116,13 +116,13 @@ static rw_status run(job *j, rw_error *err) {
         RW_TRY(print_plan(j->plan, stdout, err));
         rw_train_warn(j->plan, &j->hooks);
         RW_TRY(foretell(j, stdout, err));
-        return rw_plan_fits(j->plan, err);
+        return rw_plan_fits(j->plan, j->device, err);
     }
     RW_TRY(decide_start(j, err));
     if (j->start.kind == RW_START_FINISHED) return print_start(j, stderr, err);
     RW_TRY(print_plan(j->plan, stderr, err));
     rw_train_warn(j->plan, &j->hooks);
-    RW_TRY(rw_plan_fits(j->plan, err));
+    RW_TRY(rw_plan_fits(j->plan, j->device, err));
     RW_TRY(check_ids(&j->plan->data, err));
     return rw_train(j->plan, &j->recipe, j->device, &j->hooks, &j->start, err);
 }

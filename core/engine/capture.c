@@ -6,9 +6,13 @@
 
 #include "core/base/alloc.h"
 
+static bool records(const rw_engine *e) {
+    return e->device->record && e->plan->engine.graph;
+}
+
 rw_status rw_engine_open_capture(rw_engine *e, rw_error *err) {
     size_t n = e->model->params->layout.n_segments;
-    if (!e->device->record) return RW_OK;
+    if (!records(e)) return RW_OK;
     for (int i = 0; i < RW_N_PIECES; i++) {
         e->recordings[i].grad_written = rw_alloc_array(n, sizeof(bool));
         if (!e->recordings[i].grad_written) return rw_fail_memory(err, n);
@@ -49,7 +53,7 @@ rw_status rw_engine_play(rw_engine *e, rw_engine_piece piece, rw_error *err) {
     rw_engine_recording *r = &e->recordings[piece];
     bool ran = r->ran;
     r->ran = true;
-    if (!e->device->record || !ran) return rw_engine_launch(e, piece, err);
+    if (!records(e) || !ran) return rw_engine_launch(e, piece, err);
     if (!r->graph) RW_TRY(record(e, piece, err));
     restore(e->model->params, r->grad_written);
     return e->device->record->replay(e->device, r->graph, err);

@@ -212,6 +212,7 @@ static const unsigned forgets[] = {
     [RW_CHECKPOINT_MIX] = RW_FORGET_MIX,
     [RW_CHECKPOINT_FFN] = RW_FORGET_MIX | RW_FORGET_FFN,
     [RW_CHECKPOINT_BLOCK] = 0,
+    [RW_CHECKPOINT_AUTO] = 0,
 };
 
 rw_tensor *rw_model_forward(rw_model *m, rw_tape *t, rw_rows rows, const int32_t *tokens, const rw_state *state_in,

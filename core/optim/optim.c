@@ -37,13 +37,14 @@ void rw_optim_groups(rw_layout *l, const rw_plan_train *plan) {
 static const rw_storage forms[] = {
     [RW_FORM_AUTO] = {0}, /* not decided: plain */
     [RW_FORM_FP32] = {0},
-    [RW_FORM_A16] = {.value = RW_BF16, .gradient = RW_BF16, .master = true},
+    [RW_FORM_A16] = {.value = RW_BF16, .gradient = RW_BF16, .master = true}, /* fp16 has it too: see below */
     [RW_FORM_B12] = {.value = RW_BF16, .gradient = RW_BF16},
     [RW_FORM_B8] = {.value = RW_BF16, .gradient = RW_BF16, .moment = RW_BF16},
 };
 
 rw_storage rw_optim_storage(const rw_plan_train *plan) {
     rw_storage s = forms[plan->optim_form];
+    if (plan->compute == RW_F16) s.value = s.gradient = RW_F16;
     if (s.gradient != RW_DTYPE_NONE && plan->accumulate > 1) s.gradient = RW_F32;
     return s;
 }

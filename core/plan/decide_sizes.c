@@ -5,9 +5,9 @@
 #define MOST_BYTES  0x1p60
 #define MOST_TOKENS 0x1p62
 
-#define HEAD_CHUNK_BYTES ((int64_t)128 << 20) /* logits at a time; wider chunks win nothing on a CPU */
+#define DEFAULT_MICRO_BSZ 12
 
-static void share_sizes(rw_plan *p) {
+void rw_plan_share_sizes(rw_plan *p) {
     p->data.vocab_size = p->model.vocab_size;
     p->data.rows_per_batch = p->train.micro_bsz;
     p->data.accumulate = p->train.accumulate;
@@ -15,20 +15,6 @@ static void share_sizes(rw_plan *p) {
     p->data.seed = p->train.random_seed;
     p->train.ctx_len = p->data.ctx_len;
     p->train.n_steps = p->train.epoch_steps * p->train.epoch_count;
-}
-
-int64_t rw_plan_head_chunk(const rw_plan *p) {
-    int64_t rows = p->train.micro_bsz * p->train.ctx_len, fit = HEAD_CHUNK_BYTES / (p->model.vocab_size * 4) / 64 * 64;
-    if (fit < 64) fit = 64;
-    int64_t n_chunks = (rows + fit - 1) / fit, each = (rows + n_chunks - 1) / n_chunks;
-    return each < rows ? (each + 63) / 64 * 64 : rows;
-}
-
-/* Chunks shape the order of sums: a saved run's is used again. */
-static int64_t decide_head_chunk(const rw_plan *p, const rw_saved_run *saved) {
-    int64_t before = rw_saved_run_number(saved, "head_chunk");
-    if (p->train.head_chunk > 0) return p->train.head_chunk;
-    return before > 0 ? before : rw_plan_head_chunk(p);
 }
 
 /* Products of the largest sizes that the keys allow overflow 64 bits. Activations: far more than any model keeps of a
@@ -54,11 +40,27 @@ static rw_status check_products(const rw_plan *p, const rw_recipe *r, rw_error *
     return RW_OK;
 }
 
-rw_status rw_plan_decide_sizes(rw_plan *p, const rw_recipe *r, const rw_saved_run *saved, rw_error *err) {
-    share_sizes(p);
-    RW_TRY(check_products(p, r, err));
-    p->train.head_chunk = decide_head_chunk(p, saved);
-    if (p->save.dtype == RW_DTYPE_NONE)
-        p->save.dtype = *rw_dtype_torch_storage(p->model.file_dtype) ? p->model.file_dtype : RW_F32;
+/* Of batch_size sequences so many go into a micro batch; 0: any number that divides it will do. */
+static rw_status decide_batch(rw_plan *p, const rw_recipe *r, const rw_saved_run *saved, rw_error *err) {
+    rw_plan_train *t = &p->train;
+    int64_t before = rw_saved_run_number(saved, "micro_bsz");
+    if (t->batch_size == 0) {
+        if (t->micro_bsz == 0) t->micro_bsz = DEFAULT_MICRO_BSZ;
+        return RW_OK;
+    }
+    if (t->micro_bsz == 0 && before > 0 && t->batch_size % before == 0) t->micro_bsz = before;
+    if (t->micro_bsz > 0 && t->batch_size % t->micro_bsz)
+        return rw_fail(err, RW_E_RECIPE, rw_recipe_where(r, RW_KEY_train_batch_size),
+                       "expected a multiple of micro_bsz, which is %lld, got %lld", (long long)t->micro_bsz,
+                       (long long)t->batch_size);
+    t->accumulate = t->micro_bsz > 0 ? t->batch_size / t->micro_bsz : 1;
+    if (t->micro_bsz == 0) t->micro_bsz = t->batch_size; /* until the device says what fits */
     return RW_OK;
+}
+
+rw_status rw_plan_decide_sizes(rw_plan *p, const rw_recipe *r, const rw_saved_run *saved, rw_error *err) {
+    p->train.choose_micro_bsz = p->train.batch_size > 0 && p->train.micro_bsz == 0;
+    RW_TRY(decide_batch(p, r, saved, err));
+    rw_plan_share_sizes(p);
+    return check_products(p, r, err);
 }

@@ -37,9 +37,9 @@ rw_status rw_plan_measure(const rw_plan *plan, const rw_device *like, rw_plan_ne
 /* Rows of logits at a time, from the size of a micro batch and the vocabulary: in multiples of 64, equal chunks. */
 int64_t rw_plan_head_chunk(const rw_plan *plan);
 
-/* E_RECIPE where this machine has less memory than the engine will ask for, with the part that is too large and what
- * helps against it. To be asked before the engine is opened. */
-rw_status rw_plan_fits(const rw_plan *plan, rw_error *err);
+/* E_RECIPE where this machine, or its GPU, has less memory than the engine will ask for, with the part that is too
+ * large and what helps against it. To be asked before the engine is opened. */
+rw_status rw_plan_fits(const rw_plan *plan, const rw_device *device, rw_error *err);
 
 /* What --dry-run and the beginning of a run show. */
 void rw_plan_print(const rw_plan *plan, rw_str *out);

@@ -4,7 +4,7 @@
 #include "core/checkpoint/weights.h"
 #include "core/data/loader.h"
 #include "core/engine/engine.h"
-#include "core/plan/make_plan.h"
+#include "core/plan/plan_internal.h"
 
 /* Anonymous memory of the process beside the engine's buffers: libraries, Lua, tables; and BLAS's for each thread.
  * Measured with tests/bench/memory.sh, not known. */
@@ -71,24 +71,38 @@ static rw_status run_step(rw_engine *e, const rw_plan *plan, rw_error *err) {
     return rw_engine_evaluate(e, &b, &loss, err);
 }
 
-static rw_status measure_engine(rw_plan_needs *n, const rw_plan *plan, rw_device *meta, rw_error *err) {
+static rw_status measure_engine(rw_plan_needs *n, const rw_plan *plan, rw_device *meta, bool files, rw_error *err) {
     rw_engine e;
     RW_TRY(rw_engine_open(&e, plan, meta, true, err));
     rw_status status = run_step(&e, plan, err);
     of_engine(n, &e);
-    if (status == RW_OK) status = file_sizes(n, plan, e.model->params, err);
+    if (status == RW_OK && files) status = file_sizes(n, plan, e.model->params, err);
     rw_engine_close(&e);
     return status;
 }
 
+static rw_status on_meta(rw_plan_needs *n, const rw_plan *plan, const rw_device *like, bool files, rw_error *err) {
+    rw_device *meta;
+    RW_TRY(rw_device_open_meta(&meta, like, err));
+    rw_status status = measure_engine(n, plan, meta, files, err);
+    rw_device_close(meta);
+    return status;
+}
+
+rw_status rw_plan_device_bytes(const rw_plan *plan, const rw_device *like, int64_t *n_bytes, rw_error *err) {
+    rw_plan_needs n = {0};
+    rw_plan unlimited = *plan;
+    unlimited.needs.arena_bytes = 0; /* of a candidate before */
+    RW_TRY(on_meta(&n, &unlimited, like, false, err));
+    *n_bytes = n.bytes[RW_MEMORY_DEVICE] + rw_engine_batch_bytes(plan, like) + like->own_bytes;
+    return RW_OK;
+}
+
 rw_status rw_plan_measure(const rw_plan *plan, const rw_device *like, rw_plan_needs *n, rw_error *err) {
     const rw_plan_data *d = &plan->data;
-    rw_device *meta;
-    *n = (rw_plan_needs){0};
-    RW_TRY(rw_device_open_meta(&meta, like, err));
-    rw_status status = measure_engine(n, plan, meta, err);
-    rw_device_close(meta);
-    RW_TRY(status);
+    const int64_t limit = plan->needs.device_limit;
+    *n = (rw_plan_needs){.device_limit = limit};
+    RW_TRY(on_meta(n, plan, like, true, err));
     on_device(n, "batch", rw_engine_batch_bytes(plan, like));
     on_host(n, "batches on their way", rw_engine_host_bytes(plan, like));
     if (d->data_file) on_host(n, "data loader", rw_loader_bytes_for(d, d->data_file));

@@ -12,7 +12,9 @@ static rw_status decide(rw_plan *p, const rw_recipe *r, const rw_saved_run *save
     return rw_plan_count_data(p, err);
 }
 
-static rw_status complete(rw_plan *p, const rw_recipe *r, const rw_device *device, rw_arena *arena, rw_error *err) {
+static rw_status complete(rw_plan *p, const rw_recipe *r, const rw_saved_run *saved, const rw_device *device,
+                          rw_arena *arena, rw_error *err) {
+    RW_TRY(rw_plan_decide_memory(p, r, saved, device, err));
     RW_TRY(rw_plan_measure(p, device, &p->needs, err));
     return rw_plan_note_choices(p, r, arena, err);
 }
@@ -25,7 +27,7 @@ rw_status rw_plan_make(const rw_plan **out, const rw_recipe *recipe, const rw_sa
     if (!p) return rw_fail_memory(err, sizeof *p);
     RW_TRY(decide(p, recipe, saved, arena, err));
     RW_TRY(rw_plan_decide_device(p, recipe, saved, arena, device, err));
-    rw_status status = complete(p, recipe, *device, arena, err);
+    rw_status status = complete(p, recipe, saved, *device, arena, err);
     if (status == RW_OK) {
         *out = p;
     } else {

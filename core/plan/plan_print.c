@@ -63,6 +63,7 @@ static const char *const checkpoint_texts[] = {
     [RW_CHECKPOINT_MIX] = "inputs of products are made again",
     [RW_CHECKPOINT_FFN] = "inputs of products and inner activations are made again",
     [RW_CHECKPOINT_BLOCK] = "each block is computed again from its input",
+    [RW_CHECKPOINT_AUTO] = "",
 };
 
 static void print_steps(const rw_plan *p, rw_str *out) {
@@ -129,6 +130,11 @@ static void print_memory(const rw_plan *p, rw_str *out) {
             rw_format_bytes(have, sizeof have, limit));
 }
 
+/* As the recipe has it, which is not the number type: tf32 stands for products of fp32. */
+static const char *computes_in(const rw_plan *p) {
+    return rw_choice_word(RW_KEY_train_precision, p->device == RW_ON_CUDA ? p->train.precision : RW_PRECISION_FP32);
+}
+
 void rw_plan_print(const rw_plan *p, rw_str *out) {
     char line[256], name[512];
     rw_printable(name, sizeof name, p->name);
@@ -137,8 +143,10 @@ void rw_plan_print(const rw_plan *p, rw_str *out) {
     print_data(p, out);
     print_steps(p, out);
     snprintf(line, sizeof line, rw_message("%s: %s, threads: %d; computes in %s"),
-             rw_choice_word(RW_KEY_top_device, p->device), p->cpu_kernels ? p->cpu_kernels : "", p->threads, "fp32");
+             rw_choice_word(RW_KEY_top_device, p->device), p->device_name ? p->device_name : "", p->threads,
+             computes_in(p));
     row(out, rw_message("device"), line);
+    if (p->no_gpu) row(out, rw_message("no GPU"), p->no_gpu);
     print_files(p, out);
     print_memory(p, out);
 }

@@ -12,8 +12,9 @@ rw_status rw_plan_note_choices(rw_plan *p, const rw_recipe *recipe, rw_arena *ar
     } rows[] = {{"device", rw_choice_word(RW_KEY_top_device, p->device), 0},
                 {"compute", rw_dtype_name(p->train.compute), 0},
                 {"optim_form", rw_choice_word(RW_KEY_train_optim_form, p->train.optim_form), 0},
-                {"cpu_kernels", p->cpu_kernels ? p->cpu_kernels : "", 0},
+                {p->device == RW_ON_CUDA ? "gpu" : "cpu_kernels", p->device_name ? p->device_name : "", 0},
                 {"threads", NULL, p->threads},
+                {"micro_bsz", NULL, p->train.micro_bsz},
                 {"head_chunk", NULL, p->train.head_chunk},
                 {"checkpoint", rw_choice_word(RW_KEY_train_checkpoint, p->train.checkpoint), 0},
                 {"step_arena_bytes", NULL, p->needs.arena_bytes},
@@ -33,13 +34,14 @@ rw_status rw_plan_note_choices(rw_plan *p, const rw_recipe *recipe, rw_arena *ar
 
 /* -- is this the run that was saved? --------------------------------------------------------------------------- */
 
-/* What changes the bits of a step and cannot be taken over: device, dtype, BLAS kernels. */
+/* What changes the bits of a step and cannot be taken over: device, dtype, which GPU, BLAS kernels. */
 static int compare_choices(const rw_plan *p, const rw_saved_run *saved, rw_str *out) {
-    static const char *const fixed[] = {"device", "compute", "cpu_kernels"};
-    rw_pair was[3], now[3];
+    static const char *const fixed[] = {"device", "compute", "cpu_kernels", "gpu"};
+    enum { N = sizeof fixed / sizeof *fixed };
+    rw_pair was[N], now[N];
     int n = 0;
     for (int i = 0; i < p->choices.n; i++)
-        for (int k = 0; k < 3; k++) {
+        for (int k = 0; k < N; k++) {
             const char *before = rw_saved_run_choice(saved, fixed[k]);
             if (!before || strcmp(p->choices.at[i].name, fixed[k]) != 0) continue;
             was[n] = (rw_pair){fixed[k], before};

@@ -105,10 +105,10 @@ const rw_key rw_keys[RW_KEY_COUNT] = {
 
 /* -- names ----------------------------------------------------------------------------------------------- */
 
-static const char *const sections[] = {"model", "data", "train", "save", "log", "lua"};
+static const char *const sections[] = {"model", "data", "train", "engine", "save", "log", "lua"};
 
-static const char *const section_names[] = {"model", "data",   "train", "save",    "log", "lua",
-                                            "name",  "device", "hooks", "include", NULL};
+static const char *const section_names[] = {"model", "data",   "train", "engine",  "save",          "log", "lua",
+                                            "name",  "device", "hooks", "include", "device_memory", NULL};
 
 static const char *const paths[] = {
 #define RW_KEY(section, key, type, range, choices, dflt, unit, resume, dest, help, zh) PATH_IN(#section, #key),
@@ -204,6 +204,9 @@ const char *rw_key_expects(const rw_key *key, char *buf, size_t size) {
         break;
     case RW_TYPE_NUMBER:
         describe_range(&key->range, false, buf, size);
+        break;
+    case RW_TYPE_SIZE:
+        snprintf(buf, size, "%s", rw_message("a size such as 22GiB or 800MiB"));
         break;
     case RW_TYPE_BOOL:
     case RW_TYPE_FLAG:

@@ -28,6 +28,7 @@ typedef enum {
     RW_TYPE_PATHS, /* a list of paths; one path is a list of one */
     RW_TYPE_INT,
     RW_TYPE_NUMBER,
+    RW_TYPE_SIZE,       /* bytes, written with a unit: 22GiB        */
     RW_TYPE_BOOL,       /* true, false                              */
     RW_TYPE_FLAG,       /* true, false, 1, 0: official flags        */
     RW_TYPE_ENUM,       /* one of `choices`, stored as its number   */

@@ -69,6 +69,7 @@ static void print_type(rw_str *out, const rw_key *k) {
     switch (k->type) {
     case RW_TYPE_STRING:
     case RW_TYPE_PATH:
+    case RW_TYPE_SIZE:
         rw_str_append(out, "\"type\": \"string\"");
         break;
     case RW_TYPE_PATHS:

@@ -78,6 +78,8 @@ typedef struct {
 typedef struct {
     rw_train_type_choice train_type; /* which parameters learn */
     int64_t micro_bsz, ctx_len, accumulate;
+    int64_t batch_size;    /* sequences of a step, as asked; 0: micro_bsz * accumulate */
+    bool choose_micro_bsz; /* of batch_size: the plan decides                          */
     int64_t epoch_steps, epoch_count, epoch_begin;
     int64_t n_steps; /* epoch_steps * epoch_count */
     double lr_init, lr_final;
@@ -102,6 +104,12 @@ typedef struct {
     int64_t eval_every;   /* validate each N steps (and at the end); 0: only at epoch ends */
     int64_t eval_batches; /* micro batches of a validation; 0: the whole file */
 } rw_plan_train;
+
+/* -- engine ---------------------------------------------------------------------------------------- */
+
+typedef struct {
+    bool graph; /* a device that can record replays the pieces of a step */
+} rw_plan_engine;
 
 /* -- save, log, hooks ------------------------------------------------------------------------------ */
 
@@ -147,6 +155,7 @@ typedef struct {
     int64_t n_params, param_bytes;   /* elements; bytes of weights, master copies, gradients, moments */
     int64_t tokens_per_step, tokens_total;
     int64_t pth_bytes, state_bytes, disk_free;
+    int64_t device_limit; /* bytes of the device's memory that the run may have; 0: no device of its own */
 } rw_plan_needs;
 
 /* -- all of it ---------------------------------------------------------------------------------------- */
@@ -165,11 +174,14 @@ typedef struct {
     const char *name; /* of the run */
     const char *recipe_path, *recipe_dir;
     rw_device_choice device; /* decided: not auto */
+    const char *no_gpu;      /* why `device: auto` took the CPU; NULL: it did not */
     int threads;
-    const char *cpu_kernels; /* the BLAS kernels chosen, e.g. "Haswell" */
+    int64_t device_memory;   /* bytes of a GPU's memory that the run may have, as asked; 0: all */
+    const char *device_name; /* the GPU, or the BLAS kernels chosen for the CPU, e.g. "OpenBLAS Haswell" */
     rw_plan_model model;
     rw_plan_data data;
     rw_plan_train train;
+    rw_plan_engine engine;
     rw_plan_save save;
     rw_plan_log log;
     rw_plan_lua lua;

@@ -297,6 +297,7 @@ static void store(rw_plan *plan, const rw_key *key, const rw_value *v) {
         memcpy(field, &v->x, sizeof v->x);
         break;
     case RW_TYPE_INT:
+    case RW_TYPE_SIZE:
     case RW_TYPE_ENUM:
     case RW_TYPE_INT_CHOICE:
     case RW_TYPE_DTYPE:

@@ -195,6 +195,27 @@ static bool parse_integer(const char *text, int64_t *i) {
     return true;
 }
 
+/* "22GiB", "800 MB": a unit is needed, because bare numbers would be taken for bytes by one and for GiB by another. */
+static bool parse_size(const char *text, int64_t *n_bytes) {
+    static const struct {
+        const char *unit;
+        double factor;
+    } units[] = {{"KiB", 0x1p10}, {"MiB", 0x1p20}, {"GiB", 0x1p30}, {"TiB", 0x1p40},
+                 {"KB", 1e3},     {"MB", 1e6},     {"GB", 1e9},     {"TB", 1e12}};
+    size_t n = strspn(text, "0123456789.");
+    const char *unit = text + n + strspn(text + n, " ");
+    char number[32];
+    double x;
+    if (n == 0 || n >= sizeof number) return false;
+    snprintf(number, sizeof number, "%.*s", (int)n, text);
+    for (size_t i = 0; i < sizeof units / sizeof *units; i++) {
+        if (strcmp(unit, units[i].unit) != 0 || !parse_number(number, &x) || x * units[i].factor > 0x1p50) continue;
+        *n_bytes = (int64_t)(x * units[i].factor);
+        return true;
+    }
+    return false;
+}
+
 static bool in_range(const rw_range *r, double x) {
     return (r->above_low ? x > r->low : x >= r->low) && (r->below_high ? x < r->high : x <= r->high);
 }
@@ -318,6 +339,10 @@ static bool parse_scalar(rw_schema *s, const rw_key *key, const char *text, rw_v
         ok = parse_number(text, &v->x) && in_range(&key->range, v->x);
         if (ok && v->x == 0) v->x = 0; /* no -0 */
         if (ok) v->text = number_text(s->arena, v->x);
+        break;
+    case RW_TYPE_SIZE:
+        ok = parse_size(text, &v->i) && in_range(&key->range, (double)v->i);
+        if (ok) v->text = rw_arena_strdup(s->arena, text);
         break;
     case RW_TYPE_BOOL:
     case RW_TYPE_FLAG:

@@ -329,7 +329,7 @@ static rw_status open_tested(rw_device **d, rw_dtype compute, rw_error *err) {
 #ifdef RW_TEST_CUDA
     return rw_cuda_open(d, compute, 0, err);
 #else
-    return rw_device_open_cuda(d, compute, 0, err);
+    return rw_device_open_cuda(d, compute, false, 0, err);
 #endif
 }
 

@@ -139,7 +139,7 @@ static void all_levels(const char *model, const char *form) {
     char level[WORD];
     double loss = 0;
     rw_str arenas = {0};
-    for (int i = 0; nth(rw_keys[RW_KEY_train_checkpoint].choices, i, level); i++) {
+    for (int i = 0; i < RW_CHECKPOINT_AUTO && nth(rw_keys[RW_KEY_train_checkpoint].choices, i, level); i++) {
         fixture *here = i ? &f : &first;
         open_engine(here, model, level, form);
         double sum = steps(here);

@@ -234,13 +234,6 @@ static void one_cut(fixture *f, const piece *pieces, int n, int level, const res
     if (n > w->most_pieces) w->most_pieces = n;
 }
 
-/* Levels of train.checkpoint. */
-static int n_levels(void) {
-    int n = 1;
-    for (const char *bar = rw_keys[RW_KEY_train_checkpoint].choices; (bar = strchr(bar, '|')); bar++) n++;
-    return n;
-}
-
 static void check(const variant *v) {
     fixture f;
     worst w = {0};
@@ -251,7 +244,7 @@ static void check(const variant *v) {
     for (int n = 2, number = 0; n <= MOST_PIECES; n = 2 * n - 1)
         for (int k = 0; k < TRIES;) {
             if (!cut(pieces, n, (uint64_t)number++)) continue;
-            one_cut(&f, pieces, n, k++ % n_levels(), &want, &w);
+            one_cut(&f, pieces, n, k++ % RW_CHECKPOINT_AUTO, &want, &w);
         }
     one_cut(&f, pieces, single_tokens(pieces), 0, &want, &w);
     print_message("  %s%s%s %s: %d cuts, up to %d pieces: logits within %.1e, gradients within %.1e of the largest\n",
