@@ -193,6 +193,20 @@ static void make_tensors(rw_params *p) {
     }
 }
 
+/* Conversions go through pieces: on a CPU small ones that need no memory; to a device elsewhere, where each copy waits
+ * for its end, large ones in host memory that was set aside. */
+enum { PIECE = 4096, STAGED = 1 << 18 };
+
+static int64_t piece_of(const rw_params *p) {
+    return p->staging ? STAGED : PIECE;
+}
+
+static rw_status make_staging(rw_params *p, rw_error *err) {
+    if (p->device->kind == RW_DEVICE_CPU || p->device->kind == RW_DEVICE_META) return RW_OK;
+    p->staging = rw_alloc_pages(2 * STAGED * sizeof(double));
+    return p->staging ? RW_OK : rw_fail_memory(err, 2 * STAGED * sizeof(double));
+}
+
 rw_status rw_params_new(rw_params **out, rw_device *device, rw_layout *layout, const rw_storage *storage, bool train,
                         rw_error *err) {
     rw_params *p = *out = rw_alloc(sizeof *p);
@@ -202,6 +216,7 @@ rw_status rw_params_new(rw_params **out, rw_device *device, rw_layout *layout, c
     p->layout = *layout;
     *layout = (rw_layout){0};
     rw_status status = p->tensors ? make_buffers(p, storage, train, err) : rw_fail_memory(err, sizeof *p->tensors);
+    if (status == RW_OK) status = make_staging(p, err);
     if (status != RW_OK) {
         rw_params_free(p);
         *out = NULL;
@@ -223,6 +238,7 @@ void rw_params_free(rw_params *p) {
         if (p->ranges[c]) p->device->free(p->device, p->ranges[c], n_bytes);
     }
     rw_layout_done(&p->layout);
+    if (p->staging) rw_free_pages(p->staging, 2 * STAGED * sizeof(double));
     rw_free(p->tensors);
     rw_free(p);
 }
@@ -276,9 +292,6 @@ void rw_params_finish_grads(rw_params *p) {
 
 /* -- to and from host memory ------------------------------------------------------------------------------- */
 
-/* Conversions go through a piece of this size, so that they need no memory. */
-enum { PIECE = 4096 };
-
 static rw_flat *flat_of(rw_params *p, rw_param_kind kind, size_t i) {
     const rw_segment *s = &p->layout.segments[i];
     if (kind == RW_PARAM_VALUE && !s->trainable) kind = RW_PARAM_FROZEN;
@@ -286,8 +299,7 @@ static rw_flat *flat_of(rw_params *p, rw_param_kind kind, size_t i) {
     return &p->flat[kind][s->cls];
 }
 
-static void read_piece(const rw_flat *f, int64_t at, int64_t n, rw_dtype dtype, void *host) {
-    double piece[PIECE];
+static void read_piece(const rw_flat *f, int64_t at, int64_t n, rw_dtype dtype, void *host, void *piece) {
     f->device->download(f->device, piece, element(f, at), n * rw_dtype_bytes(f->dtype));
     rw_convert(host, dtype, piece, f->dtype, n);
 }
@@ -299,34 +311,42 @@ void rw_params_get(rw_params *p, rw_param_kind kind, size_t i, int64_t first, in
         f->device->download(f->device, host, element(f, at), n * rw_dtype_bytes(dtype));
         return;
     }
-    for (int64_t k = 0; k < n; k += PIECE)
-        read_piece(f, at + k, n - k < PIECE ? n - k : PIECE, dtype, (char *)host + k * rw_dtype_bytes(dtype));
+    double small[PIECE];
+    const int64_t most = piece_of(p);
+    void *piece = p->staging ? p->staging : small;
+    for (int64_t k = 0; k < n; k += most)
+        read_piece(f, at + k, n - k < most ? n - k : most, dtype, (char *)host + k * rw_dtype_bytes(dtype), piece);
 }
 
-/* host dtype -> grid -> the buffer's dtype */
-static void write_piece(const rw_flat *f, int64_t at, int64_t n, rw_dtype dtype, const void *host) {
-    double on_grid[PIECE], piece[PIECE];
+/* host dtype -> grid -> the buffer's dtype; room for two pieces */
+static void write_piece(const rw_flat *f, int64_t at, int64_t n, rw_dtype dtype, const void *host, double *room,
+                        int64_t most) {
+    void *on_grid = room, *piece = f->grid == f->dtype ? on_grid : room + most;
     rw_convert(on_grid, f->grid, host, dtype, n);
-    rw_convert(piece, f->dtype, on_grid, f->grid, n);
+    if (piece != on_grid) rw_convert(piece, f->dtype, on_grid, f->grid, n);
     f->device->upload(f->device, element(f, at), piece, n * rw_dtype_bytes(f->dtype));
 }
 
-static void write_flat(const rw_flat *f, int64_t at, int64_t n, rw_dtype dtype, const void *host) {
+static void write_flat(const rw_params *p, const rw_flat *f, int64_t at, int64_t n, rw_dtype dtype, const void *host) {
     if (f->dtype == dtype && f->grid == dtype) {
         if (element(f, at) != host) f->device->upload(f->device, element(f, at), host, n * rw_dtype_bytes(dtype));
         return;
     }
-    for (int64_t k = 0; k < n; k += PIECE)
-        write_piece(f, at + k, n - k < PIECE ? n - k : PIECE, dtype, (const char *)host + k * rw_dtype_bytes(dtype));
+    double small[2 * PIECE];
+    const int64_t most = piece_of(p);
+    double *room = p->staging ? p->staging : small;
+    for (int64_t k = 0; k < n; k += most)
+        write_piece(f, at + k, n - k < most ? n - k : most, dtype, (const char *)host + k * rw_dtype_bytes(dtype), room,
+                    most);
 }
 
 void rw_params_set(rw_params *p, rw_param_kind kind, size_t i, int64_t first, int64_t n, rw_dtype dtype,
                    const void *host) {
     const rw_segment *s = &p->layout.segments[i];
     const rw_flat *best = flat_of(p, kind, i);
-    write_flat(best, s->offset + first, n, dtype, host);
+    write_flat(p, best, s->offset + first, n, dtype, host);
     if (best == &p->flat[RW_PARAM_MASTER][s->cls])
-        write_flat(&p->flat[RW_PARAM_VALUE][s->cls], s->offset + first, n, dtype, host);
+        write_flat(p, &p->flat[RW_PARAM_VALUE][s->cls], s->offset + first, n, dtype, host);
 }
 
 void *rw_params_host(rw_params *p, rw_param_kind kind, size_t i, rw_dtype *dtype) {

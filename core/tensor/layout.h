@@ -117,6 +117,7 @@ typedef struct {
     rw_flat flat[RW_PARAM_KINDS][RW_PARAM_CLASSES];
     rw_adamw_range *ranges[RW_PARAM_CLASSES]; /* owned, on the device: the trainable ones */
     int64_t n_ranges[RW_PARAM_CLASSES];
+    void *staging; /* owned, on the host; NULL where the device's memory is the host's */
 } rw_params;
 
 /* Takes the layout over (placed; emptied on success). `train`: gradients, moments and master copies too. */

@@ -15,6 +15,7 @@ static void head_loss_backward(rw_tape *t, rw_node *n) {
 typedef struct {
     rw_tensor *hidden, *weight, *loss;
     void *dhidden, *dweight, *logits;
+    rw_dtype dweight_dtype;
     bool add_weight;
     const int32_t *targets;
     const float *mask;
@@ -77,10 +78,35 @@ static void head_chunk(rw_tape *t, const head_pass *p, int64_t first, int64_t ro
     if (p->dweight) {
         rw_matmul_args g = {
             .dtype = d, .M = V, .N = C, .K = rows, .a = p->logits, .trans_a = true, .b = h, .out = p->dweight};
-        g.out_dtype = rw_grad_dtype(p->weight);
+        g.out_dtype = p->dweight_dtype;
         g.c = p->add_weight || first > 0 ? p->dweight : NULL;
         KERN(t)->matmul(&g, EXEC(t));
     }
+}
+
+/* -- the weight's gradient ------------------------------------------------------------------------------ */
+
+/* A sum over chunks is wide while it grows, as one over micro batches is: a narrow gradient is rounded once, at the
+ * end. Returns the share to give back, -1: the gradient itself is the sum. */
+static int32_t widen(rw_tape *t, head_pass *p, int64_t n_chunks) {
+    int32_t share = -1;
+    p->dweight_dtype = rw_grad_dtype(p->weight);
+    const rw_dtype wide = rw_wide(p->dweight_dtype);
+    if (!p->dweight || n_chunks == 1 || p->add_weight || wide == p->dweight_dtype) return share;
+    void *sum = rw_scratch_take(t, rw_tensor_count(p->weight) * rw_dtype_bytes(wide), &share);
+    if (!sum) return share;
+    p->dweight = sum;
+    p->dweight_dtype = wide;
+    return share;
+}
+
+static void narrow(rw_tape *t, const head_pass *p, void *dweight, int32_t share) {
+    if (share < 0) return;
+    rw_cast_args a = {.n = rw_tensor_count(p->weight), .from = p->dweight_dtype, .to = rw_grad_dtype(p->weight)};
+    a.src = p->dweight;
+    a.dst = dweight;
+    if (!rw_tape_failed(t)) KERN(t)->cast(&a, EXEC(t));
+    rw_share_release(t, share);
 }
 
 /* -- the op ------------------------------------------------------------------------------------------- */
@@ -120,9 +146,12 @@ rw_tensor *rw_head_loss_copy(rw_tape *t, rw_tensor *hidden, rw_tensor *weight, c
         p.dweight = rw_grad_into(t, weight, 1, &add);
         p.add_weight = add;
     }
+    void *dweight = p.dweight;
+    int32_t sum_share = widen(t, &p, (most + chunk - 1) / chunk);
     for (int64_t first = 0; first < R && !rw_tape_failed(t); first += chunk)
         head_chunk(t, &p, first, R - first < chunk ? R - first : chunk);
     rw_share_release(t, logits_share);
+    narrow(t, &p, dweight, sum_share);
     if (rw_tape_failed(t)) return NULL;
     if (record) rw_node_new(t, head_loss_backward, in, LEN(in), out, LEN(out), 0, 0);
     return out[HL_LOSS];
