@@ -1,6 +1,7 @@
 /* rwkv-run generate MODEL.pth --prompt TEXT: continues a text and prints it token by token. */
 #include "core/base/alloc.h"
 #include "core/base/thread.h"
+#include "core/checkpoint/checkpoint.h"
 #include "core/cli/commands.h"
 #include "core/data/tokenizer.h"
 #include "core/infer/generate.h"
@@ -93,10 +94,41 @@ static rw_status run(session *s, const rw_options *o, rw_error *err) {
     return RW_OK;
 }
 
+/* -- where and in what ----------------------------------------------------------------------------------------------
+ */
+
+/* As the file's numbers are, unless the command line says otherwise. */
+static rw_status file_dtype(const char *path, rw_dtype *dtype, rw_error *err) {
+    rw_tensor_file *f;
+    RW_TRY(rw_tensor_file_open(&f, path, err));
+    *dtype = rw_tensor_file_count(f) > 0 ? rw_tensor_file_at(f, 0)->dtype : RW_F32;
+    rw_tensor_file_close(f);
+    return RW_OK;
+}
+
+static rw_status open_gpu(const rw_options *o, rw_device **device, rw_error *err) {
+    rw_dtype compute = RW_F32;
+    const char *word = o->generate.precision;
+    RW_TRY(file_dtype(o->generate.model, &compute, err));
+    if (word) compute = strcmp(word, "tf32") == 0 ? RW_F32 : rw_dtype_from_name(word);
+    if (compute != RW_BF16 && compute != RW_F16) compute = RW_F32;
+    return rw_device_open_cuda(device, compute, word && strcmp(word, "tf32") == 0, 0, err);
+}
+
+static rw_status open_device(const rw_options *o, rw_device **device, rw_error *err) {
+    const char *where = o->generate.device ? o->generate.device : "auto";
+    rw_error why = {0};
+    if (strcmp(where, "cpu") == 0) return rw_device_open_cpu(device, RW_F32, rw_cpu_count(), err);
+    if (strcmp(where, "cuda") == 0) return open_gpu(o, device, err);
+    if (open_gpu(o, device, &why) == RW_OK) return RW_OK;
+    rw_error_clear(&why);
+    return rw_device_open_cpu(device, RW_F32, rw_cpu_count(), err);
+}
+
 rw_status rw_command_generate(const rw_options *o, rw_error *err) {
     rw_device *device;
     session s = {0};
-    RW_TRY(rw_device_open_cpu(&device, RW_F32, rw_cpu_count(), err));
+    RW_TRY(open_device(o, &device, err));
     rw_status status = open_session(&s, o, device, err);
     if (status == RW_OK) status = run(&s, o, err);
     close_session(&s);

@@ -75,6 +75,9 @@ static const char *const generate[] = {"rwkv-run generate MODEL.pth --prompt TEX
                                        "                          probability together\n"
                                        "  --seed 0                another number, another text\n"
                                        "  --state FILE            initial states from a run with train_type: states\n"
+                                       "  --device auto|cpu|cuda  auto: a GPU if one works\n"
+                                       "  --precision WORD        of a GPU: bf16, fp16, tf32 or fp32; by default as\n"
+                                       "                          the file\n"
                                        "  --tokenizer world|byte  byte where the vocabulary has at most 512 ids\n"
                                        "  --vocab FILE            the World vocabulary; also $RWKV_VOCAB\n",
                                        "rwkv-run generate MODEL.pth --prompt 文本    续写文本\n"
@@ -85,6 +88,8 @@ static const char *const generate[] = {"rwkv-run generate MODEL.pth --prompt TEX
                                        "  --top-p 1               小于 1：只在概率之和达到此值的 token 中取\n"
                                        "  --seed 0                换一个数，得到另一段文本\n"
                                        "  --state FILE            train_type: states 训练写出的初始 state\n"
+                                       "  --device auto|cpu|cuda  auto：有可用的 GPU 就用\n"
+                                       "  --precision WORD        GPU 的精度：bf16、fp16、tf32、fp32；默认同文件\n"
                                        "  --tokenizer world|byte  词表不超过 512 个 id 时默认为 byte\n"
                                        "  --vocab FILE            World 词表；也可用 $RWKV_VOCAB\n"};
 

@@ -39,6 +39,8 @@ static const option options[] = {
     {"--env", TRAIN, NAMES, 0, 0, 0, "the name of a variable"},
     {"--prompt", GENERATE, TEXT, FIELD(generate.prompt), 0, 0, "a string"},
     {"--state", GENERATE, TEXT, FIELD(generate.state), 0, 0, "a file"},
+    {"--device", GENERATE, WORD, FIELD(generate.device), 0, 0, "auto|cpu|cuda"},
+    {"--precision", GENERATE, WORD, FIELD(generate.precision), 0, 0, "bf16|fp16|tf32|fp32"},
     {"--temperature", GENERATE, NUMBER, FIELD(generate.temperature), 0, 100, "a number from 0 to 100"},
     {"--top-p", GENERATE, NUMBER, FIELD(generate.top_p), 0, 1, "a number from 0 to 1"},
     {"--tokens", GENERATE, COUNT, FIELD(generate.tokens), 1, 1e9, "an integer >= 1"},
@@ -129,12 +131,15 @@ static rw_status official_flag(reader *r, const char *word) {
 }
 
 static rw_status wrong_value(const reader *r, const option *opt, const char *text) {
-    const char *bar = strchr(opt->expect, '|');
-    char words[64];
-    if (bar)
-        snprintf(words, sizeof words, "%.*s%s%s", (int)(bar - opt->expect), opt->expect, rw_message(" or "), bar + 1);
-    return rw_fail(r->err, RW_E_USAGE, on_line(opt->name), "expected %s, got '%s'",
-                   bar ? words : rw_message(opt->expect), text);
+    char words[128] = "";
+    if (!strchr(opt->expect, '|'))
+        return rw_fail(r->err, RW_E_USAGE, on_line(opt->name), "expected %s, got '%s'", rw_message(opt->expect), text);
+    for (const char *p = opt->expect; *p; p += strcspn(p, "|"), p += *p != '\0') { /* "a, b or c" */
+        const size_t used = strlen(words), n = strcspn(p, "|");
+        const char *join = used == 0 ? "" : p[n] ? ", " : rw_message(" or ");
+        snprintf(words + used, sizeof words - used, "%s%.*s", join, (int)n, p);
+    }
+    return rw_fail(r->err, RW_E_USAGE, on_line(opt->name), "expected %s, got '%s'", words, text);
 }
 
 static bool parse_number(const char *text, double *x) {

@@ -39,11 +39,13 @@ typedef struct {
     } official;
     struct {
         const char *model, *prompt;
-        const char *state;  /* a file of initial states; NULL: the model's own      */
-        double temperature; /* 1; 0: the likeliest token each time                  */
-        double top_p;       /* 1: no limit                                          */
-        int64_t tokens;     /* at most so many; 256                                 */
-        uint64_t seed;      /* 0                                                    */
+        const char *state;     /* a file of initial states; NULL: the model's own      */
+        const char *device;    /* "auto", "cpu" or "cuda"; NULL: not said              */
+        const char *precision; /* of a GPU; NULL: as the file's                     */
+        double temperature;    /* 1; 0: the likeliest token each time                  */
+        double top_p;          /* 1: no limit                                          */
+        int64_t tokens;        /* at most so many; 256                                 */
+        uint64_t seed;         /* 0                                                    */
     } generate;
     struct {
         const char *file;

@@ -1,5 +1,6 @@
 /* A model that reads tokens and predicts the next one: the training model's own forward pass, with the state carried
- * from call to call. Long prompts go through in pieces of RW_PREFILL tokens. */
+ * from call to call. Long prompts go through in pieces, of RW_PREFILL tokens on a CPU. On a device that can record, a
+ * single token is a recorded step. */
 #ifndef RW_INFER_GENERATE_H
 #define RW_INFER_GENERATE_H
 
@@ -11,7 +12,9 @@
 extern "C" {
 #endif
 
-#define RW_PREFILL 128
+#define RW_PREFILL     128
+#define RW_PREFILL_GPU 4096
+#define RW_LOGIT_ROWS  128 /* that are made at a time; at most RW_PREFILL */
 
 typedef struct rw_generator rw_generator;
 
