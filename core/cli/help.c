@@ -10,10 +10,11 @@ static const char *const general[] = {
     "  rwkv-run generate MODEL.pth --prompt TEXT   continue a text\n"
     "  rwkv-run inspect FILE                       what a model or data file holds\n"
     "  rwkv-run tokenize IN.jsonl OUT_PREFIX       text to .bin and .idx\n"
+    "  rwkv-run doctor                             what this machine has and lacks\n"
     "  rwkv-run lua SCRIPT [ARG ...]               run a script by itself\n"
     "\n"
     "  rwkv-run COMMAND --help   the options of a command: train generate inspect\n"
-    "                            tokenize lua\n"
+    "                            tokenize doctor lua\n"
     "  --keys     every key of a recipe            --schema   the same for editors\n"
     "  --version  --help                           RWKV_LANG=zh  Chinese messages\n"
     "\n"
@@ -26,9 +27,11 @@ static const char *const general[] = {
     "  rwkv-run generate MODEL.pth --prompt 文本   续写文本\n"
     "  rwkv-run inspect FILE                       查看模型或数据文件的内容\n"
     "  rwkv-run tokenize IN.jsonl OUT_PREFIX       文本转为 .bin 和 .idx\n"
+    "  rwkv-run doctor                             检查本机：有什么、缺什么\n"
     "  rwkv-run lua SCRIPT [ARG ...]               在训练之外运行脚本\n"
     "\n"
-    "  rwkv-run 命令 --help      某个命令的选项：train generate inspect tokenize lua\n"
+    "  rwkv-run 命令 --help      某个命令的选项：train generate inspect tokenize\n"
+    "                            doctor lua\n"
     "  --keys     配方的全部键                     --schema   供编辑器使用的格式\n"
     "  --version  --help                           RWKV_LANG=en  英文提示\n"
     "\n"
@@ -139,6 +142,17 @@ static const char *const tokenize[] = {
     "--tokenizer-type RWKVTokenizer、--jsonl-keys text、--num-docs、--workers、\n"
     "--log-interval 可以照写，在这里不起作用。训练也能直接读 .jsonl，这一步可省。\n"};
 
+static const char *const doctor[] = {
+    "rwkv-run doctor    what this machine has for training, and what is missing\n"
+    "\n"
+    "GPUs, driver and CUDA libraries; processor and its BLAS, measured by a product of\n"
+    "at most two seconds; memory, disk, WSL2, containers; which device a recipe with\n"
+    "device: auto would take, and why. Nothing is changed.\n",
+    "rwkv-run doctor    检查本机：训练所需的东西有哪些，缺哪些\n"
+    "\n"
+    "GPU、驱动与 CUDA 库；处理器及其 BLAS（用不超过两秒的矩阵乘法实测）；内存、磁盘、\n"
+    "WSL2、容器；配方写 device: auto 时会用哪个设备，以及原因。不做任何改动。\n"};
+
 static const char *const lua[] = {"rwkv-run lua SCRIPT [ARG ...]    run a script by itself\n"
                                   "\n"
                                   "All that follows SCRIPT belongs to the script. lua/README.md describes what it\n"
@@ -150,6 +164,7 @@ static const char *const lua[] = {"rwkv-run lua SCRIPT [ARG ...]    run a script
 const char *rw_options_help(rw_command topic) {
     static const char *const *const texts[] = {
         [RW_COMMAND_HELP] = general,    [RW_COMMAND_TRAIN] = train,       [RW_COMMAND_GENERATE] = generate,
-        [RW_COMMAND_INSPECT] = inspect, [RW_COMMAND_TOKENIZE] = tokenize, [RW_COMMAND_LUA] = lua};
+        [RW_COMMAND_INSPECT] = inspect, [RW_COMMAND_TOKENIZE] = tokenize, [RW_COMMAND_DOCTOR] = doctor,
+        [RW_COMMAND_LUA] = lua};
     return texts[topic][strcmp(rw_language(), "zh") == 0];
 }

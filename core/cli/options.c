@@ -67,9 +67,9 @@ static const option options[] = {
 
 enum { N_OPTIONS = sizeof options / sizeof options[0] };
 
-static const char *const command_names[] = {"train", "generate", "inspect", "tokenize", "lua", "help", NULL};
-static const rw_command commands[] = {RW_COMMAND_TRAIN,    RW_COMMAND_GENERATE, RW_COMMAND_INSPECT,
-                                      RW_COMMAND_TOKENIZE, RW_COMMAND_LUA,      RW_COMMAND_HELP};
+static const char *const command_names[] = {"train", "generate", "inspect", "tokenize", "doctor", "lua", "help", NULL};
+static const rw_command commands[] = {RW_COMMAND_TRAIN,  RW_COMMAND_GENERATE, RW_COMMAND_INSPECT, RW_COMMAND_TOKENIZE,
+                                      RW_COMMAND_DOCTOR, RW_COMMAND_LUA,      RW_COMMAND_HELP};
 
 static const option *find_option(const char *name, size_t n) {
     for (int i = 0; i < N_OPTIONS; i++)
@@ -244,7 +244,7 @@ static bool general_option(reader *r, const char *word) {
 
 /* A word that is no option: an override of the recipe, or a name. */
 static rw_status read_name(reader *r, const char *word) {
-    static const int most[] = {
+    static const int most[RW_COMMAND_LUA + 1] = {
         [RW_COMMAND_TRAIN] = 1, [RW_COMMAND_GENERATE] = 1, [RW_COMMAND_INSPECT] = 1, [RW_COMMAND_TOKENIZE] = 2};
     if (r->o->command == RW_COMMAND_TRAIN && r->n_names == 1 && strchr(word, '=')) {
         r->overrides[r->n_overrides++] = word;

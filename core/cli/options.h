@@ -21,6 +21,7 @@ typedef enum {
     RW_COMMAND_GENERATE,
     RW_COMMAND_INSPECT,
     RW_COMMAND_TOKENIZE,
+    RW_COMMAND_DOCTOR,
     RW_COMMAND_LUA
 } rw_command;
 
