@@ -10,7 +10,7 @@
 /* *device stays NULL where there is no GPU and `auto` may do without. */
 static rw_status try_gpu(rw_plan *p, const rw_recipe *r, rw_device **device, rw_error *err) {
     rw_error why = {0};
-    rw_status status = rw_device_open_cuda(device, RW_F32, 0, &why);
+    rw_status status = rw_device_open_cuda(device, &(rw_gpu_choice){.compute = RW_F32}, &why);
     if (status != RW_OK && p->device == RW_ON_AUTO) {
         rw_error_clear(&why);
         return RW_OK;
