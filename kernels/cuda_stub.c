@@ -1,8 +1,17 @@
 /* Stands in for kernels/cuda where the program was built without a CUDA compiler. */
-#include "kernels/device.h"
+#include "kernels/cuda/cuda.h"
 
-rw_status rw_device_open_cuda(rw_device **out, rw_dtype compute, bool tf32, int index, rw_error *err) {
-    (void)compute, (void)tf32, (void)index;
+#include <stdio.h>
+
+void rw_cuda_look(rw_cuda_facts *f) {
+    const char *why = rw_message("this program was built without CUDA");
+    *f = (rw_cuda_facts){0};
+    snprintf(f->why, sizeof f->why, "%s", why);
+    snprintf(f->why_no_blas, sizeof f->why_no_blas, "%s", why);
+}
+
+rw_status rw_device_open_cuda(rw_device **out, const rw_gpu_choice *choice, rw_error *err) {
+    (void)choice;
     *out = NULL;
     return rw_fail(
         err, RW_E_DEVICE, RW_AT_NONE,

@@ -167,9 +167,15 @@ struct rw_device {
 rw_status rw_device_open_cpu(rw_device **out, rw_dtype compute, int threads, rw_error *err);
 /* Computes nothing, allocates nothing; its queries (scratch, saved) answer as those of `like`. */
 rw_status rw_device_open_meta(rw_device **out, const rw_device *like, rw_error *err);
-/* The CUDA device `index`, computing in BF16, F16 or F32, with tf32 in products of F32 where that is asked for. E_DEVICE
- * with the reason (no driver, no GPU, built without CUDA); E_UNSUPPORTED: the card has no bf16. */
-rw_status rw_device_open_cuda(rw_device **out, rw_dtype compute, bool tf32, int index, rw_error *err);
+/* A GPU and how it computes. All zero: the first one, in f32. */
+typedef struct {
+    int index;        /* as nvidia-smi -L counts                                                      */
+    rw_dtype compute; /* F32, BF16 or F16                                                             */
+    bool tf32;        /* F32 only: products may round their factors to 10 bits behind the binary point */
+} rw_gpu_choice;
+/* E_DEVICE with the reason and what to do (no driver, no GPU, no cuBLASLt, built without CUDA); E_UNSUPPORTED: this GPU
+ * does not compute so. */
+rw_status rw_device_open_cuda(rw_device **out, const rw_gpu_choice *choice, rw_error *err);
 
 static inline void rw_device_close(rw_device *d) {
     if (d) d->close(d);

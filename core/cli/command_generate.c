@@ -112,7 +112,8 @@ static rw_status open_gpu(const rw_options *o, rw_device **device, rw_error *err
     RW_TRY(file_dtype(o->generate.model, &compute, err));
     if (word) compute = strcmp(word, "tf32") == 0 ? RW_F32 : rw_dtype_from_name(word);
     if (compute != RW_BF16 && compute != RW_F16) compute = RW_F32;
-    return rw_device_open_cuda(device, compute, word && strcmp(word, "tf32") == 0, 0, err);
+    const rw_gpu_choice choice = {.compute = compute, .tf32 = word && strcmp(word, "tf32") == 0};
+    return rw_device_open_cuda(device, &choice, err);
 }
 
 static rw_status open_device(const rw_options *o, rw_device **device, rw_error *err) {

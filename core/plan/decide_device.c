@@ -19,7 +19,8 @@ static rw_dtype compute_of(rw_precision_choice precision) {
 
 static rw_status open_gpu(rw_plan *p, rw_device **device, rw_error *err) {
     p->train.compute = compute_of(p->train.precision);
-    return rw_device_open_cuda(device, p->train.compute, p->train.precision == RW_PRECISION_TF32, 0, err);
+    const rw_gpu_choice choice = {.compute = p->train.compute, .tf32 = p->train.precision == RW_PRECISION_TF32};
+    return rw_device_open_cuda(device, &choice, err);
 }
 
 /* Cards before Ampere have no bf16: fp16 is the next best, with a loss scale. */

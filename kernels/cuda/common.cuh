@@ -13,7 +13,7 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
-struct rw_cuda_blas; /* matmul.cu */
+struct rw_cuda_blas; /* blas.cu */
 
 struct rw_cuda_state {
     int index;

@@ -1,4 +1,5 @@
-/* What a CUDA device can do beyond kernels/device.h: run with an incomplete table, and say how large a graph is. */
+/* What the GPU backend says and does beyond kernels/device.h. Built without CUDA, kernels/cuda_stub.c has
+ * rw_device_open_cuda() and rw_cuda_look(); the others exist only with it. */
 #ifndef RW_KERNELS_CUDA_CUDA_H
 #define RW_KERNELS_CUDA_CUDA_H
 
@@ -9,11 +10,45 @@ extern "C" {
 #endif
 
 /* As rw_device_open_cuda(), but also while kernels are missing (their rows are NULL): for tests of the others. */
-rw_status rw_cuda_open(rw_device **out, rw_dtype compute, int index, rw_error *err);
+rw_status rw_cuda_open(rw_device **out, const rw_gpu_choice *choice, rw_error *err);
 /* Rows of ops.def that CUDA lacks. */
 int rw_cuda_missing_kernels(void);
 
 int64_t rw_cuda_graph_nodes(const rw_graph *g);
+
+/* -- which algorithm makes which product ---------------------------------------------------------------------- */
+
+/* One line for each shape that cuBLASLt was asked for so far, behind a line that names library and chip. For
+ * rw_free(); NULL: no memory. */
+char *rw_cuda_products(rw_device *d);
+/* Shapes of such a list that come from now on get the algorithms named there. E_UNSUPPORTED: it was made by another
+ * version or on another chip, nothing is taken; the message says what differs. A line that cannot run is warned of. */
+rw_status rw_cuda_preset_products(rw_device *d, const char *text, rw_error *err);
+
+/* -- what there is -------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    char name[256];
+    int capability;                  /* 75, 80, 90, ...         */
+    int64_t total_bytes, free_bytes; /* free: -1 when not known */
+    bool bf16;
+} rw_cuda_gpu;
+
+enum { RW_CUDA_MOST_GPUS = 16 };
+typedef struct {
+    char why[1024];   /* no GPU can be used: the reason, and what to do; "" when one can */
+    char driver[32];  /* "580.65.06"; "" when not known                                   */
+    int driver_cuda;  /* newest CUDA that the driver knows, 13000: 13.0; 0: no driver     */
+    int runtime_cuda; /* that this program was built with; 0: without CUDA                */
+    char blas[512];   /* cuBLASLt: its file; "": see why_no_blas                          */
+    int blas_version; /* 130100: 13.1.0                                                   */
+    char why_no_blas[1024];
+    int n_gpus; /* of which the first RW_CUDA_MOST_GPUS stand here */
+    rw_cuda_gpu gpus[RW_CUDA_MOST_GPUS];
+} rw_cuda_facts;
+
+/* Opens no GPU: takes no memory of one. */
+void rw_cuda_look(rw_cuda_facts *f);
 
 #ifdef __cplusplus
 }

@@ -1,46 +1,104 @@
-/* Matrix products by cuBLAS. It stores by columns: a row-major [M,N] is its [N,M], so operands change places and
- * nothing is transposed. fp32 without tf32; one stream and one workspace, so the same call gives the same bits.
- * Epilogues and results of another dtype are errors. */
-#include "kernels/cuda/common.cuh"
+/* Matrix products (kernels/matmul.h): few rows by a kernel of our own, which reads each weight once (gemv.cu), the
+ * others by cuBLASLt (blas.cu) with a pass over the result for the epilogue. */
+#include "kernels/cuda/blas.cuh"
+#include "kernels/cuda/epilogue.cuh"
+#include "kernels/cuda/pointwise.cuh"
 
-static cublasOperation_t op(bool trans) {
-    return trans ? CUBLAS_OP_T : CUBLAS_OP_N;
+namespace {
+
+enum { FEW_ROWS = 8, MOST_GRID_Y = 65535 };
+
+/* -- what comes behind a product, and the empty product ---------------------------------------------------------- */
+
+struct pass {
+    const void *from; /* the product: out itself, c of an empty one, or NULL: zeros */
+    void *out;
+    const void *act;
+    int64_t M, N, batch, ldf, ldo, stride_f, stride_o;
+    rw_epilogue f;
+    bool aligned;
+};
+
+/* A row of the grid takes every gridDim.y-th row, its threads the packs of it. from may be out: no __restrict__. */
+template <class O, class T> __global__ void finish(pass p) {
+    for (int64_t row = blockIdx.y; row < p.M * p.batch; row += gridDim.y) {
+        const int64_t i = row / p.M, m = row - i * p.M, at = i * p.stride_o + m * p.ldo;
+        const O *from = p.from ? static_cast<const O *>(p.from) + i * p.stride_f + m * p.ldf : nullptr;
+        const T *act = p.act ? static_cast<const T *>(p.act) + at : nullptr;
+        O *out = static_cast<O *>(p.out) + at;
+        rw_over<rw_pack_of<T>>(p.N, p.aligned, [=](int64_t n, auto width) {
+            constexpr int W = width.value;
+            float x[W] = {}, y[W] = {};
+            if (from) rw_load(from + n, x);
+            if (act) rw_load(act + n, y);
+#pragma unroll
+            for (int j = 0; j < W; j++) x[j] = rw_epilogue_of(p.f, x[j], y[j]);
+            rw_store(out + n, x);
+        });
+    }
 }
 
-/* out = c where c lies elsewhere; problem by problem, so that pitches and strides may differ. */
-static void copy_residual(const rw_matmul_args *p, rw_cuda_state *s, int64_t batch, int64_t ldc, int64_t ldo) {
-    if (!p->c || p->c == p->out) return;
-    for (int64_t i = 0; i < batch; i++)
-        rw_cuda_check(s, "matmul",
-                      cudaMemcpy2DAsync(static_cast<float *>(p->out) + i * p->stride_o, (size_t)ldo * sizeof(float),
-                                        static_cast<const float *>(p->c) + i * p->stride_c, (size_t)ldc * sizeof(float),
-                                        (size_t)p->N * sizeof(float), (size_t)p->M, cudaMemcpyDeviceToDevice,
-                                        s->stream));
+/* Rows without gaps are one long row. */
+void join_rows(pass *p) {
+    const bool tight = p->ldo == p->N && (p->ldf == p->N || !p->from);
+    const bool joined = p->stride_o == p->M * p->N && (p->stride_f == p->stride_o || !p->from);
+    if (!tight || (p->batch > 1 && !joined)) return;
+    p->N *= p->M * p->batch;
+    p->M = p->batch = 1;
 }
 
-/* The empty sum: c, or zeros. */
-static void without_product(const rw_matmul_args *p, rw_cuda_state *s, int64_t batch, int64_t ldo) {
-    if (p->c) return;
-    for (int64_t i = 0; i < batch; i++)
-        rw_cuda_check(s, "matmul",
-                      cudaMemset2DAsync(static_cast<float *>(p->out) + i * p->stride_o, (size_t)ldo * sizeof(float), 0,
-                                        (size_t)p->N * sizeof(float), (size_t)p->M, s->stream));
+void run_pass(rw_cuda_state *s, const rw_matmul_args *a, const void *from, int64_t ldf, int64_t stride_f) {
+    pass p = {from, a->out, nullptr, a->M, a->N, a->batch, ldf, a->ldo, stride_f, a->stride_o, a->epilogue, false};
+    if (rw_epilogue_reads_act(a->epilogue)) p.act = a->act;
+    join_rows(&p);
+    const int64_t pack = 16 / rw_dtype_bytes(a->dtype), rows = p.M * p.batch;
+    p.aligned = rw_aligned({from, a->out, p.act}) &&
+                (rows == 1 || (p.ldo % pack == 0 && p.stride_o % pack == 0 && ldf % pack == 0 && stride_f % pack == 0));
+    const dim3 grid((unsigned)rw_cuda_blocks(s, p.N / pack), (unsigned)(rows < MOST_GRID_Y ? rows : MOST_GRID_Y));
+    RW_CUDA_NARROW(s, "matmul", a->dtype, T,
+                   if (a->out_dtype == a->dtype) finish<T, T><<<grid, RW_CUDA_THREADS, 0, s->stream>>>(p);
+                   else finish<float, T><<<grid, RW_CUDA_THREADS, 0, s->stream>>>(p));
+    rw_cuda_launched(s, "matmul");
 }
 
-void rw_cuda_matmul(const rw_matmul_args *p, const rw_exec *ex) {
+/* -- all of it ------------------------------------------------------------------------------------------------ */
+
+/* With what 0 stands for written out. */
+rw_matmul_args complete(const rw_matmul_args *p) {
+    rw_matmul_args q = *p;
+    if (!q.out_dtype) q.out_dtype = q.dtype;
+    if (!q.batch) q.batch = 1;
+    if (q.alpha == 0) q.alpha = 1;
+    if (!q.lda) q.lda = q.trans_a ? q.M : q.K;
+    if (!q.ldb) q.ldb = q.trans_b ? q.K : q.N;
+    if (!q.ldc) q.ldc = q.N;
+    if (!q.ldo) q.ldo = q.N;
+    return q;
+}
+
+const char *what_is_wrong(const rw_matmul_args *p) {
+    if (p->dtype != RW_F32 && p->dtype != RW_BF16 && p->dtype != RW_F16) return "no such number type on a GPU";
+    if (p->out_dtype != p->dtype && p->out_dtype != RW_F32) return "the result has another number type";
+    if (p->lda < (p->trans_a ? p->M : p->K) || p->ldb < (p->trans_b ? p->K : p->N) || p->ldo < p->N ||
+        (p->c && p->ldc < p->N))
+        return "a pitch is shorter than a row";
+    if (rw_epilogue_reads_act(p->epilogue) && (!p->act || p->c)) return "a slope needs act, and takes no c";
+    return nullptr;
+}
+
+} // namespace
+
+void rw_cuda_matmul(const rw_matmul_args *a, const rw_exec *ex) {
     rw_cuda_state *s = rw_cuda_of(ex);
-    const int64_t batch = p->batch ? p->batch : 1;
-    const int64_t lda = p->lda ? p->lda : p->trans_a ? p->M : p->K, ldb = p->ldb ? p->ldb : p->trans_b ? p->K : p->N;
-    const int64_t ldc = p->ldc ? p->ldc : p->N, ldo = p->ldo ? p->ldo : p->N;
-    if (p->epilogue != RW_EPILOGUE_NONE) return rw_cuda_note(s, "matmul", "no epilogues here yet");
-    if (p->out_dtype && p->out_dtype != p->dtype) return rw_cuda_note(s, "matmul", "the result has another dtype");
-    if (p->M == 0 || p->N == 0) return;
-    copy_residual(p, s, batch, ldc, ldo);
-    if (p->K == 0) return without_product(p, s, batch, ldo);
-    const float alpha = p->alpha == 0 ? 1.0f : (float)p->alpha, beta = p->c ? 1.0f : 0.0f;
-    cublasStatus_t e = cublasSgemmStridedBatched(
-        s->blas, op(p->trans_b), op(p->trans_a), (int)p->N, (int)p->M, (int)p->K, &alpha,
-        static_cast<const float *>(p->b), (int)ldb, p->stride_b, static_cast<const float *>(p->a), (int)lda,
-        p->stride_a, &beta, static_cast<float *>(p->out), (int)ldo, p->stride_o, (int)batch);
-    if (e != CUBLAS_STATUS_SUCCESS) rw_cuda_note(s, "matmul", cublasGetStatusString(e));
+    const rw_matmul_args p = complete(a);
+    const char *wrong = what_is_wrong(&p);
+    if (wrong) return rw_cuda_note(s, "matmul", wrong);
+    if (p.M == 0 || p.N == 0) return;
+    if (p.K == 0) {
+        if (p.c != p.out || p.epilogue != RW_EPILOGUE_NONE) run_pass(s, &p, p.c, p.ldc, p.stride_c);
+        return;
+    }
+    const bool few = p.M <= FEW_ROWS && !p.trans_a;
+    if (few || !rw_cuda_lt_product(s, &p)) return rw_cuda_few_rows(s, &p);
+    if (p.epilogue != RW_EPILOGUE_NONE) run_pass(s, &p, p.out, p.ldo, p.stride_o);
 }

@@ -182,7 +182,7 @@ static double distance(probe *p, probe *q, int buffer) {
 static rw_device *gpu(void) {
     rw_device *d = NULL;
     rw_error err = {0};
-    if (rw_cuda_open(&d, RW_F32, 0, &err) == RW_OK) return d;
+    if (rw_cuda_open(&d, &(rw_gpu_choice){.compute = RW_F32}, &err) == RW_OK) return d;
     printf("SKIPPED: %s\n", err.msg);
     skip();
     return NULL;
@@ -236,16 +236,17 @@ static void test_errors_are_reported(void **state) {
     rw_device *d = gpu(), *none = NULL;
     rw_error err = {0};
     rw_matmul_args wrong = {.dtype = RW_F32, .M = 4, .N = 4, .K = 4, .lda = -1, .a = d, .b = d, .out = d};
-    d->kernels->matmul(&wrong, &d->exec); /* cuBLAS refuses the pitch before it looks at the addresses */
+    d->kernels->matmul(&wrong, &d->exec); /* the pitch is refused, nothing is launched */
     assert_int_equal(d->synchronize(d, &err), RW_E_DEVICE);
     assert_non_null(strstr(err.msg, "cuda: matmul"));
     assert_int_equal(d->synchronize(d, &err), RW_OK);
     assert_null(d->alloc(d, (int64_t)1 << 50));
     assert_int_equal(d->synchronize(d, &err), RW_OK);
     rw_device_close(d);
-    assert_int_equal(rw_cuda_open(&none, RW_F32, 99, &err), RW_E_DEVICE);
-    assert_int_equal(rw_cuda_open(&none, RW_F64, 0, &err), RW_E_UNSUPPORTED);
-    assert_int_equal(rw_device_open_cuda(&none, RW_F32, 0, &err), rw_cuda_missing_kernels() ? RW_E_DEVICE : RW_OK);
+    assert_int_equal(rw_cuda_open(&none, &(rw_gpu_choice){.index = 99}, &err), RW_E_DEVICE);
+    assert_int_equal(rw_cuda_open(&none, &(rw_gpu_choice){.compute = RW_F64}, &err), RW_E_UNSUPPORTED);
+    assert_int_equal(rw_device_open_cuda(&none, &(rw_gpu_choice){0}, &err),
+                     rw_cuda_missing_kernels() ? RW_E_DEVICE : RW_OK);
     rw_device_close(none);
 }
 

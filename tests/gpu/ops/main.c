@@ -327,9 +327,9 @@ static rw_status open_tested(rw_device **d, rw_dtype compute, rw_error *err) {
     const char *which = getenv("RWKV_OPS_DEVICE");
     if (which && strcmp(which, "cpu") == 0) return rw_device_open_cpu(d, RW_F32, rw_cpu_count(), err);
 #ifdef RW_TEST_CUDA
-    return rw_cuda_open(d, compute, 0, err);
+    return rw_cuda_open(d, &(rw_gpu_choice){.compute = compute}, err);
 #else
-    return rw_device_open_cuda(d, compute, false, 0, err);
+    return rw_device_open_cuda(d, &(rw_gpu_choice){.compute = compute}, err);
 #endif
 }
 
