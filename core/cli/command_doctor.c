@@ -1,4 +1,5 @@
 /* rwkv-run doctor: what this machine has for training, what is missing, and how to get it. It changes nothing. */
+#include "core/base/alloc.h"
 #include "core/base/fs.h"
 #include "core/base/printable.h"
 #include "core/base/thread.h"
@@ -7,7 +8,6 @@
 #include "kernels/cuda/cuda.h"
 
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/sysinfo.h>
 #include <unistd.h>
@@ -41,7 +41,8 @@ static const char *first_line(const char *path, char *buf, size_t size) {
     return buf;
 }
 
-/* -- the processor --------------------------------------------------------------------------------------------------- */
+/* -- the processor ---------------------------------------------------------------------------------------------------
+ */
 
 static void cpu_model(char *buf, size_t size) {
     char text[512];
@@ -59,7 +60,7 @@ static void cpu_model(char *buf, size_t size) {
 /* Operations per second of one square product, repeated for up to PATIENCE_NS; 0: it could not be made. */
 static double product_rate(rw_device *d, int64_t n, rw_error *err) {
     const int64_t n_bytes = n * n * rw_dtype_bytes(d->compute);
-    void *a = d->alloc(d, n_bytes), *out = d->alloc(d, n_bytes), *host = malloc((size_t)n_bytes);
+    void *a = d->alloc(d, n_bytes), *out = d->alloc(d, n_bytes), *host = rw_alloc_pages((size_t)n_bytes);
     double best = 0;
     if (a && out && host) {
         memset(host, 0x3c, (size_t)n_bytes); /* small numbers in each of the types, and no zeros */
@@ -74,7 +75,7 @@ static double product_rate(rw_device *d, int64_t n, rw_error *err) {
             if (rate > best) best = rate;
         }
     }
-    free(host);
+    rw_free_pages(host, (size_t)n_bytes);
     if (a) d->free(d, a, n_bytes);
     if (out) d->free(d, out, n_bytes);
     return best;
@@ -100,10 +101,11 @@ static void print_cpu(void) {
     rw_device_close(d);
 }
 
-/* -- GPUs ------------------------------------------------------------------------------------------------------------- */
+/* -- GPUs -------------------------------------------------------------------------------------------------------------
+ */
 
 static void print_versions(const rw_cuda_facts *f) {
-    char text[256];
+    char text[600];
     if (f->runtime_cuda)
         snprintf(text, sizeof text, rw_message("built with CUDA %d.%d"), f->runtime_cuda / 1000,
                  f->runtime_cuda % 1000 / 10);
@@ -160,7 +162,8 @@ static void print_verdict(const rw_cuda_facts *f) {
     rw_device_close(d);
 }
 
-/* -- memory, disk, where it runs ------------------------------------------------------------------------------------- */
+/* -- memory, disk, where it runs -------------------------------------------------------------------------------------
+ */
 
 static void print_memory(void) {
     struct sysinfo info;
@@ -190,16 +193,17 @@ static void print_wsl(void) {
 static void print_container(const rw_cuda_facts *f) {
     const bool inside = rw_exists("/.dockerenv") || rw_exists("/run/.containerenv");
     if (!inside) return;
-    line(rw_message("container"), f->n_gpus > 0 ? rw_message("yes, with GPUs")
-                                                : rw_message("yes, without GPUs: start it with --gpus all, and NVIDIA's "
-                                                             "container toolkit on the host"));
+    line(rw_message("container"), f->n_gpus > 0
+                                      ? rw_message("yes, with GPUs")
+                                      : rw_message("yes, without GPUs: start it with --gpus all, and NVIDIA's "
+                                                   "container toolkit on the host"));
 }
 
 rw_status rw_command_doctor(const rw_options *o, rw_error *err) {
     static rw_cuda_facts facts;
     (void)o, (void)err;
     rw_cuda_look(&facts);
-    printf("rwkv-run %s\n", RW_VERSION);
+    line("rwkv-run", RW_VERSION);
     print_versions(&facts);
     print_gpus(&facts);
     print_cpu();

@@ -126,7 +126,7 @@ static rw_status record_step(rw_generator *g, rw_error *err) {
 }
 
 /* The first time it only runs: libraries load their kernels, which no recording may contain. */
-static rw_status step(rw_generator *g, const void **logits, rw_error *err) {
+static rw_status one_token(rw_generator *g, const void **logits, rw_error *err) {
     const bool ran = g->stepped;
     g->stepped = true;
     if (!g->device->record || !ran) return launch(g, 1, 1, logits, err);
@@ -139,7 +139,7 @@ static rw_status piece(rw_generator *g, const int32_t *tokens, int64_t n, float 
     const int64_t rows = all ? n : 1;
     const void *made;
     g->device->upload(g->device, g->tokens, tokens, n * (int64_t)sizeof *tokens);
-    RW_TRY(n == 1 ? step(g, &made, err) : launch(g, n, rows, &made, err));
+    RW_TRY(n == 1 ? one_token(g, &made, err) : launch(g, n, rows, &made, err));
     g->now = 1 - g->now;
     RW_TRY(g->device->synchronize(g->device, err));
     if (logits) read_logits(g, made, rows - 1, logits);
