@@ -2,9 +2,12 @@
  * One small training step of matmul, relu squared and adamw, all buffers in one arena on the device:
  *     h = x W1^T;  a = max(h, 0)^2;  y = x + a W2^T;  L = |y|^2 / 2;  W1, W2 by AdamW with the step's own numbers.
  * Run 100 times kernel by kernel, and 100 times as one recorded graph: every buffer must hold the same bits. The same
- * code on the CPU in fp64 and fp32 is the reference. $RWKV_PROBE_STEPS: other than 100, for slow checkers. */
+ * code on the CPU in fp64 and fp32 is the reference. $RWKV_PROBE_STEPS: other than 100, for slow checkers.
+ * Then what else the device promises: copies ahead and marks, calls from other threads, number types, the list of
+ * products, errors. */
 #include "tests/unit/kernels/device_test.h"
 
+#include "core/base/alloc.h"
 #include "core/base/thread.h"
 #include "kernels/cuda/cuda.h"
 
@@ -231,6 +234,168 @@ static void test_against_the_cpu(void **state) {
     compare_with_cpu(step_count(), 1e-3); /* a trajectory: m and v of small gradients drift apart */
 }
 
+/* -- copies ahead ---------------------------------------------------------------------------------- */
+
+enum { N_AHEAD = 1 << 20 };
+
+/* Host, its slot on the device, the place that kernels know, and back: each step waits for a mark of the one before. */
+static void test_copies_ahead(void **state) {
+    (void)state;
+    rw_device *d = gpu();
+    const rw_device_ahead *a = d->ahead;
+    rw_error err = {0};
+    int *host = a->host_alloc(d, N_AHEAD * 4), *back = a->host_alloc(d, N_AHEAD * 4);
+    char *slot = d->alloc(d, N_AHEAD * 4), *place = d->alloc(d, N_AHEAD * 4);
+    rw_mark *copied = a->mark_new(d), *done = a->mark_new(d);
+    assert_true(host && back && slot && place && copied && done);
+    assert_true(a->mark_passed(d, copied)); /* never set */
+    assert_int_equal(a->mark_sync(d, copied, &err), RW_OK);
+    for (int i = 0; i < N_AHEAD; i++) assert_int_equal(host[i], 0);
+    for (int round = 1; round <= 3; round++) {
+        for (int i = 0; i < N_AHEAD; i++) host[i] = i * round;
+        a->upload(d, slot, host, N_AHEAD * 4);
+        a->mark_set(d, copied, RW_QUEUE_COPIES);
+        a->mark_wait(d, copied, RW_QUEUE_KERNELS);
+        a->move(d, place, slot, N_AHEAD * 4);
+        a->download(d, back, place, N_AHEAD * 4);
+        a->mark_set(d, done, RW_QUEUE_KERNELS);
+        if (a->mark_sync(d, done, &err) != RW_OK) fail_msg("%s", err.msg);
+        assert_true(a->mark_passed(d, done));
+        assert_memory_equal(host, back, N_AHEAD * 4);
+    }
+    a->mark_free(d, copied), a->mark_free(d, done);
+    a->host_free(d, host, N_AHEAD * 4), a->host_free(d, back, N_AHEAD * 4);
+    d->free(d, slot, N_AHEAD * 4), d->free(d, place, N_AHEAD * 4);
+    assert_int_equal(d->synchronize(d, &err), RW_OK);
+    rw_device_close(d);
+}
+
+typedef struct {
+    rw_device *d;
+    void *on_device;
+    int found;
+} reader;
+
+static void *read_there(void *p) {
+    reader *r = p;
+    r->d->download(r->d, &r->found, r->on_device, sizeof r->found);
+    return NULL;
+}
+
+static void test_other_threads_may_read(void **state) {
+    (void)state;
+    const int put_there = 4711;
+    pthread_t thread;
+    reader r = {.d = gpu()};
+    r.on_device = r.d->alloc(r.d, sizeof put_there);
+    r.d->upload(r.d, r.on_device, &put_there, sizeof put_there);
+    assert_int_equal(pthread_create(&thread, NULL, read_there, &r), 0);
+    assert_int_equal(pthread_join(thread, NULL), 0);
+    assert_int_equal(r.found, put_there);
+    r.d->free(r.d, r.on_device, sizeof put_there);
+    rw_device_close(r.d);
+}
+
+/* -- products -------------------------------------------------------------------------------------- */
+
+enum { PRODUCT = 256, N_PRODUCT = PRODUCT * PRODUCT };
+
+static rw_device *gpu_with(rw_gpu_choice choice) {
+    rw_device *d = NULL;
+    rw_error err = {0};
+    if (rw_cuda_open(&d, &choice, &err) == RW_OK) return d;
+    printf("SKIPPED: %s\n", err.msg);
+    skip();
+    return NULL;
+}
+
+/* x x^T of equal numbers, in whatever the device computes. */
+static double *square_of(rw_device *d) {
+    const int64_t n_bytes = N_PRODUCT * rw_dtype_bytes(d->compute);
+    float *x = test_memory(N_PRODUCT * 4);
+    double *y = test_memory(N_PRODUCT * 8);
+    void *raw = test_memory((size_t)n_bytes), *in = d->alloc(d, n_bytes), *out = d->alloc(d, n_bytes);
+    test_fill_f32(x, N_PRODUCT, 5, -1, 1);
+    assert_int_equal(rw_convert(raw, d->compute, x, RW_F32, N_PRODUCT), 0);
+    d->upload(d, in, raw, n_bytes);
+    rw_matmul_args a = {.dtype = d->compute, .M = PRODUCT, .N = PRODUCT, .K = PRODUCT, .a = in, .b = in, .out = out};
+    a.trans_b = true;
+    d->kernels->matmul(&a, &d->exec);
+    d->download(d, raw, out, n_bytes);
+    assert_int_equal(rw_convert(y, RW_F64, raw, d->compute, N_PRODUCT), 0);
+    d->free(d, in, n_bytes), d->free(d, out, n_bytes);
+    free(x), free(raw);
+    return y;
+}
+
+/* The rounding that each way of computing brings, and no less: a way that is not taken would show. */
+static void test_number_types(void **state) {
+    (void)state;
+    static const struct {
+        rw_gpu_choice choice;
+        double least, most;
+    } ways[] = {{{.compute = RW_F32}, 0, 1e-6},
+                {{.compute = RW_F32, .tf32 = true}, 1e-5, 1e-3},
+                {{.compute = RW_BF16}, 5e-4, 1e-2},
+                {{.compute = RW_F16}, 5e-5, 1.5e-3}};
+    rw_device *cpu = test_device(RW_F64, rw_cpu_count());
+    double *right = square_of(cpu);
+    for (size_t w = 0; w < sizeof ways / sizeof *ways; w++) {
+        rw_device *d = gpu_with(ways[w].choice);
+        double *y = square_of(d), error = 0, size = 0;
+        for (int i = 0; i < N_PRODUCT; i++) error += (y[i] - right[i]) * (y[i] - right[i]), size += right[i] * right[i];
+        error = sqrt(error / size);
+        printf("  %s%s: rms %.2e; the device's own %.0f MiB\n", rw_dtype_name(d->compute),
+               ways[w].choice.tf32 ? " with tf32" : "", error, (double)d->own_bytes / 1048576);
+        assert_true(error >= ways[w].least && error <= ways[w].most);
+        assert_true(d->own_bytes > 0);
+        free(y);
+        rw_device_close(d);
+    }
+    free(right);
+    rw_device_close(cpu);
+}
+
+static void test_products_are_listed_and_taken_back(void **state) {
+    (void)state;
+    rw_error err = {0};
+    rw_device *d = gpu_with((rw_gpu_choice){.compute = RW_BF16});
+    double *first = square_of(d);
+    char *list = rw_cuda_products(d);
+    printf("%s", list);
+    assert_non_null(strstr(list, "bf16 bf16 nt 256x256x256"));
+    rw_device_close(d);
+    d = gpu_with((rw_gpu_choice){.compute = RW_BF16});
+    if (rw_cuda_preset_products(d, list, &err) != RW_OK) fail_msg("%s", err.msg);
+    double *again = square_of(d);
+    char *list_again = rw_cuda_products(d);
+    assert_string_equal(list, list_again);
+    assert_memory_equal(first, again, N_PRODUCT * 8);
+    assert_int_equal(rw_cuda_preset_products(d, "cublaslt 1 capability 90 multiprocessors 132\n", &err),
+                     RW_E_UNSUPPORTED);
+    assert_int_equal(rw_cuda_preset_products(d, "something else", &err), RW_E_FORMAT);
+    *strstr(list, " words ") = 0;
+    assert_int_equal(rw_cuda_preset_products(d, list, &err), RW_E_FORMAT);
+    rw_free(list), rw_free(list_again);
+    free(first), free(again);
+    rw_device_close(d);
+}
+
+static void test_looking(void **state) {
+    (void)state;
+    rw_cuda_facts f;
+    rw_device_close(gpu());
+    rw_cuda_look(&f);
+    printf("driver %s, CUDA %d, program's %d; %s, version %d; %s, %.1f of %.1f GiB free\n", f.driver, f.driver_cuda,
+           f.runtime_cuda, f.blas, f.blas_version, f.gpus[0].name, (double)f.gpus[0].free_bytes / 1073741824,
+           (double)f.gpus[0].total_bytes / 1073741824);
+    assert_string_equal(f.why, "");
+    assert_string_equal(f.why_no_blas, "");
+    assert_true(f.n_gpus > 0 && f.gpus[0].capability >= 75 && f.gpus[0].total_bytes > 0);
+}
+
+/* -- errors ---------------------------------------------------------------------------------------- */
+
 static void test_errors_are_reported(void **state) {
     (void)state;
     rw_device *d = gpu(), *none = NULL;
@@ -254,6 +419,11 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_graph_gives_equal_bits),
         cmocka_unit_test(test_against_the_cpu),
+        cmocka_unit_test(test_copies_ahead),
+        cmocka_unit_test(test_other_threads_may_read),
+        cmocka_unit_test(test_number_types),
+        cmocka_unit_test(test_products_are_listed_and_taken_back),
+        cmocka_unit_test(test_looking),
         cmocka_unit_test(test_errors_are_reported),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
