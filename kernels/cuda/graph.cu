@@ -12,7 +12,7 @@ struct rw_graph {
 
 namespace {
 
-rw_status failed(const char *what, cudaError_t e, rw_error *err) {
+static rw_status failed(const char *what, cudaError_t e, rw_error *err) {
     rw_where nowhere = {};
     cudaGetLastError();
     return rw_fail(err, RW_E_DEVICE, nowhere, "cuda: %s: %s", rw_message(what), cudaGetErrorString(e));
