@@ -53,22 +53,24 @@ namespace {
 
 /* -- shapes ------------------------------------------------------------------------------------------------ */
 
-int32_t alignment(const void *p) {
-    const uintptr_t low = reinterpret_cast<uintptr_t>(p) & 15;
-    return low ? (int32_t)(low & (~low + 1)) : 16;
+/* Of all problems of a batch. */
+int32_t alignment(const void *p, int64_t stride, int32_t dtype) {
+    const uintptr_t bits = reinterpret_cast<uintptr_t>(p) | (uintptr_t)(stride * rw_dtype_bytes((rw_dtype)dtype)) | 16;
+    return (int32_t)(bits & (~bits + 1));
 }
 
 rw_product_key key_of(const rw_matmul_args *p) {
     rw_product_key k = {};
-    const bool many = p->batch > 1;
     k.dtype = p->dtype, k.out_dtype = p->out_dtype;
     k.trans = (p->trans_a ? 1 : 0) | (p->trans_b ? 2 : 0);
-    k.align = alignment(p->a) | alignment(p->b) << 8 | alignment(p->c ? p->c : p->out) << 16 | alignment(p->out) << 24;
     k.M = p->M, k.N = p->N, k.K = p->K;
     k.lda = p->lda, k.ldb = p->ldb, k.ldc = p->c ? p->ldc : p->ldo, k.ldo = p->ldo;
     k.batch = p->batch;
-    k.stride_a = many ? p->stride_a : 0, k.stride_b = many ? p->stride_b : 0;
-    k.stride_o = many ? p->stride_o : 0, k.stride_c = many && p->c ? p->stride_c : k.stride_o;
+    k.stride_a = p->stride_a, k.stride_b = p->stride_b, k.stride_c = p->c ? p->stride_c : p->stride_o;
+    k.stride_o = p->stride_o;
+    k.align = alignment(p->a, k.stride_a, k.dtype) | alignment(p->b, k.stride_b, k.dtype) << 8 |
+              alignment(p->c ? p->c : p->out, k.stride_c, k.out_dtype) << 16 |
+              alignment(p->out, k.stride_o, k.out_dtype) << 24;
     return k;
 }
 

@@ -15,7 +15,8 @@ struct rw_cuda_device {
 /* Its state, with the calling thread set to its GPU (a thread that others save from may never have been). */
 static inline rw_cuda_state *rw_cuda_enter(rw_device *d) {
     rw_cuda_state *s = &reinterpret_cast<rw_cuda_device *>(d)->state;
-    cudaSetDevice(s->index);
+    int now;
+    if (cudaGetDevice(&now) != cudaSuccess || now != s->index) cudaSetDevice(s->index);
     return s;
 }
 

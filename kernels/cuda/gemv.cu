@@ -114,7 +114,8 @@ template <class T, int M, int W> static __global__ void __launch_bounds__(RW_CUD
     for (int r = 0; r < ROWS; r++) b[r] = p.b + i * p.stride_b + min(n0 + r, p.N - 1) * p.ldb;
     float sum[M * ROWS] = {};
     const int64_t packs = p.K / W;
-#pragma unroll 2
+    constexpr int AHEAD = M < 8 ? 2 : 1; /* 8 rows have loads enough on their way, and no registers for more */
+#pragma unroll AHEAD
     for (int64_t k = threadIdx.x; k < packs; k += blockDim.x) add_dots<M, W>(p, a, b, k * W, sum);
     if (W > 1 && (int64_t)threadIdx.x < p.K - packs * W) add_dots<M, 1>(p, a, b, packs * W + threadIdx.x, sum);
     fold<M * ROWS, 16, 1>(sum, part[threadIdx.x / 32]);

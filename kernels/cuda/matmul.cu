@@ -73,6 +73,7 @@ rw_matmul_args complete(const rw_matmul_args *p) {
     if (!q.ldb) q.ldb = q.trans_b ? q.K : q.N;
     if (!q.ldc) q.ldc = q.N;
     if (!q.ldo) q.ldo = q.N;
+    if (q.batch == 1) q.stride_a = q.stride_b = q.stride_c = q.stride_o = 0;
     return q;
 }
 
