@@ -26,10 +26,10 @@ static inline bool rw_aligned(std::initializer_list<const void *> pointers) {
 }
 
 /* Argument pointers as the type that they point to. */
-template <class T> static inline const T *rw_in(const void *p) {
+template <class T> static __host__ __device__ __forceinline__ const T *rw_in(const void *p) {
     return static_cast<const T *>(p);
 }
-template <class T> static inline T *rw_out(void *p) {
+template <class T> static __host__ __device__ __forceinline__ T *rw_out(void *p) {
     return static_cast<T *>(p);
 }
 
