@@ -57,6 +57,7 @@ typedef struct {
     double clip_coef;       /* min(1, max_norm / (grad_norm + 1e-6)); 1 without clipping               */
     double grad_scale;      /* clip_coef / loss_scale: what adamw multiplies a gradient by             */
     double loss_scale;      /* head_loss multiplies its gradient by it; 0 stands for 1                 */
+    int64_t good_steps;     /* updates since loss_scale changed last; counted where it is dynamic      */
 } rw_device_scalars;
 
 static inline double rw_loss_scale(const rw_device_scalars *s) {

@@ -25,9 +25,16 @@ typedef struct {
 
 /* clip_coef: what becomes of a step, after the gradients' sum of squares is in own->grad_sumsq (by `sum`; an all-reduce
  * fits between). Writes step, grad_norm, clip_coef and grad_scale of the device's scalars; counts an update, or, where
- * the norm or own->loss is not finite, a skipped step, in which adamw writes nothing. */
+ * the norm or own->loss is not finite, a skipped step, in which adamw writes nothing.
+ *
+ * dynamic_scale (fp16, whose gradients would vanish below 2^-24 and overflow above 65504): after all that, loss_scale
+ * is set for the next step: halved after a skipped one, but never below 1; doubled after RW_LOSS_SCALE_STEPS updates in
+ * a row. Whoever starts a run puts RW_LOSS_SCALE_FIRST there; who resumes one, what loss_scale and good_steps were. A
+ * skipped step with a finite loss had a scale too large, until it is 1. */
+enum { RW_LOSS_SCALE_FIRST = 65536, RW_LOSS_SCALE_STEPS = 2000 };
 typedef struct {
-    double max_norm; /* 0: no clipping */
+    double max_norm;    /* 0: no clipping */
+    bool dynamic_scale; /* of the loss    */
 } rw_clip_coef_args;
 
 #ifdef __cplusplus

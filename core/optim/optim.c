@@ -88,7 +88,8 @@ rw_status rw_optim_update(const rw_plan_train *plan, rw_params *p, rw_step_arena
     rw_params_finish_grads(p);
     RW_TRY(sum_squares(p, RW_MATRIX, arena, err));
     RW_TRY(sum_squares(p, RW_VECTOR, arena, err));
-    p->device->kernels->clip_coef(&(rw_clip_coef_args){plan->grad_clip}, &p->device->exec);
+    const rw_clip_coef_args clip = {.max_norm = plan->grad_clip, .dynamic_scale = p->device->compute == RW_F16};
+    p->device->kernels->clip_coef(&clip, &p->device->exec);
     for (int c = 0; c < RW_PARAM_CLASSES; c++)
         if (p->n_ranges[c]) update_class(plan, p, (rw_param_class)c);
     return RW_OK;

@@ -77,6 +77,14 @@ static double clip_coefficient(double norm, double max_norm) {
     return c < 1 ? c : 1;
 }
 
+static void adapt_scale(rw_device_scalars *s, double scale, bool finite) {
+    s->good_steps = finite ? s->good_steps + 1 : 0;
+    s->loss_scale = finite ? scale : scale / 2 > 1 ? scale / 2 : 1;
+    if (s->good_steps < RW_LOSS_SCALE_STEPS) return;
+    s->good_steps = 0;
+    s->loss_scale = scale * 2;
+}
+
 void RW_CPU_NAME(clip_coef)(const rw_clip_coef_args *a, const rw_exec *ex) {
     rw_device_scalars *s = ex->own;
     const double scale = rw_loss_scale(s);
@@ -88,4 +96,5 @@ void RW_CPU_NAME(clip_coef)(const rw_clip_coef_args *a, const rw_exec *ex) {
     s->updates += finite;
     s->skipped += !finite;
     s->skipped_in_row = finite ? 0 : s->skipped_in_row + 1;
+    if (a->dynamic_scale) adapt_scale(s, scale, finite);
 }

@@ -159,7 +159,7 @@ void op_own_out(op_side *s) {
     s->d->download(s->d, &own, s->d->exec.own, sizeof own);
     const double x[] = {(double)own.step, (double)own.updates, (double)own.skipped, (double)own.skipped_in_row,
                         own.loss,         own.grad_sumsq,      own.eval_loss,       own.grad_norm,
-                        own.clip_coef,    own.grad_scale,      own.loss_scale};
+                        own.clip_coef,    own.grad_scale,      own.loss_scale,      (double)own.good_steps};
     op_buffer *b = plain(s, "own", OP_DOUBLE, sizeof x / sizeof *x, true);
     s->d->upload(s->d, data_of(b), x, sizeof x);
 }

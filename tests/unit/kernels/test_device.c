@@ -126,7 +126,7 @@ static void test_meta_asks_for_the_same(void **state) {
     rw_sum_args c = {.dtype = RW_F32, .n = 1 << 28, .x = p, .squares = true, .scratch = p, .out = p};
     assert_true(meta->kernels->sum_scratch(&c, &meta->exec) == d->kernels->sum_scratch(&c, &d->exec));
     meta->kernels->sum(&c, &meta->exec);
-    meta->kernels->clip_coef(&(rw_clip_coef_args){1}, &meta->exec);
+    meta->kernels->clip_coef(&(rw_clip_coef_args){.max_norm = 1}, &meta->exec);
     meta->zero(meta, p, 1 << 30);
     meta->upload(meta, p, NULL, 1 << 30);
     assert_int_equal(meta->compute, RW_F32);

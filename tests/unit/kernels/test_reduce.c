@@ -47,7 +47,7 @@ static void test_sum_adds(void **state) {
 static const rw_device_scalars *clip(rw_device *d, double sumsq, double loss, double max_norm) {
     d->exec.own->grad_sumsq = sumsq;
     d->exec.own->loss = loss;
-    d->kernels->clip_coef(&(rw_clip_coef_args){max_norm}, &d->exec);
+    d->kernels->clip_coef(&(rw_clip_coef_args){.max_norm = max_norm}, &d->exec);
     return d->exec.own;
 }
 
@@ -75,6 +75,48 @@ static void test_loss_scale(void **state) {
     rw_device_close(d);
 }
 
+static void dynamic(rw_device *d, double sumsq, double loss) {
+    d->exec.own->grad_sumsq = sumsq;
+    d->exec.own->loss = loss;
+    d->kernels->clip_coef(&(rw_clip_coef_args){.max_norm = 1, .dynamic_scale = true}, &d->exec);
+}
+
+/* Doubled after so many updates in a row, halved at each step that is skipped, never below 1. What adamw takes out is
+ * the scale that is in the gradients, not the next one. */
+static void test_dynamic_scale(void **state) {
+    (void)state;
+    rw_device *d = test_device(RW_F64, 1);
+    rw_device_scalars *s = d->exec.own;
+    const double first = RW_LOSS_SCALE_FIRST;
+    s->loss_scale = first;
+    dynamic(d, INFINITY, 1);
+    assert_true(s->loss_scale == first / 2 && s->good_steps == 0 && s->skipped == 1 && s->updates == 0);
+    for (int i = 1; i < RW_LOSS_SCALE_STEPS; i++) {
+        dynamic(d, first * first / 16, 1);
+        assert_true(s->loss_scale == first / 2 && s->good_steps == i && s->grad_norm == 0.5);
+    }
+    dynamic(d, first * first / 16, 1);
+    assert_true(s->loss_scale == first && s->good_steps == 0 && s->grad_scale == 2 / first);
+    dynamic(d, 1, 1);
+    assert_true(s->loss_scale == first && s->good_steps == 1);
+    dynamic(d, 1, NAN);
+    assert_true(s->loss_scale == first / 2 && s->good_steps == 0 && s->skipped_in_row == 1);
+    for (int i = 0; i < 20; i++) dynamic(d, NAN, 1);
+    assert_true(s->loss_scale == 1 && s->skipped_in_row == 21);
+    rw_device_close(d);
+}
+
+/* Otherwise it stays, and nothing is counted. */
+static void test_fixed_scale(void **state) {
+    (void)state;
+    rw_device *d = test_device(RW_F64, 1);
+    d->exec.own->loss_scale = 8;
+    clip(d, INFINITY, 1, 1);
+    clip(d, 1, 1, 1);
+    assert_true(d->exec.own->loss_scale == 8 && d->exec.own->good_steps == 0);
+    rw_device_close(d);
+}
+
 /* A step whose norm or loss is not finite is no update: counted apart. */
 static void test_skips_are_counted(void **state) {
     (void)state;
@@ -97,8 +139,13 @@ static void test_skips_are_counted(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_sum),        cmocka_unit_test(test_sum_adds),          cmocka_unit_test(test_clip_coef),
-        cmocka_unit_test(test_loss_scale), cmocka_unit_test(test_skips_are_counted),
+        cmocka_unit_test(test_sum),
+        cmocka_unit_test(test_sum_adds),
+        cmocka_unit_test(test_clip_coef),
+        cmocka_unit_test(test_loss_scale),
+        cmocka_unit_test(test_skips_are_counted),
+        cmocka_unit_test(test_dynamic_scale),
+        cmocka_unit_test(test_fixed_scale),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
