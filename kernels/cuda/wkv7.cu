@@ -1,0 +1,271 @@
+/* wkv7 on the GPU (formulas: kernels/wkv7.h):
+ *
+ *     forward    prepare, recurrence, read_out
+ *     backward   prepare again, out_backward, recurrence, prepare_backward, sums of the vectors' gradients
+ *
+ * wkv7_rows.cuh has what is done row by row; the recurrence goes in steps (wkv7_steps.cuh), in fp32 and for any head.
+ * Between them lie rows of P, float for the steps. Bytes: there; who does what and why bits repeat: there too.
+ *
+ * Saved: y, and what the recurrence asks for. Backward makes the operands again: four numbers a token and channel. */
+#include "kernels/cuda/wkv7_steps.cuh"
+
+namespace wkv7 {
+
+/* -- memory --------------------------------------------------------------------------------------------------- */
+
+/* The next n bytes of a buffer that may be missing: then only counted. */
+template <class X> static X *take(void *base, int64_t *used, int64_t n_bytes) {
+    X *p = base ? reinterpret_cast<X *>(static_cast<char *>(base) + *used) : nullptr;
+    *used += (n_bytes + 255) / 256 * 256;
+    return p;
+}
+
+template <class P> struct saved_parts {
+    P *y;
+    float *sa;
+    void *states;
+};
+template <class P, int N> static int64_t saved_layout(const rw_wkv7_args *a, saved_parts<P> *s) {
+    const int64_t n = a->R * a->H * N;
+    int64_t used = 0;
+    s->y = take<P>(a->saved, &used, n * sizeof(P));
+    s->sa = take<float>(a->saved, &used, n * sizeof(float));
+    s->states = take<void>(a->saved, &used, state_count(a->R, a->H) * N * N * sizeof(P));
+    return used;
+}
+
+template <class P> struct work {
+    prepared_rows<P> rows;
+    P *dy, *dw;
+    float *parts, *ds0, *room;
+};
+template <class P, int N>
+static int64_t work_layout(const rw_wkv7_args *a, const rw_cuda_state *s, bool backward, work<P> *w) {
+    const int64_t n = a->R * a->H * N, state = a->H * N * N;
+    const int64_t blocks = room_blocks(a->n_seq * a->H, s->n_sm, steps<N>::PER_SM);
+    int64_t used = 0;
+    P **const rows[] = {&w->rows.k, &w->rows.v, &w->rows.a, &w->rows.b, &w->dy, &w->dw};
+    for (int i = 0; i < (backward ? 6 : 4); i++) *rows[i] = take<P>(a->scratch, &used, n * sizeof(P));
+    w->rows.bonus = take<float>(backward ? nullptr : a->scratch, &used, backward ? 0 : a->R * a->H * sizeof(float));
+    if (!backward) return used;
+    w->parts = take<float>(a->scratch, &used, most_parts(a->R) * PARAMS * a->H * N * sizeof(float));
+    w->ds0 = take<float>(a->scratch, &used, a->s0_stride == 0 ? a->n_seq * state * sizeof(float) : 0);
+    w->room = take<float>(a->scratch, &used, blocks * KEEP * N * N * sizeof(float));
+    return used;
+}
+
+/* -- arguments ------------------------------------------------------------------------------------------------ */
+
+template <class T> static inputs<T> inputs_of(const rw_wkv7_args *a) {
+    inputs<T> p = {a->R, a->H, rows_of_part(a->R)};
+    p.r = rw_in<T>(a->r);
+    p.w_raw = rw_in<T>(a->w_raw);
+    p.k0 = rw_in<T>(a->k0);
+    p.v = rw_in<T>(a->v);
+    p.a_up = rw_in<T>(a->a_up);
+    p.v_up = rw_in<T>(a->v_up);
+    p.v_first = rw_in<T>(a->v_first);
+    p.g = rw_in<T>(a->g);
+    p.dout = rw_in<T>(a->dout);
+    p.w0 = rw_in<float>(a->w0);
+    p.a0 = rw_in<float>(a->a0);
+    p.v0 = rw_in<float>(a->v0);
+    p.k_k = rw_in<float>(a->k_k);
+    p.k_a = rw_in<float>(a->k_a);
+    p.r_k = rw_in<float>(a->r_k);
+    p.ln_w = rw_in<float>(a->ln_w);
+    p.ln_b = rw_in<float>(a->ln_b);
+    p.eps = (float)a->eps;
+    return p;
+}
+template <class T> static outputs<T> outputs_of(const rw_wkv7_args *a, float *parts) {
+    return {rw_out<T>(a->dr),
+            rw_out<T>(a->dw_raw),
+            rw_out<T>(a->dk0),
+            rw_out<T>(a->dv),
+            rw_out<T>(a->da_up),
+            rw_out<T>(a->dv_up),
+            rw_out<T>(a->dv_first),
+            rw_out<T>(a->dg),
+            parts,
+            a->add};
+}
+/* Where v' is v itself the recurrence reads the input, and prepare writes none. */
+template <class T, class P> static const P *values_in_place(const rw_wkv7_args *a) {
+    return std::is_same_v<T, P> && !a->v_up ? static_cast<const P *>(a->v) : nullptr;
+}
+template <class T, class P, int N>
+static recurrence<T, P> recurrence_of(const rw_wkv7_args *a, const saved_parts<P> &saved, const work<P> &w) {
+    recurrence<T, P> p = {a->R, a->H, a->n_seq, a->cu_seqlens, rw_in<T>(a->r), rw_in<T>(a->w_raw)};
+    const P *v = values_in_place<T, P>(a);
+    p.w0 = rw_in<float>(a->w0);
+    p.k = w.rows.k, p.v = v ? v : w.rows.v, p.a = w.rows.a, p.b = w.rows.b;
+    p.s0 = rw_in<float>(a->s0);
+    p.s0_stride = a->s0_stride;
+    p.s_out = rw_out<float>(a->s_out);
+    p.y = saved.y ? saved.y : w.rows.a; /* a row's A has been read when its y is written */
+    p.sa = saved.sa;
+    p.states = saved.states;
+    return p;
+}
+/* Gradients take the places of what they belong to, dr that of dy. */
+template <class T, class P, int N>
+static void point_gradients(const rw_wkv7_args *a, const work<P> &w, recurrence<T, P> *p) {
+    p->dy = p->dr = w.dy;
+    p->ds_out = rw_in<float>(a->ds_out);
+    p->dw_raw = w.dw;
+    p->dk = w.rows.k, p->dv = w.rows.v, p->da = w.rows.a, p->db = w.rows.b;
+    const bool shared = a->ds0 && a->s0_stride == 0;
+    p->ds0 = shared ? w.ds0 : rw_out<float>(a->ds0);
+    p->ds0_stride = a->H * N * N;
+    p->ds0_add = !shared && (a->add & RW_WKV7_ADD_S0);
+    p->room = w.room;
+}
+
+/* -- forward ---------------------------------------------------------------------------------------------------- */
+
+static dim3 row_grid(const rw_wkv7_args *a) {
+    return dim3((unsigned)part_count(a->R), (unsigned)((a->H + ROW_WARPS - 1) / ROW_WARPS));
+}
+
+template <class T, class P, int N>
+static void prepare_rows(const rw_wkv7_args *a, cudaStream_t stream, prepared_rows<P> to, bool bonus) {
+    if (a->R == 0) return;
+    if (values_in_place<T, P>(a)) to.v = nullptr;
+    if (!bonus || !a->r_k) to.bonus = nullptr;
+    prepare<T, P, N><<<row_grid(a), 32 * ROW_WARPS, 0, stream>>>(inputs_of<T>(a), to);
+}
+
+template <class T, class P, int N> static void run_forward(const rw_wkv7_args *a, rw_cuda_state *s) {
+    work<P> w;
+    saved_parts<P> saved;
+    work_layout<P, N>(a, s, false, &w);
+    saved_layout<P, N>(a, &saved);
+    const recurrence<T, P> p = recurrence_of<T, P, N>(a, saved, w);
+    prepare_rows<T, P, N>(a, s->stream, w.rows, true);
+    const unsigned blocks = (unsigned)(a->n_seq * a->H);
+    if (blocks > 0) steps_forward<T, N><<<blocks, steps<N>::THREADS, 0, s->stream>>>(p);
+    if (a->R > 0)
+        read_out<T, P, N>
+            <<<row_grid(a), 32 * ROW_WARPS, 0, s->stream>>>(inputs_of<T>(a), p.y, p.v, w.rows.bonus, rw_out<T>(a->out));
+}
+
+/* -- backward --------------------------------------------------------------------------------------------------- */
+
+static bool needs_recurrence(const rw_wkv7_args *a) {
+    return a->dr || a->dw_raw || a->dk0 || a->dv || a->da_up || a->dv_up || a->dv_first || a->dw0 || a->da0 || a->dv0 ||
+           a->dk_k || a->dk_a || a->ds0;
+}
+/* Anything but gradients of the norm and of the state? */
+static bool needs_rows(const rw_wkv7_args *a) {
+    return a->dr || a->dw_raw || a->dk0 || a->dv || a->da_up || a->dv_up || a->dv_first || a->dg || a->dw0 || a->da0 ||
+           a->dv0 || a->dk_k || a->dk_a || a->dr_k;
+}
+
+static void sum_up(const rw_wkv7_args *a, rw_cuda_state *s, const float *parts, const float *ds0, int64_t N) {
+    const int64_t C = a->H * N, width = C * N;
+    part_sums p = {{rw_out<float>(a->dw0), rw_out<float>(a->da0), rw_out<float>(a->dv0), rw_out<float>(a->dk_k),
+                    rw_out<float>(a->dk_a), rw_out<float>(a->dr_k), rw_out<float>(a->dln_w), rw_out<float>(a->dln_b)}};
+    static_assert(D_LN_B == 7 && PARAMS == 8, "the order of the gradients above");
+    static_assert(RW_WKV7_ADD_W0 << D_LN_B == RW_WKV7_ADD_LN_B, "and of their add bits");
+    bool any = false;
+    for (int i = 0; i < PARAMS; i++) any |= p.to[i] != nullptr;
+    p.add = a->add / RW_WKV7_ADD_W0;
+    p.from = parts;
+    p.n = part_count(a->R);
+    p.pitch = PARAMS * C;
+    p.width = C;
+    const dim3 block(SUM_COLUMNS, SUM_ROWS);
+    if (any) sum_parts<<<dim3((unsigned)(C / SUM_COLUMNS), PARAMS), block, 0, s->stream>>>(p);
+    if (!a->ds0 || a->s0_stride != 0) return;
+    const part_sums q = {{rw_out<float>(a->ds0)}, a->add & RW_WKV7_ADD_S0 ? 1u : 0u, ds0, a->n_seq, width, width};
+    sum_parts<<<dim3((unsigned)(width / SUM_COLUMNS), 1), block, 0, s->stream>>>(q);
+}
+
+template <class T, class P, int N> static void run_backward(const rw_wkv7_args *a, rw_cuda_state *s) {
+    work<P> w;
+    saved_parts<P> saved;
+    work_layout<P, N>(a, s, true, &w);
+    saved_layout<P, N>(a, &saved);
+    recurrence<T, P> p = recurrence_of<T, P, N>(a, saved, w);
+    point_gradients<T, P, N>(a, w, &p);
+    const inputs<T> in = inputs_of<T>(a);
+    const int64_t n_heads = a->n_seq * a->H;
+    const bool recurrent = needs_recurrence(a) && n_heads > 0;
+    const dim3 grid = row_grid(a), block = 32 * ROW_WARPS;
+    if (recurrent) prepare_rows<T, P, N>(a, s->stream, w.rows, false);
+    if (a->R > 0 && (recurrent || a->dln_w || a->dln_b))
+        out_backward<T, P, N><<<grid, block, 0, s->stream>>>(in, p.y, recurrent ? w.dy : nullptr, w.parts);
+    if (recurrent) {
+        const unsigned blocks = (unsigned)room_blocks(n_heads, s->n_sm, steps<N>::PER_SM);
+        steps_backward<T, N><<<blocks, steps<N>::THREADS, 0, s->stream>>>(p);
+    }
+    recurrence_grads<P> d = {};
+    if (recurrent) d = {p.dr, p.dw_raw, p.dk, p.dv, p.da, p.db};
+    if (a->R > 0 && needs_rows(a))
+        prepare_backward<T, P, N><<<grid, block, 0, s->stream>>>(in, p.y, d, outputs_of<T>(a, w.parts));
+    sum_up(a, s, w.parts, w.ds0, N);
+}
+
+/* -- which form ------------------------------------------------------------------------------------------------- */
+
+#define RW_WKV7_AS(call)                                                                                               \
+    switch (a->N) {                                                                                                    \
+    case 32: {                                                                                                         \
+        constexpr int N = 32;                                                                                          \
+        call;                                                                                                          \
+        break;                                                                                                         \
+    }                                                                                                                  \
+    case 64: {                                                                                                         \
+        constexpr int N = 64;                                                                                          \
+        call;                                                                                                          \
+        break;                                                                                                         \
+    }                                                                                                                  \
+    case 128: {                                                                                                        \
+        constexpr int N = 128;                                                                                         \
+        call;                                                                                                          \
+        break;                                                                                                         \
+    }                                                                                                                  \
+    default:                                                                                                           \
+        rw_cuda_note(s, "wkv7", "the head size is not 32, 64 or 128");                                                 \
+    }
+
+} // namespace wkv7
+
+int64_t rw_cuda_wkv7_saved(const rw_wkv7_args *a, const rw_exec *ex) {
+    using namespace wkv7;
+    rw_cuda_state *s = rw_cuda_of(ex);
+    saved_parts<float> f;
+    RW_WKV7_AS(return (saved_layout<float, N>(a, &f)));
+    return 0;
+}
+
+int64_t rw_cuda_wkv7_forward_scratch(const rw_wkv7_args *a, const rw_exec *ex) {
+    using namespace wkv7;
+    rw_cuda_state *s = rw_cuda_of(ex);
+    work<float> f;
+    RW_WKV7_AS(return (work_layout<float, N>(a, s, false, &f)));
+    return 0;
+}
+
+int64_t rw_cuda_wkv7_backward_scratch(const rw_wkv7_args *a, const rw_exec *ex) {
+    using namespace wkv7;
+    rw_cuda_state *s = rw_cuda_of(ex);
+    work<float> f;
+    RW_WKV7_AS(return (work_layout<float, N>(a, s, true, &f)));
+    return 0;
+}
+
+void rw_cuda_wkv7_forward(const rw_wkv7_args *a, const rw_exec *ex) {
+    using namespace wkv7;
+    rw_cuda_state *s = rw_cuda_of(ex);
+    RW_CUDA_NARROW(s, "wkv7_forward", a->dtype, T, RW_WKV7_AS((run_forward<T, float, N>(a, s))));
+    rw_cuda_launched(s, "wkv7_forward");
+}
+
+void rw_cuda_wkv7_backward(const rw_wkv7_args *a, const rw_exec *ex) {
+    using namespace wkv7;
+    rw_cuda_state *s = rw_cuda_of(ex);
+    RW_CUDA_NARROW(s, "wkv7_backward", a->dtype, T, RW_WKV7_AS((run_backward<T, float, N>(a, s))));
+    rw_cuda_launched(s, "wkv7_backward");
+}
