@@ -38,7 +38,7 @@ LAYERS["core/engine"] = list(LAYERS)
 LAYERS["core/plan"] = LAYERS["core/engine"] + ["core/engine"]
 LAYERS["core/hooks"] = ["core/base", "core/metrics", PLAN]
 LAYERS["core/train"] = LAYERS["core/plan"] + ["core/plan", "core/hooks"]
-LAYERS["core/infer"] = LAYERS["core/train"]
+LAYERS["core/infer"] = LAYERS["core/bench"] = LAYERS["core/train"]
 LAYERS["lua"] = LAYERS["core/train"] + ["core/infer"]
 LAYERS["core/cli"] = LAYERS["lua"] + ["lua", "core/train"]
 LAYERS["kernels/bench"] = ["core/base", "kernels"]

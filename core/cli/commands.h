@@ -13,6 +13,7 @@ rw_status rw_command_train(const rw_options *o, rw_error *err);
 rw_status rw_command_generate(const rw_options *o, rw_error *err);
 rw_status rw_command_inspect(const rw_options *o, rw_error *err);
 rw_status rw_command_tokenize(const rw_options *o, rw_error *err);
+rw_status rw_command_bench(const rw_options *o, rw_error *err);
 rw_status rw_command_doctor(const rw_options *o, rw_error *err);
 rw_status rw_command_lua(const rw_options *o, rw_error *err);
 

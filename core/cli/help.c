@@ -10,11 +10,12 @@ static const char *const general[] = {
     "  rwkv-run generate MODEL.pth --prompt TEXT   continue a text\n"
     "  rwkv-run inspect FILE                       what a model or data file holds\n"
     "  rwkv-run tokenize IN.jsonl OUT_PREFIX       text to .bin and .idx\n"
+    "  rwkv-run bench RECIPE.yaml                  speed, and what the machine could do\n"
     "  rwkv-run doctor                             what this machine has and lacks\n"
     "  rwkv-run lua SCRIPT [ARG ...]               run a script by itself\n"
     "\n"
     "  rwkv-run COMMAND --help   the options of a command: train generate inspect\n"
-    "                            tokenize doctor lua\n"
+    "                            tokenize bench doctor lua\n"
     "  --keys     every key of a recipe            --schema   the same for editors\n"
     "  --version  --help                           RWKV_LANG=zh  Chinese messages\n"
     "\n"
@@ -27,11 +28,12 @@ static const char *const general[] = {
     "  rwkv-run generate MODEL.pth --prompt 文本   续写文本\n"
     "  rwkv-run inspect FILE                       查看模型或数据文件的内容\n"
     "  rwkv-run tokenize IN.jsonl OUT_PREFIX       文本转为 .bin 和 .idx\n"
+    "  rwkv-run bench 配方.yaml                    测速，并与本机的极限比较\n"
     "  rwkv-run doctor                             检查本机：有什么、缺什么\n"
     "  rwkv-run lua SCRIPT [ARG ...]               在训练之外运行脚本\n"
     "\n"
     "  rwkv-run 命令 --help      某个命令的选项：train generate inspect tokenize\n"
-    "                            doctor lua\n"
+    "                            bench doctor lua\n"
     "  --keys     配方的全部键                     --schema   供编辑器使用的格式\n"
     "  --version  --help                           RWKV_LANG=en  英文提示\n"
     "\n"
@@ -142,6 +144,26 @@ static const char *const tokenize[] = {
     "--tokenizer-type RWKVTokenizer、--jsonl-keys text、--num-docs、--workers、\n"
     "--log-interval 可以照写，在这里不起作用。训练也能直接读 .jsonl，这一步可省。\n"};
 
+static const char *const bench[] = {
+    "rwkv-run bench RECIPE.yaml [KEY=VALUE ...]    how fast a step of the recipe is\n"
+    "\n"
+    "  --steps N   measure N steps; otherwise as many as six seconds allow\n"
+    "  --json      as one line of JSON\n"
+    "  --trust --env NAME --allow-read PATH   as when training\n"
+    "\n"
+    "Some steps with random weights on random tokens; nothing is written. Prints tokens\n"
+    "a second, memory, the time of each kernel alone, and the floor: what the step's\n"
+    "products and the bytes that it has to move take on this machine, measured in the\n"
+    "same run.\n",
+    "rwkv-run bench 配方.yaml [键=值 ...]    测量配方一步的速度\n"
+    "\n"
+    "  --steps N   测 N 步；不写则测约六秒\n"
+    "  --json      输出一行 JSON\n"
+    "  --trust --env NAME --allow-read PATH   与训练时相同\n"
+    "\n"
+    "用随机权重和随机 token 跑若干步，不写任何文件。打印每秒 token 数、内存、各内核单独\n"
+    "运行的时间，以及下限：同一次运行中测得的矩阵乘法时间加上必须搬运的字节所需的时间。\n"};
+
 static const char *const doctor[] = {
     "rwkv-run doctor    what this machine has for training, and what is missing\n"
     "\n"
@@ -165,6 +187,7 @@ const char *rw_options_help(rw_command topic) {
     static const char *const *const texts[] = {
         [RW_COMMAND_HELP] = general,    [RW_COMMAND_TRAIN] = train,       [RW_COMMAND_GENERATE] = generate,
         [RW_COMMAND_INSPECT] = inspect, [RW_COMMAND_TOKENIZE] = tokenize, [RW_COMMAND_DOCTOR] = doctor,
+        [RW_COMMAND_BENCH] = bench,
         [RW_COMMAND_LUA] = lua};
     return texts[topic][strcmp(rw_language(), "zh") == 0];
 }

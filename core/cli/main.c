@@ -49,6 +49,8 @@ static rw_status run(const rw_options *o, rw_error *err) {
         return rw_command_inspect(o, err);
     case RW_COMMAND_TOKENIZE:
         return rw_command_tokenize(o, err);
+    case RW_COMMAND_BENCH:
+        return rw_command_bench(o, err);
     case RW_COMMAND_DOCTOR:
         return rw_command_doctor(o, err);
     case RW_COMMAND_LUA:

@@ -14,7 +14,7 @@
 
 /* -- the options --------------------------------------------------------------------------------------------- */
 
-enum { TRAIN = 1, GENERATE = 2, INSPECT = 4, TOKENIZE = 8 };
+enum { TRAIN = 1, GENERATE = 2, INSPECT = 4, TOKENIZE = 8, BENCH = 16 };
 /* NOTHING: taken with its value, which must be one of `expect` ("": any), and changes nothing. REFUSED: `expect` says
  * what to do instead. */
 typedef enum { SWITCH, TEXT, NUMBER, COUNT, WORD, NAMES, PATHS, NOTHING, REFUSED } option_type;
@@ -34,9 +34,11 @@ static const option options[] = {
     {"--dry-run", TRAIN, SWITCH, FIELD(train.dry_run), 0, 0, ""},
     {"--resume", TRAIN, TEXT, FIELD(train.resume), 0, 0, "auto, never or a path"},
     {"--restart", TRAIN, SWITCH, FIELD(train.restart), 0, 0, ""},
-    {"--trust", TRAIN, SWITCH, FIELD(train.recipe.trust), 0, 0, ""},
-    {"--allow-read", TRAIN, PATHS, 0, 0, 0, "a file or a folder"},
-    {"--env", TRAIN, NAMES, 0, 0, 0, "the name of a variable"},
+    {"--trust", TRAIN | BENCH, SWITCH, FIELD(train.recipe.trust), 0, 0, ""},
+    {"--allow-read", TRAIN | BENCH, PATHS, 0, 0, 0, "a file or a folder"},
+    {"--env", TRAIN | BENCH, NAMES, 0, 0, 0, "the name of a variable"},
+    {"--steps", BENCH, COUNT, FIELD(bench.steps), 1, 64, "an integer from 1 to 64"},
+    {"--json", BENCH, SWITCH, FIELD(bench.json), 0, 0, ""},
     {"--prompt", GENERATE, TEXT, FIELD(generate.prompt), 0, 0, "a string"},
     {"--state", GENERATE, TEXT, FIELD(generate.state), 0, 0, "a file"},
     {"--device", GENERATE, WORD, FIELD(generate.device), 0, 0, "auto|cpu|cuda"},
@@ -67,9 +69,9 @@ static const option options[] = {
 
 enum { N_OPTIONS = sizeof options / sizeof options[0] };
 
-static const char *const command_names[] = {"train", "generate", "inspect", "tokenize", "doctor", "lua", "help", NULL};
-static const rw_command commands[] = {RW_COMMAND_TRAIN,  RW_COMMAND_GENERATE, RW_COMMAND_INSPECT, RW_COMMAND_TOKENIZE,
-                                      RW_COMMAND_DOCTOR, RW_COMMAND_LUA,      RW_COMMAND_HELP};
+static const char *const command_names[] = {"train", "generate", "inspect", "tokenize", "bench", "doctor", "lua", "help", NULL};
+static const rw_command commands[] = {RW_COMMAND_TRAIN, RW_COMMAND_GENERATE, RW_COMMAND_INSPECT, RW_COMMAND_TOKENIZE,
+                                      RW_COMMAND_BENCH, RW_COMMAND_DOCTOR,   RW_COMMAND_LUA,     RW_COMMAND_HELP};
 
 static const option *find_option(const char *name, size_t n) {
     for (int i = 0; i < N_OPTIONS; i++)
@@ -82,6 +84,7 @@ static int command_bit(rw_command c) {
            : c == RW_COMMAND_GENERATE ? GENERATE
            : c == RW_COMMAND_INSPECT  ? INSPECT
            : c == RW_COMMAND_TOKENIZE ? TOKENIZE
+           : c == RW_COMMAND_BENCH    ? BENCH
                                       : 0;
 }
 
@@ -245,8 +248,10 @@ static bool general_option(reader *r, const char *word) {
 /* A word that is no option: an override of the recipe, or a name. */
 static rw_status read_name(reader *r, const char *word) {
     static const int most[RW_COMMAND_LUA + 1] = {
-        [RW_COMMAND_TRAIN] = 1, [RW_COMMAND_GENERATE] = 1, [RW_COMMAND_INSPECT] = 1, [RW_COMMAND_TOKENIZE] = 2};
-    if (r->o->command == RW_COMMAND_TRAIN && r->n_names == 1 && strchr(word, '=')) {
+        [RW_COMMAND_TRAIN] = 1, [RW_COMMAND_GENERATE] = 1, [RW_COMMAND_INSPECT] = 1, [RW_COMMAND_TOKENIZE] = 2,
+        [RW_COMMAND_BENCH] = 1};
+    const bool recipe = r->o->command == RW_COMMAND_TRAIN || r->o->command == RW_COMMAND_BENCH;
+    if (recipe && r->n_names == 1 && strchr(word, '=')) {
         r->overrides[r->n_overrides++] = word;
         return RW_OK;
     }
@@ -254,7 +259,7 @@ static rw_status read_name(reader *r, const char *word) {
         r->names[r->n_names++] = word;
         return RW_OK;
     }
-    if (r->o->command == RW_COMMAND_TRAIN)
+    if (recipe)
         return rw_fail(r->err, RW_E_USAGE, on_line(word),
                        "expected KEY=VALUE after the recipe, such as train.lr_init=2e-5");
     return rw_fail(r->err, RW_E_USAGE, on_line(word), "one argument too many; see rwkv-run --help");
@@ -319,6 +324,7 @@ static rw_status finish(reader *r) {
     rw_options *o = r->o;
     switch (o->command) {
     case RW_COMMAND_TRAIN:
+    case RW_COMMAND_BENCH:
         return finish_train(r);
     case RW_COMMAND_GENERATE:
         if (r->n_names < 1) return missing(r, "generate", "the model (.pth)");

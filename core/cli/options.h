@@ -21,6 +21,7 @@ typedef enum {
     RW_COMMAND_GENERATE,
     RW_COMMAND_INSPECT,
     RW_COMMAND_TOKENIZE,
+    RW_COMMAND_BENCH, /* of a recipe, as TRAIN reads it */
     RW_COMMAND_DOCTOR,
     RW_COMMAND_LUA
 } rw_command;
@@ -48,6 +49,10 @@ typedef struct {
         int64_t tokens;        /* at most so many; 256                                 */
         uint64_t seed;         /* 0                                                    */
     } generate;
+    struct {
+        int64_t steps; /* 0: as many as some seconds allow */
+        bool json;
+    } bench;
     struct {
         const char *file;
         bool verify; /* read it all and compare checksums */

@@ -166,6 +166,11 @@ static rw_status compute(trainer *t, int64_t step, double mask_sum, rw_device_sc
 /* The loss of a step that changed nothing is no part of the mean of its epoch. */
 static void count_loss(trainer *t, double loss) {
     rw_progress *p = &t->progress;
+    if (p->skipped_in_row > 0 && p->loss_scale > 1 && isfinite(loss)) {
+        rw_info("step %lld: the gradient does not fit fp16, so this step changed nothing; the loss scale is now %g",
+                (long long)p->step, p->loss_scale);
+        return;
+    }
     if (p->skipped_in_row > 0) {
         rw_warn("step %lld: loss %g, gradient norm %g: not finite, so this step changed nothing (%lld in a row)",
                 (long long)p->step, loss, t->metrics.grad_norm, (long long)p->skipped_in_row);
@@ -188,6 +193,8 @@ static void count_step(trainer *t, const rw_device_scalars *report, double mask_
     p->updates = report->updates;
     p->skipped = t->metrics.skipped = report->skipped;
     p->skipped_in_row = report->skipped_in_row;
+    p->loss_scale = report->loss_scale;
+    p->good_steps = report->good_steps;
     t->metrics.loss = mask_sum > 0 ? without_sign(report->loss / mask_sum) : 0;
     t->metrics.grad_norm = without_sign(report->grad_norm);
     t->metrics.clip_coef = report->clip_coef;
@@ -430,6 +437,10 @@ static void set_counts(trainer *t) {
     const rw_progress *p = &t->progress;
     rw_device_scalars s = {.step = p->step, .updates = p->updates, .skipped = p->skipped};
     s.skipped_in_row = p->skipped_in_row;
+    s.loss_scale = p->loss_scale;
+    s.good_steps = p->good_steps;
+    if (t->plan->train.compute == RW_F16 && s.loss_scale == 0) s.loss_scale = RW_LOSS_SCALE_FIRST;
+    if (t->plan->train.compute != RW_F16) s.loss_scale = 0; /* going on in another precision */
     rw_engine_set_counts(&t->engine, &s);
     t->metrics.skipped = p->skipped;
 }

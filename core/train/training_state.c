@@ -8,6 +8,7 @@
 #include "core/checkpoint/weights.h"
 #include "core/data/cursor.h"
 
+#include <math.h>
 #include <string.h>
 
 static const rw_param_kind kinds[] = {RW_PARAM_VALUE, RW_PARAM_M, RW_PARAM_V};
@@ -20,6 +21,8 @@ static void progress_json(const rw_progress *p, rw_str *s) {
     rw_str_appendf(s, "{\"step\":%lld,\"tokens\":%lld,\"updates\":%lld,\"skipped\":%lld,\"skipped_in_row\":%lld,",
                    (long long)p->step, (long long)p->tokens, (long long)p->updates, (long long)p->skipped,
                    (long long)p->skipped_in_row);
+    if (p->loss_scale != 0)
+        rw_str_appendf(s, "\"loss_scale\":%.17g,\"good_steps\":%lld,", p->loss_scale, (long long)p->good_steps);
     rw_str_appendf(s, "\"epoch_loss_n\":%lld,\"epoch_loss\":", (long long)p->epoch_loss_n);
     rw_json_append_number(s, p->epoch_loss);
     rw_str_append(s, ",\"elapsed\":");
@@ -78,6 +81,12 @@ static bool is_count(int64_t n) {
     return n >= 0 && n < INT64_C(1) << 61;
 }
 
+/* 0, or a power of two that fp32 holds. */
+static bool is_scale(double x) {
+    int exponent;
+    return x == 0 || (x >= 1 && x <= 0x1p100 && frexp(x, &exponent) == 0.5);
+}
+
 /* States written before steps could be skipped do not name the updates: every step was one. */
 static rw_status read_progress(const rw_tensor_file *f, const char *path, rw_progress *p, rw_error *err) {
     json_t *j;
@@ -87,12 +96,14 @@ static rw_status read_progress(const rw_tensor_file *f, const char *path, rw_pro
                        .updates = count_at(j, json_object_get(j, "updates") ? "updates" : "step"),
                        .skipped = count_at(j, "skipped"),
                        .skipped_in_row = count_at(j, "skipped_in_row"),
+                       .loss_scale = json_number_value(json_object_get(j, "loss_scale")),
+                       .good_steps = count_at(j, "good_steps"),
                        .epoch_loss = json_number_value(json_object_get(j, "epoch_loss")),
                        .epoch_loss_n = count_at(j, "epoch_loss_n"),
                        .elapsed = json_number_value(json_object_get(j, "elapsed"))};
     bool fine = json_is_integer(json_object_get(j, "step")) && is_count(p->step) && is_count(p->tokens) &&
                 is_count(p->epoch_loss_n) && is_count(p->updates) && is_count(p->skipped) &&
-                is_count(p->skipped_in_row);
+                is_count(p->skipped_in_row) && is_count(p->good_steps) && is_scale(p->loss_scale);
     json_decref(j);
     if (!fine) return rw_fail(err, RW_E_FORMAT, RW_AT_FILE(path), "metadata 'progress' has no valid step");
     const char *cursor = rw_tensor_file_metadata(f, "cursor");

@@ -24,6 +24,8 @@ typedef struct {
     int64_t updates;        /* steps that changed the weights: Adam's t   */
     int64_t skipped;        /* steps that did not: not finite             */
     int64_t skipped_in_row; /* the last of them without an update between */
+    double loss_scale;      /* of fp16; 0: none                           */
+    int64_t good_steps;     /* since it changed last                      */
     double epoch_loss;      /* sum of the losses of the current epoch     */
     int64_t epoch_loss_n;   /* steps in it                                */
     double elapsed;         /* seconds of training, all processes         */

@@ -101,6 +101,7 @@ static inline void plan_from_config(rw_plan *p, const json_t *c) {
     p->train.accumulate = 1;
     p->train.head_chunk = 7; /* several chunks, the last one shorter */
     p->needs.arena_bytes = (int64_t)1 << 28;
+    p->engine.graph = true;
 }
 
 /* The same with every size as the weights have it. */
@@ -184,6 +185,43 @@ static inline double rel_error(const double *a, const double *b, int64_t n, doub
     }
     if (abs_error) *abs_error = diff;
     return diff == 0 ? 0 : diff / (top > 0 ? top : 1e-300);
+}
+
+/* Device memory as double. */
+static inline void read_device(rw_device *d, const void *x, rw_dtype dtype, int64_t n, double *out) {
+    void *raw = rw_alloc_array((size_t)n, sizeof *out);
+    d->download(d, raw, x, n * rw_dtype_bytes(dtype));
+    to_double(raw, dtype, n, out);
+    rw_free(raw);
+}
+
+/* What these tests run on, and how far it may be off. $RWKV_TEST_DEVICE=cuda: a GPU; else the CPU, which is the
+ * reference in fp64 and fp32. */
+typedef struct {
+    const char *name;
+    rw_dtype compute;
+    rw_precision_choice precision;
+    bool gpu;
+    double slack; /* on the tolerances of the CPU in fp32; 0: those of fp64. bf16 has tolerances of its own */
+} golden_way;
+
+static const golden_way on_cpu[] = {{"fp64", RW_F64, RW_PRECISION_FP32, false, 0},
+                                    {"fp32", RW_F32, RW_PRECISION_FP32, false, 1}};
+static const golden_way on_gpu[] = {{"GPU fp32", RW_F32, RW_PRECISION_FP32, true, 10},
+                                    {"GPU bf16", RW_BF16, RW_PRECISION_BF16, true, 1}};
+
+/* The two ways, first and second. */
+static inline const golden_way *way_at(int i) {
+    const char *device = getenv("RWKV_TEST_DEVICE");
+    return device && strcmp(device, "cuda") == 0 ? &on_gpu[i] : &on_cpu[i];
+}
+
+static inline rw_device *open_way(const golden_way *w) {
+    rw_error err = {0};
+    rw_device *d = NULL;
+    const rw_gpu_choice gpu = {.compute = w->compute};
+    must(w->gpu ? rw_device_open_cuda(&d, &gpu, &err) : rw_device_open_cpu(&d, w->compute, 2, &err), &err);
+    return d;
 }
 
 static inline int by_value(const void *a, const void *b) {
