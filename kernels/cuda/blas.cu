@@ -287,12 +287,13 @@ const char *take_key(const char *line, rw_product_key *k) {
 
 bool take_preset_line(const char *line, preset *p) {
     unsigned long long w[WORDS];
-    const char *at = take_key(line, &p->key), *end = strchr(line, '\n');
+    int used = -1;
+    const char *at = take_key(line, &p->key), *end = line + strcspn(line, "\n");
     at = at ? strstr(at, " words ") : nullptr;
-    if (!at || (end && at > end)) return false;
-    if (sscanf(at, " words %llx %llx %llx %llx %llx %llx %llx %llx", &w[0], &w[1], &w[2], &w[3], &w[4], &w[5], &w[6],
-               &w[7]) != WORDS)
-        return false;
+    if (!at) return false;
+    sscanf(at, " words %llx %llx %llx %llx %llx %llx %llx %llx%n", &w[0], &w[1], &w[2], &w[3], &w[4], &w[5], &w[6],
+           &w[7], &used);
+    if (used < 0 || at + used > end) return false; /* cut short: the rest came from the next line */
     for (int i = 0; i < WORDS; i++) p->algo.data[i] = w[i];
     return true;
 }
@@ -374,7 +375,8 @@ cublasStatus_t make_preference(rw_cuda_blas *b) {
                                                sizeof workspace);
 }
 
-/* What NVIDIA's guide advises for cuBLAS on Hopper and later; older chips never ask for as much. */
+/* Enough to cut the sums of gradients of weights into parts: of 768 x 768 there are fewer tiles than multiprocessors
+ * (kernels.md 4.5). */
 size_t workspace_for(const rw_cuda_state *s) {
     return (size_t)(s->capability >= 90 ? 64 : 32) << 20;
 }
