@@ -298,6 +298,19 @@ bool take_preset_line(const char *line, preset *p) {
     return true;
 }
 
+/* line: the end of the one before. */
+rw_status take_preset_lines(rw_cuda_blas *b, const char *line, rw_error *err) {
+    rw_where nowhere = {};
+    for (; line && line[1]; line = strchr(line + 1, '\n')) {
+        if (!rw_grow(reinterpret_cast<void **>(&b->presets), &b->most_presets, b->n_presets + 1, sizeof *b->presets))
+            return rw_fail_memory(err, sizeof *b->presets);
+        if (!take_preset_line(line + 1, &b->presets[b->n_presets]))
+            return rw_fail(err, RW_E_FORMAT, nowhere, "cuda: this is no list of products");
+        b->n_presets++;
+    }
+    return RW_OK;
+}
+
 rw_cuda_state *state_of(rw_device *d) {
     return static_cast<rw_cuda_state *>(d->exec.impl);
 }
@@ -330,14 +343,10 @@ rw_status rw_cuda_preset_products(rw_device *d, const char *text, rw_error *err)
                        "cuda: saved with cuBLASLt %d on compute capability %d with %d multiprocessors, here are %d, %d "
                        "and %d: results may differ in their last bits",
                        version, capability, n_sm, b->lt->version, s->capability, s->n_sm);
-    for (const char *line = strchr(text, '\n'); line && line[1]; line = strchr(line + 1, '\n')) {
-        if (!rw_grow(reinterpret_cast<void **>(&b->presets), &b->most_presets, b->n_presets + 1, sizeof *b->presets))
-            return rw_fail_memory(err, sizeof *b->presets);
-        if (!take_preset_line(line + 1, &b->presets[b->n_presets]))
-            return rw_fail(err, RW_E_FORMAT, nowhere, "cuda: this is no list of products");
-        b->n_presets++;
-    }
-    return RW_OK;
+    const size_t before = b->n_presets;
+    const rw_status status = take_preset_lines(b, strchr(text, '\n'), err);
+    if (status != RW_OK) b->n_presets = before;
+    return status;
 }
 
 /* -- running --------------------------------------------------------------------------------------------------- */
