@@ -40,7 +40,7 @@ LAYERS["core/hooks"] = ["core/base", "core/metrics", PLAN]
 LAYERS["core/train"] = LAYERS["core/plan"] + ["core/plan", "core/hooks"]
 LAYERS["core/infer"] = LAYERS["core/bench"] = LAYERS["core/train"]
 LAYERS["lua"] = LAYERS["core/train"] + ["core/infer"]
-LAYERS["core/cli"] = LAYERS["lua"] + ["lua", "core/train"]
+LAYERS["core/cli"] = LAYERS["lua"] + ["lua", "core/train", "core/bench"]
 LAYERS["kernels/bench"] = ["core/base", "kernels"]
 
 # A header of a library, and the files that may include it (prefixes).

@@ -287,14 +287,28 @@ const char *take_key(const char *line, rw_product_key *k) {
 
 bool take_preset_line(const char *line, preset *p) {
     unsigned long long w[WORDS];
-    const char *at = take_key(line, &p->key), *end = strchr(line, '\n');
+    int used = -1;
+    const char *at = take_key(line, &p->key), *end = line + strcspn(line, "\n");
     at = at ? strstr(at, " words ") : nullptr;
-    if (!at || (end && at > end)) return false;
-    if (sscanf(at, " words %llx %llx %llx %llx %llx %llx %llx %llx", &w[0], &w[1], &w[2], &w[3], &w[4], &w[5], &w[6],
-               &w[7]) != WORDS)
-        return false;
+    if (!at) return false;
+    sscanf(at, " words %llx %llx %llx %llx %llx %llx %llx %llx%n", &w[0], &w[1], &w[2], &w[3], &w[4], &w[5], &w[6],
+           &w[7], &used);
+    if (used < 0 || at + used > end) return false; /* cut short: the rest came from the next line */
     for (int i = 0; i < WORDS; i++) p->algo.data[i] = w[i];
     return true;
+}
+
+/* line: the end of the one before. */
+rw_status take_preset_lines(rw_cuda_blas *b, const char *line, rw_error *err) {
+    rw_where nowhere = {};
+    for (; line && line[1]; line = strchr(line + 1, '\n')) {
+        if (!rw_grow(reinterpret_cast<void **>(&b->presets), &b->most_presets, b->n_presets + 1, sizeof *b->presets))
+            return rw_fail_memory(err, sizeof *b->presets);
+        if (!take_preset_line(line + 1, &b->presets[b->n_presets]))
+            return rw_fail(err, RW_E_FORMAT, nowhere, "cuda: this is no list of products");
+        b->n_presets++;
+    }
+    return RW_OK;
 }
 
 rw_cuda_state *state_of(rw_device *d) {
@@ -329,14 +343,10 @@ rw_status rw_cuda_preset_products(rw_device *d, const char *text, rw_error *err)
                        "cuda: saved with cuBLASLt %d on compute capability %d with %d multiprocessors, here are %d, %d "
                        "and %d: results may differ in their last bits",
                        version, capability, n_sm, b->lt->version, s->capability, s->n_sm);
-    for (const char *line = strchr(text, '\n'); line && line[1]; line = strchr(line + 1, '\n')) {
-        if (!rw_grow(reinterpret_cast<void **>(&b->presets), &b->most_presets, b->n_presets + 1, sizeof *b->presets))
-            return rw_fail_memory(err, sizeof *b->presets);
-        if (!take_preset_line(line + 1, &b->presets[b->n_presets]))
-            return rw_fail(err, RW_E_FORMAT, nowhere, "cuda: this is no list of products");
-        b->n_presets++;
-    }
-    return RW_OK;
+    const size_t before = b->n_presets;
+    const rw_status status = take_preset_lines(b, strchr(text, '\n'), err);
+    if (status != RW_OK) b->n_presets = before;
+    return status;
 }
 
 /* -- running --------------------------------------------------------------------------------------------------- */
@@ -374,7 +384,8 @@ cublasStatus_t make_preference(rw_cuda_blas *b) {
                                                sizeof workspace);
 }
 
-/* What NVIDIA's guide advises for cuBLAS on Hopper and later; older chips never ask for as much. */
+/* Enough to cut the sums of gradients of weights into parts: of 768 x 768 there are fewer tiles than multiprocessors
+ * (kernels.md 4.5). */
 size_t workspace_for(const rw_cuda_state *s) {
     return (size_t)(s->capability >= 90 ? 64 : 32) << 20;
 }

@@ -12,7 +12,7 @@ struct rw_graph {
 
 namespace {
 
-static rw_status failed(const char *what, cudaError_t e, rw_error *err) {
+rw_status graph_failed(const char *what, cudaError_t e, rw_error *err) {
     rw_where nowhere = {};
     cudaGetLastError();
     return rw_fail(err, RW_E_DEVICE, nowhere, "cuda: %s: %s", rw_message(what), cudaGetErrorString(e));
@@ -22,7 +22,7 @@ rw_status begin(rw_device *d, rw_error *err) {
     rw_cuda_state *s = rw_cuda_enter(d);
     RW_TRY(rw_cuda_report(s, err));
     const cudaError_t e = cudaStreamBeginCapture(s->stream, cudaStreamCaptureModeThreadLocal);
-    return e == cudaSuccess ? RW_OK : failed("recording a step", e, err);
+    return e == cudaSuccess ? RW_OK : graph_failed("recording a step", e, err);
 }
 
 rw_status make(rw_graph **out, cudaGraph_t graph, rw_error *err) {
@@ -35,7 +35,7 @@ rw_status make(rw_graph **out, cudaGraph_t graph, rw_error *err) {
         return RW_OK;
     }
     rw_free(g);
-    return failed("recording a step", e, err);
+    return graph_failed("recording a step", e, err);
 }
 
 /* A launch that failed is not in the graph: then there is none. */
@@ -45,7 +45,7 @@ rw_status end(rw_device *d, rw_graph **out, rw_error *err) {
     const cudaError_t e = cudaStreamEndCapture(s->stream, &graph);
     rw_status status = rw_cuda_report(s, err);
     if (out) *out = nullptr;
-    if (status == RW_OK && e != cudaSuccess) status = failed("recording a step", e, err);
+    if (status == RW_OK && e != cudaSuccess) status = graph_failed("recording a step", e, err);
     if (status == RW_OK && out) status = make(out, graph, err);
     if (graph) cudaGraphDestroy(graph);
     return status;
@@ -54,7 +54,7 @@ rw_status end(rw_device *d, rw_graph **out, rw_error *err) {
 rw_status replay(rw_device *d, rw_graph *g, rw_error *err) {
     rw_cuda_state *s = rw_cuda_enter(d);
     const cudaError_t e = cudaGraphLaunch(g->exec, s->stream);
-    return e == cudaSuccess ? RW_OK : failed("replaying a step", e, err);
+    return e == cudaSuccess ? RW_OK : graph_failed("replaying a step", e, err);
 }
 
 void forget(rw_device *d, rw_graph *g) {
