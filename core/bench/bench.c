@@ -67,7 +67,8 @@ static rw_status make_batch(random_batch *r, const rw_plan *p, rw_error *err) {
     return RW_OK;
 }
 
-/* -- steps ----------------------------------------------------------------------------------------------------------- */
+/* -- steps -----------------------------------------------------------------------------------------------------------
+ */
 
 static rw_status one_step(rw_engine *e, const rw_batch *b, int64_t step, rw_error *err) {
     rw_device_scalars report;
@@ -102,7 +103,8 @@ static rw_status time_steps(rw_bench_result *r, rw_engine *e, const rw_batch *b,
     return RW_OK;
 }
 
-/* -- the floor ---------------------------------------------------------------------------------------------------------- */
+/* -- the floor
+ * ---------------------------------------------------------------------------------------------------------- */
 
 /* Bytes a second, read and written, of a large copy on the device. */
 static rw_status copy_rate(double *rate, rw_device *d, rw_error *err) {
@@ -149,8 +151,8 @@ static double update_bytes(const rw_params *p) {
 
 static void count_bytes(rw_bench_result *r, const rw_plan *p, const rw_params *params) {
     const double width = (double)rw_dtype_bytes(p->train.compute);
-    r->fused_bytes = r->tokens * (double)p->model.n_layer * fused_activations(p->model.arch) *
-                     (double)p->model.n_embd * width;
+    r->fused_bytes =
+        r->tokens * (double)p->model.n_layer * fused_activations(p->model.arch) * (double)p->model.n_embd * width;
     r->loss_bytes = r->tokens * 2 * (double)p->model.vocab_size * width;
     r->update_bytes = update_bytes(params);
 }
@@ -190,7 +192,8 @@ static rw_status take_apart(rw_bench_result *r, const rw_plan *plan, rw_device *
     return status;
 }
 
-/* -- all of it ------------------------------------------------------------------------------------------------------------ */
+/* -- all of it
+ * ------------------------------------------------------------------------------------------------------------ */
 
 static rw_status whole_steps(rw_bench_result *r, const rw_plan *plan, rw_device *device, const random_batch *b,
                              int64_t n_steps, rw_error *err) {

@@ -26,7 +26,7 @@ typedef struct {
 #define RW_BENCH_MAX_KERNELS 64
 
 typedef struct {
-    double tokens;       /* of a step                                   */
+    double tokens;        /* of a step                                   */
     double step, fastest; /* seconds: median, smallest                   */
     double product_flops;
     double products, products_plain; /* seconds: as the step has them; alone in plain form */
@@ -38,7 +38,8 @@ typedef struct {
     int n_kernels;
 } rw_bench_result;
 
-/* Trains `n_steps` steps (0: as many as some seconds allow) of the plan's model with random weights on random tokens. */
+/* Trains `n_steps` steps (0: as many as some seconds allow) of the plan's model with random weights on random tokens.
+ */
 rw_status rw_bench_run(rw_bench_result *r, const rw_plan *plan, rw_device *device, int64_t n_steps, rw_error *err);
 void rw_bench_print(const rw_bench_result *r, const rw_plan *plan, const rw_device *device, bool json, rw_str *out);
 

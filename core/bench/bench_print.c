@@ -1,18 +1,18 @@
 /* What the bench found, for people and as JSON. */
 #include "core/base/json.h"
 #include "core/bench/bench.h"
+#include "core/plan/make_plan.h"
 
 #include <string.h>
 
-static void row(rw_str *out, const char *name, const char *fmt, ...) RW_PRINTF(3, 4);
-static void row(rw_str *out, const char *name, const char *fmt, ...) {
+static void begin_row(rw_str *out, const char *name) {
     const int width = rw_utf8_columns(name, strlen(name));
-    char text[512];
-    va_list ap;
-    va_start(ap, fmt);
-    vsnprintf(text, sizeof text, fmt, ap);
-    va_end(ap);
-    rw_str_appendf(out, "  %s%*s %s\n", name, width < 26 ? 26 - width : 0, "", text);
+    rw_str_appendf(out, "  %s%*s ", name, width < 26 ? 26 - width : 0, "");
+}
+
+static void time_row(rw_str *out, const char *name, double seconds, double n_bytes) {
+    begin_row(out, name);
+    rw_str_appendf(out, "%.2f ms, %.2f GB\n", seconds * 1e3, n_bytes * 1e-9);
 }
 
 static double share(double part, double whole) {
@@ -20,27 +20,34 @@ static double share(double part, double whole) {
 }
 
 static void print_floor(const rw_bench_result *r, rw_str *out) {
-    const double moved = r->copy_rate > 0 ? 1e3 / r->copy_rate : 0;
-    row(out, rw_message("floor"), rw_message("%.2f ms, of which the step is %.0f %%"), r->floor * 1e3,
-        share(r->floor, r->step));
-    row(out, rw_message("  products alone"), "%.2f ms, %.0f TFLOP/s", r->products_plain * 1e3,
-        r->product_flops / r->products_plain * 1e-12);
-    row(out, rw_message("  fused passes"), "%.2f ms, %.2f GB", r->fused_bytes * moved, r->fused_bytes * 1e-9);
-    row(out, rw_message("  loss"), "%.2f ms, %.2f GB", r->loss_bytes * moved, r->loss_bytes * 1e-9);
-    row(out, rw_message("  update"), "%.2f ms, %.2f GB", r->update_bytes * moved, r->update_bytes * 1e-9);
-    row(out, rw_message("  rate of a copy"), "%.0f GB/s", r->copy_rate * 1e-9);
+    const double moved = r->copy_rate > 0 ? 1 / r->copy_rate : 0;
+    begin_row(out, rw_message("floor"));
+    rw_str_appendf(out, rw_message("%.2f ms, %.0f %% of the step\n"), r->floor * 1e3, share(r->floor, r->step));
+    begin_row(out, rw_message("  products alone"));
+    rw_str_appendf(out, "%.2f ms, %.0f TFLOP/s\n", r->products_plain * 1e3,
+                   r->product_flops / r->products_plain * 1e-12);
+    time_row(out, rw_message("  fused passes"), r->fused_bytes * moved, r->fused_bytes);
+    time_row(out, rw_message("  loss"), r->loss_bytes * moved, r->loss_bytes);
+    time_row(out, rw_message("  update"), r->update_bytes * moved, r->update_bytes);
+    begin_row(out, rw_message("  rate of a copy"));
+    rw_str_appendf(out, "%.0f GB/s\n", r->copy_rate * 1e-9);
+}
+
+static void print_kernel(rw_str *out, const char *name, int64_t calls, double seconds, double step) {
+    begin_row(out, name);
+    rw_str_appendf(out, "%6lld %9.3f ms %5.1f %%\n", (long long)calls, seconds * 1e3, share(seconds, step));
 }
 
 static void print_kernels(const rw_bench_result *r, rw_str *out) {
     double sum = 0;
+    int64_t calls = 0;
     rw_str_append(out, rw_message("kernels, the calls of each alone\n"));
     for (int i = 0; i < r->n_kernels; i++) {
-        const rw_bench_kernel *k = &r->kernels[i];
-        sum += k->seconds;
-        rw_str_appendf(out, "  %-26s %6lld %9.3f ms %5.1f %%\n", k->name, (long long)k->calls, k->seconds * 1e3,
-                       share(k->seconds, r->step));
+        print_kernel(out, r->kernels[i].name, r->kernels[i].calls, r->kernels[i].seconds, r->step);
+        sum += r->kernels[i].seconds;
+        calls += r->kernels[i].calls;
     }
-    row(out, rw_message("together"), "%16.3f ms %5.1f %%", sum * 1e3, share(sum, r->step));
+    print_kernel(out, rw_message("together"), calls, sum, r->step);
 }
 
 static void print_text(const rw_bench_result *r, const rw_plan *p, const rw_device *d, rw_str *out) {
@@ -50,12 +57,16 @@ static void print_text(const rw_bench_result *r, const rw_plan *p, const rw_devi
                    (long long)p->train.micro_bsz, (long long)p->train.ctx_len, (long long)p->train.accumulate,
                    rw_dtype_name(p->train.compute), rw_choice_word(RW_KEY_train_optim_form, p->train.optim_form),
                    rw_choice_word(RW_KEY_train_checkpoint, p->train.checkpoint));
-    row(out, rw_message("tokens a second"), "%.0f", r->tokens / r->step);
-    row(out, rw_message("step"), rw_message("%.2f ms (fastest %.2f)"), r->step * 1e3, r->fastest * 1e3);
-    row(out, rw_message("products"), "%.2f TFLOP, %.0f TFLOP/s of the whole step", r->product_flops * 1e-12,
-        r->product_flops / r->step * 1e-12);
-    row(out, rw_message("memory"), rw_message("%s, planned %s"), rw_format_bytes(a, sizeof a, r->device_bytes),
-        rw_format_bytes(b, sizeof b, r->planned_bytes));
+    begin_row(out, rw_message("tokens a second"));
+    rw_str_appendf(out, "%.0f\n", r->tokens / r->step);
+    begin_row(out, rw_message("step"));
+    rw_str_appendf(out, rw_message("%.2f ms (fastest %.2f)\n"), r->step * 1e3, r->fastest * 1e3);
+    begin_row(out, rw_message("products"));
+    rw_str_appendf(out, rw_message("%.2f TFLOP, %.0f TFLOP/s of the whole step\n"), r->product_flops * 1e-12,
+                   r->product_flops / r->step * 1e-12);
+    begin_row(out, rw_message("memory taken"));
+    rw_str_appendf(out, rw_message("%s, planned %s\n"), rw_format_bytes(a, sizeof a, r->device_bytes),
+                   rw_format_bytes(b, sizeof b, r->planned_bytes));
     print_floor(r, out);
     print_kernels(r, out);
 }

@@ -24,7 +24,7 @@ static const char *const op_names[] = {
 #undef RW_QUERY
 };
 
-/* One call; `args` is as long as its kernel's struct. */
+/* One call; `given` is as long as its kernel's struct. */
 typedef struct {
     int op;
     union {
@@ -33,7 +33,7 @@ typedef struct {
 #include "kernels/ops.def"
 #undef RW_KERNEL
 #undef RW_QUERY
-    } args;
+    } given;
 } call;
 
 struct rw_op_list {
@@ -56,7 +56,7 @@ static void keep(int op, const void *args, size_t n_bytes) {
     }
     call *c = &now->calls[now->n++];
     c->op = op;
-    memcpy(&c->args, args, n_bytes);
+    memcpy(&c->given, args, n_bytes);
 }
 
 #define RW_KERNEL(name, args)                                                                                          \
@@ -116,7 +116,9 @@ int64_t rw_op_list_calls(const rw_op_list *l, int kernel) {
 static void make_call(const rw_op_list *l, const call *c) {
     switch (c->op) {
 #define RW_KERNEL(name, args)                                                                                          \
-    case OP_##name: l->inner->name(&c->args.name, &l->device->exec); break;
+    case OP_##name:                                                                                                    \
+        l->inner->name(&c->given.name, &l->device->exec);                                                              \
+        break;
 #define RW_QUERY(name, args)
 #include "kernels/ops.def"
 #undef RW_KERNEL
@@ -131,8 +133,8 @@ static void make_calls(const rw_op_list *l, int kernel, bool plain) {
         call c = l->calls[i];
         if (c.op != kernel) continue;
         if (plain && kernel == OP_matmul) {
-            c.args.matmul.epilogue = RW_EPILOGUE_NONE;
-            c.args.matmul.c = NULL;
+            c.given.matmul.epilogue = RW_EPILOGUE_NONE;
+            c.given.matmul.c = NULL;
         }
         make_call(l, &c);
     }
@@ -181,7 +183,7 @@ rw_status rw_op_list_seconds(rw_op_list *l, int kernel, bool plain, double *seco
 double rw_op_list_product_flops(const rw_op_list *l) {
     double flops = 0;
     for (size_t i = 0; i < l->n; i++) {
-        const rw_matmul_args *m = &l->calls[i].args.matmul;
+        const rw_matmul_args *m = &l->calls[i].given.matmul;
         if (l->calls[i].op == OP_matmul)
             flops += 2.0 * (double)m->M * (double)m->N * (double)m->K * (double)(m->batch ? m->batch : 1);
     }

@@ -184,10 +184,9 @@ static const char *const lua[] = {"rwkv-run lua SCRIPT [ARG ...]    run a script
                                   "SCRIPT 之后的一切都交给脚本。可以调用的函数见 lua/README.md。\n"};
 
 const char *rw_options_help(rw_command topic) {
-    static const char *const *const texts[] = {
-        [RW_COMMAND_HELP] = general,    [RW_COMMAND_TRAIN] = train,       [RW_COMMAND_GENERATE] = generate,
-        [RW_COMMAND_INSPECT] = inspect, [RW_COMMAND_TOKENIZE] = tokenize, [RW_COMMAND_DOCTOR] = doctor,
-        [RW_COMMAND_BENCH] = bench,
-        [RW_COMMAND_LUA] = lua};
+    static const char *const *const texts[] = {[RW_COMMAND_HELP] = general,      [RW_COMMAND_TRAIN] = train,
+                                               [RW_COMMAND_GENERATE] = generate, [RW_COMMAND_INSPECT] = inspect,
+                                               [RW_COMMAND_TOKENIZE] = tokenize, [RW_COMMAND_DOCTOR] = doctor,
+                                               [RW_COMMAND_BENCH] = bench,       [RW_COMMAND_LUA] = lua};
     return texts[topic][strcmp(rw_language(), "zh") == 0];
 }

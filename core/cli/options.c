@@ -69,7 +69,8 @@ static const option options[] = {
 
 enum { N_OPTIONS = sizeof options / sizeof options[0] };
 
-static const char *const command_names[] = {"train", "generate", "inspect", "tokenize", "bench", "doctor", "lua", "help", NULL};
+static const char *const command_names[] = {"train",  "generate", "inspect", "tokenize", "bench",
+                                            "doctor", "lua",      "help",    NULL};
 static const rw_command commands[] = {RW_COMMAND_TRAIN, RW_COMMAND_GENERATE, RW_COMMAND_INSPECT, RW_COMMAND_TOKENIZE,
                                       RW_COMMAND_BENCH, RW_COMMAND_DOCTOR,   RW_COMMAND_LUA,     RW_COMMAND_HELP};
 
@@ -247,9 +248,11 @@ static bool general_option(reader *r, const char *word) {
 
 /* A word that is no option: an override of the recipe, or a name. */
 static rw_status read_name(reader *r, const char *word) {
-    static const int most[RW_COMMAND_LUA + 1] = {
-        [RW_COMMAND_TRAIN] = 1, [RW_COMMAND_GENERATE] = 1, [RW_COMMAND_INSPECT] = 1, [RW_COMMAND_TOKENIZE] = 2,
-        [RW_COMMAND_BENCH] = 1};
+    static const int most[RW_COMMAND_LUA + 1] = {[RW_COMMAND_TRAIN] = 1,
+                                                 [RW_COMMAND_GENERATE] = 1,
+                                                 [RW_COMMAND_INSPECT] = 1,
+                                                 [RW_COMMAND_TOKENIZE] = 2,
+                                                 [RW_COMMAND_BENCH] = 1};
     const bool recipe = r->o->command == RW_COMMAND_TRAIN || r->o->command == RW_COMMAND_BENCH;
     if (recipe && r->n_names == 1 && strchr(word, '=')) {
         r->overrides[r->n_overrides++] = word;
