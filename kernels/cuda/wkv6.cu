@@ -18,29 +18,20 @@
  * (its v and dy once for each block of columns, from L2). Saved: y, and S every 64 rows.
  * What crosses threads: tiles of rows in shared memory, a barrier on each side; sums in shuffles of a fixed tree; sums
  * over rows and sequences as partial sums, added in order by sum_parts. No atomics: the bits repeat. */
-#include "kernels/cuda/pointwise.cuh"
+#include "kernels/cuda/wkv6.cuh"
+#include "kernels/cuda/wkv6_chunked.cuh"
 
 namespace {
 
-enum { TILE = 16, CHUNK = 64, COLUMN_THREADS = 128, FINISH_ROWS = 128 };
+using wkv6::first_row;
+using wkv6::packed;
+using wkv6::saved_at;
+
+enum { TILE = 16, CHUNK = wkv6::SAVE_EVERY, COLUMN_THREADS = 128, FINISH_ROWS = 128 };
 /* -e^ww never exceeds this, so that w * e^ww is 0 and not 0 * inf for a large ww. */
 constexpr float DECAY_MAX = 80.0f;
 
-/* -- rows, decay, packs ------------------------------------------------------------------------------------ */
-
-struct packed {
-    const int32_t *cu_seqlens;
-    int64_t R, n_seq;
-    int H;
-};
-__device__ __forceinline__ int64_t first_row(const packed &p, int64_t seq) {
-    return rw_first_row(p.cu_seqlens, p.n_seq, p.R, seq);
-}
-/* S before row `row` of the whole batch is saved when that is row 64, 128, ... of its sequence: those lie 64 apart at
- * least, so none shares its number. */
-template <int N> __device__ __forceinline__ int64_t saved_at(const packed &p, int64_t row, int h) {
-    return ((row / CHUNK - 1) * p.H + h) * N * N;
-}
+/* -- decay, packs ------------------------------------------------------------------------------------ */
 
 /* w = exp(-exp(ww)) and dw/dww */
 __device__ __forceinline__ float decay(float ww, float *slope) {
@@ -550,18 +541,50 @@ bool shared_state(const rw_wkv6_args *a) {
     return a->s0_stride == 0 && (a->s0 || a->ds0);
 }
 
+/* Does the chunked form run, when a block of it takes `shared` bytes of shared memory? */
+bool chunked(const rw_wkv6_args *a, const rw_cuda_state *s, int shared) {
+    return a->dtype != RW_F32 && a->N == wkv6::HEAD && s->capability >= 80 && s->shared_bytes >= shared;
+}
+
+/* How many segments a sequence is cut into, so that up to 4 blocks an SM have work. Measured on an H100 (132 SMs): 4
+ * are best for 128 heads, 8 for 32 and 48; none cut for 1024; between 128 and 1024 nothing was measured. */
+enum { MOST_SEGMENTS = 8, BLOCKS_AN_SM = 4 };
+int segments_of(const rw_wkv6_args *a, const rw_cuda_state *s) {
+    const int64_t heads = a->n_seq * a->H, wanted = s->n_sm * BLOCKS_AN_SM / heads;
+    const int64_t blocks = a->R / a->n_seq / wkv6::BLOCK, most = blocks < MOST_SEGMENTS ? blocks : MOST_SEGMENTS;
+    const int64_t n = wanted < most ? wanted : most;
+    return n < 1 ? 1 : (int)n;
+}
+/* No pass with as many rows and sequences, or fewer, has more segments in all. */
+int64_t most_slots(const rw_wkv6_args *a, const rw_cuda_state *s) {
+    if (!chunked(a, s, wkv6::FORWARD_BYTES) || a->R < 2 * wkv6::BLOCK) return 0;
+    const int64_t cut = a->n_seq * a->H * MOST_SEGMENTS, most = s->n_sm * BLOCKS_AN_SM;
+    return cut < most ? cut : most;
+}
+
+struct cut_parts {
+    float *state, *decay; /* [slots,N,N], [slots,N] */
+};
+void cut_layout(const rw_wkv6_args *a, const rw_cuda_state *s, void *base, int64_t *used, cut_parts *p) {
+    const int64_t slots = most_slots(a, s);
+    p->state = take<float>(base, used, slots * a->N * a->N * 4);
+    p->decay = take<float>(base, used, slots * a->N * 4);
+}
+
 struct backward_parts {
     void *dy;
-    float *ln, *params; /* [finish_blocks,2,C]; [n_seq,2,C] */
+    float *ln, *params; /* [finish_blocks,2,C]; [n_seq,segments,2,C] */
     float *ds0;         /* [n_seq,H,N,N] of a shared state */
+    cut_parts cut;
 };
-int64_t backward_layout(const rw_wkv6_args *a, backward_parts *p) {
+int64_t backward_layout(const rw_wkv6_args *a, const rw_cuda_state *s, backward_parts *p) {
     const int64_t C = a->H * a->N;
     int64_t used = 0;
     p->dy = take<void>(a->scratch, &used, a->R * C * bytes_of(a->dtype));
     p->ln = take<float>(a->scratch, &used, finish_blocks(a) * 2 * C * 4);
-    p->params = take<float>(a->scratch, &used, a->n_seq * 2 * C * 4);
+    p->params = take<float>(a->scratch, &used, (a->n_seq * a->H + most_slots(a, s)) * 2 * a->N * 4);
     p->ds0 = take<float>(a->scratch, &used, shared_state(a) ? a->n_seq * C * a->N * 4 : 0);
+    cut_layout(a, s, a->scratch, &used, &p->cut);
     return used;
 }
 
@@ -613,12 +636,54 @@ template <class T> void run_walk(const rw_wkv6_args *a, rw_cuda_state *s, T *y) 
     WKV6_SIZE(a->N, N, walk<T, N, false><<<(int)(a->n_seq * a->H), 2 * N, 0, s->stream>>>(w));
 }
 
+/* What both passes of the chunked form read. */
+template <class T> wkv6::inputs<T> inputs_of(const rw_wkv6_args *a, const rw_cuda_state *s, const cut_parts &cut) {
+    saved_parts keep;
+    saved_layout(a, &keep);
+    wkv6::inputs<T> p = {};
+    p.rows = rows_of(a);
+    p.r = rw_in<T>(a->r), p.k = rw_in<T>(a->k), p.v = rw_in<T>(a->v), p.ww = rw_in<T>(a->w_raw);
+    p.w0 = rw_in<float>(a->w0), p.u = rw_in<float>(a->u), p.s0 = rw_in<float>(a->s0), p.s0_stride = a->s0_stride;
+    p.states = a->saved ? static_cast<T *>(keep.states) : nullptr;
+    p.segments = segments_of(a, s), p.state = cut.state, p.decay = cut.decay;
+    return p;
+}
+
+/* The state where the walk enters each segment. x0: where it begins. */
+template <class T, bool FORWARD>
+void run_segments(const rw_wkv6_args *a, rw_cuda_state *s, const wkv6::inputs<T> &p, const T *dy, const void *x0,
+                  int64_t stride) {
+    const int heads = (int)(a->n_seq * a->H);
+    if (p.segments == 1) return;
+    wkv6::segment_sums<T, FORWARD><<<heads *(p.segments - 1), wkv6::THREADS, wkv6::SEGMENT_BYTES, s->stream>>>(p, dy);
+    wkv6::join_segments<T, FORWARD>
+        <<<dim3(wkv6::HEAD * wkv6::HEAD / wkv6::THREADS, heads), wkv6::THREADS, 0, s->stream>>>(p, rw_in<float>(x0),
+                                                                                                stride);
+}
+
+template <class T> void run_chunked(const rw_wkv6_args *a, rw_cuda_state *s, T *y) {
+    cut_parts cut;
+    int64_t used = 0;
+    cut_layout(a, s, a->scratch, &used, &cut);
+    const wkv6::inputs<T> p = inputs_of<T>(a, s, cut);
+    const wkv6::outputs<T> o = {y, rw_out<float>(a->s_out)};
+    run_segments<T, true>(a, s, p, static_cast<const T *>(nullptr), a->s0, a->s0_stride);
+    wkv6::forward_kernel<T>
+        <<<(int)(a->n_seq * a->H * p.segments), wkv6::THREADS, wkv6::FORWARD_BYTES, s->stream>>>(p, o);
+}
+
+template <class T> void run_recurrence(const rw_wkv6_args *a, rw_cuda_state *s, T *y) {
+    if constexpr (!std::is_same_v<T, float>)
+        if (chunked(a, s, wkv6::FORWARD_BYTES)) return run_chunked<T>(a, s, y);
+    run_walk<T>(a, s, y);
+}
+
 template <class T> void forward(const rw_wkv6_args *a, rw_cuda_state *s) {
     const bool tail = a->ln_w || a->gate;
     saved_parts keep;
     saved_layout(a, &keep);
     T *y = tail && a->saved ? static_cast<T *>(keep.y) : rw_out<T>(a->out);
-    run_walk<T>(a, s, y);
+    run_recurrence<T>(a, s, y);
     if (!tail || a->R == 0) return;
     const finish_args<T> f = finish_of<T>(a, y);
     const int64_t lanes = a->R * a->H * a->N / 8;
@@ -647,6 +712,14 @@ template <class T> const T *run_finish_back(const rw_wkv6_args *a, rw_cuda_state
     return f.dy;
 }
 
+/* Where the gradient of each sequence's own S_0 goes. */
+float *ds0_of(const rw_wkv6_args *a, const backward_parts &p) {
+    return a->ds0 && shared_state(a) ? p.ds0 : rw_out<float>(a->ds0);
+}
+bool adds_ds0(const rw_wkv6_args *a) {
+    return !shared_state(a) && (a->add & RW_WKV6_ADD_S0);
+}
+
 template <class T> void run_walk_back(const rw_wkv6_args *a, rw_cuda_state *s, const backward_parts &p, const T *dy) {
     const int64_t each = a->H * a->N * a->N;
     walk_args<T> w = {};
@@ -655,8 +728,7 @@ template <class T> void run_walk_back(const rw_wkv6_args *a, rw_cuda_state *s, c
     w.w0 = rw_in<float>(a->w0), w.u = rw_in<float>(a->u);
     w.start = rw_in<float>(a->ds_out), w.start_stride = each;
     w.y = rw_out<T>(a->dv), w.add = a->add & RW_WKV6_ADD_V;
-    w.end = !a->ds0 || shared_state(a) ? (a->ds0 ? p.ds0 : nullptr) : rw_out<float>(a->ds0), w.end_stride = each;
-    w.add_end = !shared_state(a) && (a->add & RW_WKV6_ADD_S0);
+    w.end = ds0_of(a, p), w.end_stride = each, w.add_end = adds_ds0(a);
     WKV6_SIZE(a->N, N, walk<T, N, true><<<(int)(a->n_seq * a->H), 2 * N, 0, s->stream>>>(w));
 }
 
@@ -677,29 +749,56 @@ template <class T> void run_columns(const rw_wkv6_args *a, rw_cuda_state *s, con
               <<<(int)(a->n_seq * a->H * (N / column_room<N>::COLUMNS)), COLUMN_THREADS, 0, s->stream>>>(c));
 }
 
+template <class T>
+void run_chunked_back(const rw_wkv6_args *a, rw_cuda_state *s, const backward_parts &p, const T *dy) {
+    const wkv6::inputs<T> in = inputs_of<T>(a, s, p.cut);
+    wkv6::gradients<T> o = {};
+    o.dy = dy, o.ds_out = rw_in<float>(a->ds_out);
+    o.dr = rw_out<T>(a->dr), o.dk = rw_out<T>(a->dk), o.dv = rw_out<T>(a->dv), o.dww = rw_out<T>(a->dw_raw);
+    o.add_r = a->add & RW_WKV6_ADD_R, o.add_k = a->add & RW_WKV6_ADD_K, o.add_v = a->add & RW_WKV6_ADD_V;
+    o.add_w = a->add & RW_WKV6_ADD_W, o.add_s0 = adds_ds0(a), o.ds0 = ds0_of(a, p), o.parts = p.params;
+    static bool allowed; /* more shared memory than a block has by itself */
+    if (!allowed)
+        rw_cuda_check(s, "wkv6_backward",
+                      cudaFuncSetAttribute(wkv6::backward_kernel<T>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                           wkv6::BACKWARD_BYTES));
+    allowed = true;
+    run_segments<T, false>(a, s, in, dy, a->ds_out, a->H * a->N * a->N);
+    wkv6::backward_kernel<T>
+        <<<(int)(a->n_seq * a->H * in.segments), wkv6::THREADS, wkv6::BACKWARD_BYTES, s->stream>>>(in, o);
+}
+
 void sum_into(rw_cuda_state *s, void *out, bool add, const float *parts, int64_t n, int64_t pitch, int64_t size) {
     if (!out) return;
     sum_parts<<<rw_cuda_blocks(s, size), RW_CUDA_THREADS, 0, s->stream>>>(rw_out<float>(out), add, parts, n, pitch,
                                                                           size);
 }
 
-void sum_gradients(const rw_wkv6_args *a, rw_cuda_state *s, const backward_parts &p) {
+void sum_gradients(const rw_wkv6_args *a, rw_cuda_state *s, const backward_parts &p, int segments) {
     const int64_t C = a->H * a->N;
     const int64_t tails = a->ln_w ? finish_blocks(a) : 0; /* without a norm nothing was summed: zeros */
     sum_into(s, a->dln_w, a->add & RW_WKV6_ADD_LN_W, p.ln, tails, 2 * C, C);
     sum_into(s, a->dln_b, a->add & RW_WKV6_ADD_LN_B, p.ln + C, tails, 2 * C, C);
-    sum_into(s, a->du, a->add & RW_WKV6_ADD_U, p.params, a->n_seq, 2 * C, C);
-    sum_into(s, a->dw0, a->add & RW_WKV6_ADD_W0, p.params + C, a->n_seq, 2 * C, C);
+    sum_into(s, a->du, a->add & RW_WKV6_ADD_U, p.params, a->n_seq * segments, 2 * C, C);
+    sum_into(s, a->dw0, a->add & RW_WKV6_ADD_W0, p.params + C, a->n_seq * segments, 2 * C, C);
     if (shared_state(a)) sum_into(s, a->ds0, a->add & RW_WKV6_ADD_S0, p.ds0, a->n_seq, C * a->N, C * a->N);
 }
 
 template <class T> void backward(const rw_wkv6_args *a, rw_cuda_state *s) {
+    const bool by_row = a->dv || a->ds0, by_column = a->dr || a->dk || a->dw_raw || a->dw0 || a->du;
+    int segments = 1;
     backward_parts p;
-    backward_layout(a, &p);
+    backward_layout(a, s, &p);
     const T *dy = run_finish_back<T>(a, s, p);
-    if (a->dv || a->ds0) run_walk_back<T>(a, s, p, dy);
-    if (a->dr || a->dk || a->dw_raw || a->dw0 || a->du) run_columns<T>(a, s, p, dy);
-    sum_gradients(a, s, p);
+    bool done = !by_row && !by_column;
+    if constexpr (!std::is_same_v<T, float>)
+        if (!done && chunked(a, s, wkv6::BACKWARD_BYTES)) {
+            run_chunked_back<T>(a, s, p, dy);
+            segments = segments_of(a, s), done = true;
+        }
+    if (!done && by_row) run_walk_back<T>(a, s, p, dy);
+    if (!done && by_column) run_columns<T>(a, s, p, dy);
+    sum_gradients(a, s, p, segments);
 }
 
 /* Packs of 16 bytes all along. Tensors begin on 64 elements at least. */
@@ -718,14 +817,15 @@ int64_t rw_cuda_wkv6_saved(const rw_wkv6_args *a, const rw_exec *ex) {
 }
 
 int64_t rw_cuda_wkv6_forward_scratch(const rw_wkv6_args *a, const rw_exec *ex) {
-    (void)a, (void)ex;
-    return 0;
+    cut_parts p;
+    int64_t used = 0;
+    cut_layout(a, rw_cuda_of(ex), a->scratch, &used, &p);
+    return used;
 }
 
 int64_t rw_cuda_wkv6_backward_scratch(const rw_wkv6_args *a, const rw_exec *ex) {
-    (void)ex;
     backward_parts p;
-    return backward_layout(a, &p);
+    return backward_layout(a, rw_cuda_of(ex), &p);
 }
 
 void rw_cuda_wkv6_forward(const rw_wkv6_args *a, const rw_exec *ex) {
