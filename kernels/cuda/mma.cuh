@@ -225,4 +225,11 @@ static __device__ __forceinline__ void rw_signal_wait(uint32_t signal, int parit
 #endif
 }
 
+/* threadIdx.x, kept in a register: the compiler would read the special one again and again. */
+static __device__ __forceinline__ int rw_thread_once() {
+    int x;
+    asm volatile("mov.u32 %0, %%tid.x;" : "=r"(x));
+    return x;
+}
+
 #endif

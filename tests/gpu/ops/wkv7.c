@@ -85,14 +85,14 @@ static rw_wkv7_args arguments(op_side *s, const shape *p) {
 
 /* -- gradients ----------------------------------------------------------------------------------------------- */
 
-/* What rounds on the way, beside the result, when numbers are narrow: what goes into and comes out of the products of
- * 16 tokens (measured alone: 3.6e-3 in bf16, 4.8e-3 for the gradients of A and B, 8e-3 with near-equal keys), and
- * before and behind them k, v', A, B, y, dy and their gradients between the kernels: 1.7e-3 each. fp32: keys that are
- * nearly equal take turns to cancel what the others wrote. */
+/* What rounds on the way, beside the result, when numbers are narrow. Rms in bf16, with all parts: the products of 16
+ * tokens 3.5e-3 in y (4.8e-3 in the gradients of A and B, 8e-3 with near-equal keys); k, v', A, B, y, dy and their
+ * gradients, stored between the kernels, another 4e-3 if all else is exact; and y's error goes through the norm into
+ * every gradient, which the norm makes small beside dout. Together 7e-3, 9e-3 for what belongs to the keys and decays,
+ * and 1.4e-2 with near-equal keys. The steps (fp32, heads of 32 and 128) are exact to the last rounding. */
 static double limits(const op_side *s, const shape *p, bool keys) {
-    const bool near = p->values == NEAR_KEYS;
-    if (s->grid == RW_F32) return 1;
-    return near ? 3 : keys ? 1.6 : 1.4;
+    if (s->grid == RW_F32 || p->N != 64) return 1;
+    return p->values == NEAR_KEYS ? 3.6 : keys ? 2.4 : 1.8;
 }
 
 /* Gradient number i, of n numbers, unless it is left out. */
@@ -175,7 +175,8 @@ static const shape shapes[] = {
     {64, 2, 2, {-66}, .parts = MIX | GATE | SHARED_STATE},
     {64, 2, 2, {-66}, .parts = ALL, .no_dout = true},
     {64, 2, 2, {-66}, .parts = ALL, .no_ds = true},
-    {64, 2, 3, {0, 0, 0, 0}, .parts = ALL}, /* states pass through, sums are zeros */
+    {64, 60, 8, {-320}, .parts = MIX | TAIL}, /* more heads than a GPU has places */
+    {64, 2, 3, {0, 0, 0, 0}, .parts = ALL},   /* states pass through, sums are zeros */
 };
 static void shapes_of(op_side *s) {
     both_ways(s, &shapes[s->variant]);
