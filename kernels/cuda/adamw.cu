@@ -55,7 +55,7 @@ __device__ void set_coefficients(coefficients &c, const arguments &a) {
 
 /* -- elements ------------------------------------------------------------------------------------------------ */
 
-/* How the new value becomes p. W: the type that moves (master, or p itself). */
+/* How the new value becomes p: as it is; the nearest to master, which is what moves; at random. */
 enum write { PLAIN, NEAREST, AT_RANDOM };
 
 __device__ __forceinline__ void put(float &to, float x, bool bf16) {
@@ -83,7 +83,7 @@ __device__ __forceinline__ float step_of(float m, float v, float eps) {
     return __fdividef(m, root + eps);
 }
 
-/* P, G, M: types of p, of the gradient, of the moments. N elements as they lie in memory. */
+/* N elements as they lie in memory. W, G, M: types of what moves, of the gradient, of the moments. */
 template <class W, class G, class M, int N> struct piece {
     rw_pack<W, N> w;
     rw_pack<G, N> g;
