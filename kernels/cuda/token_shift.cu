@@ -519,13 +519,13 @@ template <class T> __device__ float dstate_of(const shift_args &a, int64_t s, in
         if (a.dout[m]) sum += rw_to_float(rw_in<T>(a.dout[m])[first * a.C + c]) * load_mu<1>(a, m, c, true).v[0];
     return sum;
 }
-/* A thread a channel; blockIdx.y takes one sequence, or all in their order where they share one state. */
+/* A thread a channel; blockIdx.x takes one sequence, or all in their order where they share one state. */
 template <class T> __global__ void states_backward(const __grid_constant__ shift_args a) {
-    const int64_t c = rw_thread_index(), n = a.shift_in_stride == 0 ? a.n_seq : 1;
+    const int64_t c = (int64_t)blockIdx.y * PLAIN_THREADS + threadIdx.x, n = a.shift_in_stride == 0 ? a.n_seq : 1;
     if (c >= a.C) return;
-    float *to = rw_out<float>(a.dshift_in) + blockIdx.y * a.shift_in_stride + c;
+    float *to = rw_out<float>(a.dshift_in) + blockIdx.x * a.shift_in_stride + c;
     float sum = a.add & RW_TOKEN_SHIFT_ADD_SHIFT_IN ? *to : 0.0f;
-    for (int64_t s = 0; s < n; s++) sum += dstate_of<T>(a, blockIdx.y + s, c);
+    for (int64_t s = 0; s < n; s++) sum += dstate_of<T>(a, blockIdx.x + s, c);
     *to = sum;
 }
 
@@ -655,8 +655,8 @@ template <class T> void backward(const shift_args *given, rw_cuda_state *s) {
     }
     rw_launch_sums(s, "token_shift_backward", partial, blocks, a.C, sums, n_sums);
     if (!a.dshift_in || (a.n_seq == 0 && a.shift_in_stride != 0)) return;
-    const dim3 grid((unsigned)((a.C + PLAIN_THREADS - 1) / PLAIN_THREADS),
-                    (unsigned)(a.shift_in_stride == 0 ? 1 : a.n_seq));
+    const dim3 grid((unsigned)(a.shift_in_stride == 0 ? 1 : a.n_seq),
+                    (unsigned)((a.C + PLAIN_THREADS - 1) / PLAIN_THREADS));
     states_backward<T><<<grid, PLAIN_THREADS, 0, s->stream>>>(a);
     rw_cuda_launched(s, "token_shift_backward");
 }
