@@ -5,6 +5,8 @@ A case is what is written (a recipe with one thing changed, or a command line), 
 said."""
 import glob, os, shutil, signal, subprocess, sys, tempfile
 
+import hold
+
 PROGRAM = os.path.abspath(os.environ["RWKV_RUN"])
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 RECIPE = """device: cpu
@@ -173,10 +175,10 @@ def stop_and_resume():
         out = "stopped-" + language
         write("r.yaml", RECIPE.replace("epoch_steps: 2", "epoch_steps: 4000").replace("proj_dir: out", "proj_dir: " + out))
         env = dict(os.environ, RWKV_LANG=language, RWKV_THREADS="1")
-        process = subprocess.Popen([PROGRAM, "r.yaml"], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        while b"/4000" not in process.stderr.readline():
-            pass
+        process = hold.start([PROGRAM, "r.yaml"], 3, env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        hold.wait_for(lambda: hold.events(out).count("step") == 3)
         process.send_signal(signal.SIGINT)
+        hold.release()
         said = process.communicate()[1].decode()
         problems += check("Ctrl-C", language, (process.returncode, "", said), 3, resume)
         found = run(["r.yaml", "train.max_seconds=0.01"], language)

@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
+
+import hold
 
 program = os.environ["RWKV_RUN"]
 root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -21,11 +22,6 @@ model: { arch: x060, n_layer: 2, n_embd: 32, head_size: 32 }
 data: { data_type: jsonl, data_file: %s/tests/cli/data.jsonl, tokenizer: byte, ctx_len: 8 }
 train: { micro_bsz: 1, epoch_steps: 4, epoch_count: 2, precision: fp32 }
 save: { proj_dir: %s, epoch_save: 1%s }
-"""
-SLOW = """return { lr = function(trainer)
-  local began = os.clock()
-  while os.clock() - began < 0.2 do end
-end }
 """
 
 
@@ -59,15 +55,6 @@ def contents(folder):
             if os.path.isfile(os.path.join(folder, name))}
 
 
-def wait_for(what, seconds=30):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if what():
-            return
-        time.sleep(0.01)
-    sys.exit("FAIL: waited in vain")
-
-
 def command(said, ending):
     """The command that the message prints, chosen by what it adds."""
     for line in said.splitlines():
@@ -76,25 +63,27 @@ def command(said, ending):
     sys.exit("FAIL: no command with %s in: %s" % (ending, said))
 
 
+def start(r, proj_dir):
+    """A run that is held after its first step."""
+    process = hold.start([program, r], 1, environment, stderr=subprocess.DEVNULL)
+    hold.wait_for(lambda: "step" in hold.events(proj_dir))
+    return process
+
+
 def second_run_is_refused():
     r = recipe("lock/r.yaml")
-    with open("lock/slow.lua", "w") as f:
-        f.write(SLOW)
-    first = subprocess.Popen([program, r, "hooks=[lock/slow.lua]"], env=environment, stderr=subprocess.DEVNULL)
-    wait_for(lambda: os.path.exists("lock/out/metrics.jsonl"))
+    first = start(r, "lock/out")
     said = run(r, status=2)
     check("another run writes into this folder (process %d on %s)" % (first.pid, os.uname().nodename) in said, said)
     run(r, "--dry-run")
     run("inspect", "lock/out/rwkv-init.pth")
+    hold.release()
     check(first.wait() == 0, "the first run did not end")
 
 
 def killed_run_frees_the_folder():
     r = recipe("killed/r.yaml")
-    with open("killed/slow.lua", "w") as f:
-        f.write(SLOW)
-    first = subprocess.Popen([program, r, "hooks=[killed/slow.lua]"], env=environment, stderr=subprocess.DEVNULL)
-    wait_for(lambda: os.path.exists("killed/out/rwkv-init.pth"))
+    first = start(r, "killed/out")
     first.send_signal(signal.SIGKILL)
     first.wait()
     run(r)  # rwkv-init.pth alone holds nothing that was learned

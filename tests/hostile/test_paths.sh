@@ -24,7 +24,7 @@ train: { micro_bsz: 1, epoch_steps: 2, epoch_count: 1, precision: fp32 }
 save: { proj_dir: out }
 YAML
     status=0
-    timeout 60 "$program" "$work/$1/recipe.yaml" --allow-read "$root" >"$work/stdout" 2>"$work/log" </dev/null || status=$?
+    timeout 120 "$program" "$work/$1/recipe.yaml" --allow-read "$root" >"$work/stdout" 2>"$work/log" </dev/null || status=$?
 }
 
 echo "alias ll='ls -l'" >"$work/bashrc"

@@ -16,7 +16,7 @@ YAML
 nothing_left() { [ -z "$(find "$work" -name '*.tmp-*')" ] || fail "left behind: $(find "$work" -name '*.tmp-*')"; }
 
 # -- closed descriptors: their numbers are given to no file of ours ------------------------------------------
-train() { timeout 60 "$program" "$work/recipe.yaml" --allow-read "$root" save.proj_dir="$work/$1"; }
+train() { timeout 120 "$program" "$work/recipe.yaml" --allow-read "$root" save.proj_dir="$work/$1"; }
 only_json() {
     ! grep -v '^{.*}$' "$1/metrics.jsonl" || fail "$1/metrics.jsonl has lines that are not its own"
     [ "$(grep -c '"event":"step"' "$1/metrics.jsonl")" = 2 ] || fail "$1/metrics.jsonl lacks steps"
@@ -62,7 +62,7 @@ if (ulimit -v 4000000 && "$program" --version >/dev/null 2>&1); then
             rm -rf "$work/address"
             (
                 ulimit -v $kib
-                RWKV_THREADS=$threads timeout 20 "$program" "$work/recipe.yaml" --allow-read "$root" save.proj_dir="$work/address"
+                RWKV_THREADS=$threads timeout 120 "$program" "$work/recipe.yaml" --allow-read "$root" save.proj_dir="$work/address"
             ) >"$work/stdout" 2>"$work/log" || status=$?
             case $status in
             0) continue ;;
@@ -82,7 +82,7 @@ mkdir "$work/tmp"
 free=$(($(df -Pk "$work/tmp" | awk 'NR == 2 { print $4 }') * 1024))
 truncate -s $free "$work/sparse.txt"
 status=0
-TMPDIR=$work/tmp timeout 20 "$program" "$work/recipe.yaml" --allow-read "$root" data.data_type=utf-8 data.data_file="$work/sparse.txt" \
+TMPDIR=$work/tmp timeout 120 "$program" "$work/recipe.yaml" --allow-read "$root" data.data_type=utf-8 data.data_file="$work/sparse.txt" \
     save.proj_dir="$work/sparse" >"$work/stdout" 2>"$work/log" || status=$?
 [ "$status" = 1 ] || fail "no space for the tokens: status $status, expected 1"
 says "$work/sparse.txt: its tokens need"
