@@ -236,6 +236,12 @@ static void set_detail(const char *trace, rw_error *err) {
     if (text[0]) rw_error_set_detail(err, text);
 }
 
+/* A message about the file itself begins with its name, which the place says already. */
+static const char *without_name(const char *msg, const char *file) {
+    const size_t n = strlen(file);
+    return n > 0 && strncmp(msg, file, n) == 0 && strncmp(msg + n, ": ", 2) == 0 ? msg + n + 2 : msg;
+}
+
 static rw_status fail_with(const rw_lua *lua, const rw_lua_job *job, rw_status code, const char *msg, rw_error *err) {
     const rw_lua_fault *fault = &lua->fault;
     const char *file = fault->file[0] ? fault->file : job->file ? job->file : "";
@@ -246,7 +252,7 @@ static rw_status fail_with(const rw_lua *lua, const rw_lua_job *job, rw_status c
     if (job->hook)
         snprintf(hook, sizeof hook, rw_message("%.48s at step %lld: "), job->hook,
                  (long long)job->step + 1); /* as on the console */
-    rw_fail(err, code, at.file ? at : RW_AT_NONE, "%s%s%s", place, hook, msg);
+    rw_fail(err, code, at.file ? at : RW_AT_NONE, "%s%s%s", place, hook, without_name(msg, file));
     set_detail(fault->trace, err);
     return code;
 }
