@@ -57,9 +57,9 @@ static void set_traps(rw_folder *f) {
     rw_error err = {0};
     assert_int_equal(rw_mkdir_all(rw_test_path("traps/folder"), &err), RW_OK);
     put_file(rw_test_path("user"), kept);
-    symlink(rw_test_path("user"), rw_test_path("traps/link"));
-    symlink(rw_test_path("made"), rw_test_path("traps/dangling"));
-    symlink("/dev/null", rw_test_path("traps/device"));
+    assert_int_equal(symlink(rw_test_path("user"), rw_test_path("traps/link")), 0);
+    assert_int_equal(symlink(rw_test_path("made"), rw_test_path("traps/dangling")), 0);
+    assert_int_equal(symlink("/dev/null", rw_test_path("traps/device")), 0);
     mkfifo(rw_test_path("traps/pipe"), 0600);
     if (!rw_exists(rw_test_path("traps/socket"))) make_socket(rw_test_path("traps/socket"));
     assert_int_equal(rw_folder_open(f, rw_test_path("traps"), &err), RW_OK);
@@ -148,7 +148,7 @@ static void no_part_of_a_name_leads_out(void **state) {
                                         "folder/", "./folder", "//made", "folder//x"};
     rw_folder f;
     set_traps(&f);
-    symlink(rw_test_folder(), rw_test_path("traps/up"));
+    assert_int_equal(symlink(rw_test_folder(), rw_test_path("traps/up")), 0);
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         rw_error err = {0};
         int fd;
