@@ -176,8 +176,8 @@ static rw_status check_crc(const rw_file *f, const rw_tensor_record *r, uint32_t
                        "(--resume PATH) or start from the last .pth",
                        r->name, (unsigned)crc, (unsigned)r->crc);
     return rw_fail(err, RW_E_FORMAT, RW_AT_FILE(f->path),
-                   "record '%.200s' is damaged: its CRC32 is %08x, expected %08x; download the file again", r->name,
-                   (unsigned)crc, (unsigned)r->crc);
+                   "record '%.200s' is damaged: its CRC32 is %08x, expected %08x; %s", r->name, (unsigned)crc,
+                   (unsigned)r->crc, rw_file_advice(f, rw_message("download it again")));
 }
 
 rw_status rw_tensor_record_check(const rw_file *f, const rw_tensor_record *r, rw_error *err) {

@@ -17,7 +17,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#define CLAIM       ".rwkv-run"
 #define LARGEST     ((int64_t)256 << 20)
 #define HOST_LENGTH 256
 
@@ -62,7 +61,7 @@ static rw_status read_line(reading *r, const char *text, size_t n, rw_error *err
 }
 
 static rw_status read_claim(reading *r, rw_error *err) {
-    char *path = rw_path_join(r->claim->dir, CLAIM), *text = NULL;
+    char *path = rw_path_join(r->claim->dir, RW_RUN_MARKER), *text = NULL;
     int64_t size = 0;
     if (!path) return rw_fail_memory(err, 64);
     rw_str_clear(&r->claim->wrote);
@@ -142,7 +141,7 @@ static rw_status lock_file(rw_claim *c, rw_error *err) {
 static rw_status open_file(rw_claim *c, rw_error *err) {
     char *path;
     if (c->fd >= 0) return RW_OK;
-    RW_TRY(rw_append_open(&c->fd, &path, c->dir, CLAIM, err));
+    RW_TRY(rw_append_open(&c->fd, &path, c->dir, RW_RUN_MARKER, err));
     rw_free(path);
     rw_status status = lock_file(c, err);
     if (status == RW_OK) return RW_OK;
@@ -199,7 +198,7 @@ static rw_status move_all(rw_claim *c, const rw_folder *f, rw_error *err) {
 static rw_status add_line(rw_claim *c, rw_str *line, rw_error *err) {
     rw_str_append(line, "}\n");
     rw_status status =
-        line->failed ? rw_fail_memory(err, line->len) : rw_append(c->fd, CLAIM, line->data, line->len, err);
+        line->failed ? rw_fail_memory(err, line->len) : rw_append(c->fd, RW_RUN_MARKER, line->data, line->len, err);
     rw_str_done(line);
     return status;
 }

@@ -33,7 +33,7 @@ typedef struct {
     char *dir, *recipe; /* owned; the recipe's real path                                 */
     rw_folder_kind kind;
     char *other;             /* owned: the recipe that claims it, or NULL                */
-    int n_weights, n_states; /* rwkv-*.pth but for rwkv-init.pth; state-N.safetensors    */
+    int n_weights, n_states; /* .pth but for rwkv-init.pth; state-N.safetensors          */
     bool init;               /* rwkv-init.pth is there                                   */
     char example[64];        /* one of the weights or states                             */
     char stranger[64];       /* a name that no run writes; ""                            */
