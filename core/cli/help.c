@@ -140,7 +140,7 @@ static const char *const lua[] = {"rwkv-run lua SCRIPT [ARG ...]    run a script
                                   "can call.\n",
                                   "rwkv-run lua SCRIPT [ARG ...]    在训练之外运行脚本\n"
                                   "\n"
-                                  "SCRIPT 之后的一切都交给脚本。可以调用的函数见 lua/README.md。\n"};
+                                  "SCRIPT 之后的一切都交给脚本。可以调用的函数见 lua/README.zh.md。\n"};
 
 const char *rw_options_help(rw_command topic) {
     static const char *const *const texts[] = {
