@@ -6,6 +6,7 @@
 #include "core/base/json.h"
 #include "core/base/log.h"
 #include "core/checkpoint/retention.h"
+#include "core/hooks/hooks.h"
 #include "core/metrics/append.h"
 
 #include <errno.h>
@@ -174,20 +175,27 @@ static rw_status move(const rw_folder *f, const char *name, const char *into, rw
 }
 
 typedef struct {
+    rw_claim *claim;
     const rw_folder *folder;
     char into[64];
     int n;
 } moving;
 
+/* A folder that runs claimed is theirs with all that is in it. */
+static bool goes(const moving *m, const char *name) {
+    bool folder = strcmp(name, RW_SCRIPTS_FOLDER) == 0;
+    return folder ? rw_claim_wrote(m->claim, name) : rw_checkpoint_name(name) != RW_NAME_NONE;
+}
+
 static rw_status move_one(void *ctx, const char *name, rw_error *err) {
     moving *m = ctx;
-    if (rw_checkpoint_name(name) == RW_NAME_NONE) return RW_OK;
+    if (!goes(m, name)) return RW_OK;
     if (m->n++ == 0) RW_TRY(old_folder(m->folder, m->into, err));
     return move(m->folder, name, m->into, err);
 }
 
 static rw_status move_all(rw_claim *c, const rw_folder *f, rw_error *err) {
-    moving m = {.folder = f};
+    moving m = {.claim = c, .folder = f};
     RW_TRY(rw_dir_list(c->dir, move_one, &m, err));
     if (m.n > 0) rw_info("moved %d files of earlier runs into %s/%s", m.n, c->dir, m.into);
     return RW_OK;
@@ -290,6 +298,14 @@ rw_status rw_claim_file(rw_claim *c, const char *name, rw_error *err) {
     rw_free(path);
     if (there) RW_TRY(move_aside(c, name, err));
     return note(c, name, err);
+}
+
+rw_status rw_claim_folder(rw_claim *c, const char *name, rw_error *err) {
+    char *path = rw_path_join(c ? c->dir : "", name);
+    if (!path) return rw_fail_memory(err, strlen(name));
+    bool there = rw_exists(path);
+    rw_free(path);
+    return there || !c ? RW_OK : note(c, name, err);
 }
 
 rw_status rw_claim_finish(rw_claim *c, int64_t steps, rw_error *err) {

@@ -10,7 +10,8 @@
 
 #include <stdio.h>
 
-static rw_status claim_logs(rw_claim *c, rw_error *err) {
+static rw_status claim_logs(rw_claim *c, const rw_plan *plan, rw_error *err) {
+    if (plan->lua.n_files > 0) RW_TRY(rw_claim_folder(c, RW_SCRIPTS_FOLDER, err));
     RW_TRY(rw_claim_file(c, "plan.yaml", err));
     RW_TRY(rw_claim_file(c, "metrics.jsonl", err));
     return rw_claim_file(c, "train_log.txt", err);
@@ -23,7 +24,7 @@ rw_status rw_output_open(rw_output *o, const rw_plan *plan, const rw_recipe *rec
     if (start->claim) RW_TRY(rw_claim_take(start->claim, start->restart, start->adopt, err));
     RW_TRY(rw_mkdir_all(dir, err));
     RW_TRY(rw_checkpoint_clean(dir, err));
-    RW_TRY(claim_logs(start->claim, err));
+    RW_TRY(claim_logs(start->claim, plan, err));
     if (start->state && start->step >= 0) RW_TRY(rw_metrics_cut(dir, start->step, err));
     RW_TRY(rw_plan_write(plan, recipe, err));
     return rw_reporter_open(&o->reporter, plan, err);

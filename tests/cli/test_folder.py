@@ -153,6 +153,30 @@ def advice_of_a_download():
                 check(advised != ours, len(damaged), said)
 
 
+def folder_of_the_scripts():
+    """lua/, where scripts write, belongs to the run; one that was there before is the user's."""
+    hook = "return { on_train_batch_end = function(t) t:append('log.csv', t.step .. '\\n') end }"
+    for there in (False, True):
+        r = recipe("scripts%d/r.yaml" % there)
+        base = os.path.dirname(r)
+        with open(base + "/h.lua", "w") as f:
+            f.write(hook)
+        if there:
+            os.makedirs(base + "/out/lua")
+            with open(base + "/out/lua/mine.lua", "w") as f:
+                f.write("mine")
+        words = r, "hooks=[%s/h.lua]" % base, "save.proj_dir=%s/out" % base
+        run(*words)
+        run(*words, "--restart")
+        old = glob.glob(base + "/out/old-*")
+        check(len(old) == 1 and os.path.exists(old[0] + "/rwkv-final.pth"), names(base + "/out"))
+        with open(base + "/out/lua/log.csv") as f:
+            lines = len(f.readlines())
+        check(lines == (16 if there else 8), "there:", there, lines, "lines")
+        check(os.path.exists(old[0] + "/lua/log.csv") != there, names(old[0]))
+        check(os.path.exists(base + "/out/lua/mine.lua") == there, names(base + "/out"))
+
+
 def other_numbers():
     """After a stop: the refusal prints the command that goes on, and it works."""
     r = recipe("numbers/r.yaml")
@@ -265,7 +289,7 @@ def state_into_another_folder():
 
 if __name__ == "__main__":
     tests = (second_run_is_refused, killed_run_frees_the_folder, deleted_state_keeps_weights, cut_state_is_named,
-             advice_of_a_download, other_numbers, other_data, files_of_the_user, old_folder_counts, retention_is_its_own,
+             advice_of_a_download, folder_of_the_scripts, other_numbers, other_data, files_of_the_user, old_folder_counts, retention_is_its_own,
              state_into_another_folder)
     for test in tests:
         if not sys.argv[1:] or test.__name__ in sys.argv[1:]:
