@@ -47,6 +47,11 @@ rw_name_kind rw_checkpoint_name(const char *name) {
     return number_of(state_names, name) >= 0 ? RW_NAME_STATE : RW_NAME_NONE;
 }
 
+bool rw_checkpoint_writes(const char *name) {
+    if (rw_checkpoint_name(name) != RW_NAME_PTH) return rw_checkpoint_name(name) != RW_NAME_NONE;
+    return number_of(pth_names, name) >= 0 || strcmp(name, "rwkv-final.pth") == 0 || strncmp(name, "save-", 5) == 0;
+}
+
 static bool has_marker(const char *dir) {
     char *marker = rw_path_join(dir, RW_RUN_MARKER);
     bool has = marker && rw_exists(marker);

@@ -27,6 +27,9 @@ extern "C" {
 typedef enum { RW_NAME_NONE, RW_NAME_INIT, RW_NAME_PTH, RW_NAME_STATE, RW_NAME_LOG } rw_name_kind;
 rw_name_kind rw_checkpoint_name(const char *name);
 
+/* Whether a run may write a file of that name: RW_NAME_PTH less what only users call so. */
+bool rw_checkpoint_writes(const char *name);
+
 #define RW_RUN_MARKER ".rwkv-run"
 /* Whether a run wrote this file, as far as its place tells: a training state, or a .pth of ours beside the marker or in
  * the dated subfolder of such a folder. */
