@@ -142,6 +142,30 @@ def first_press_answers():
     check(rows(name)[-1]["event"] == "end", rows(name)[-1])
 
 
+def nothing_to_lose():
+    """While a long text is read, one press ends the run or the tokenizer at once, with nothing left behind."""
+    with open("long.jsonl", "w") as f:
+        for _ in range(64):
+            f.write(('{"text": "%s"}\n' % ("0123456789abcdef" * 64)) * 1024)
+    name = folder("long", data="data_type: jsonl, data_file: %s/long.jsonl, tokenizer: byte" % os.getcwd())
+    run = start(name, stderr=subprocess.PIPE)
+    wait_for(lambda: os.path.exists(name + "/out/plan.yaml"))
+    run.send_signal(signal.SIGINT)
+    said = run.stderr.read().decode()
+    check(run.wait() == 3, "status", run.returncode, said)
+    check("stopped before the first step; nothing to save" in said and "data:" not in said, said)
+    check(not glob.glob(name + "/out/rwkv-*") and "tmp" not in str(os.listdir(name + "/out")), os.listdir(name + "/out"))
+    os.mkdir("tokens")
+    words = program, "tokenize", "long.jsonl", "tokens/long", "--tokenizer", "byte"
+    run = subprocess.Popen(words, env=environment, stderr=subprocess.PIPE)
+    wait_for(lambda: os.listdir("tokens"))
+    run.send_signal(signal.SIGINT)
+    said = run.stderr.read().decode()
+    check(run.wait() == 130 and "stopped; the temporary files are removed" in said, "status", run.returncode, said)
+    check(os.listdir("tokens") == [], os.listdir("tokens"))
+    os.remove("long.jsonl")
+
+
 def second_press_leaves_nothing():
     """In the middle of a save: a large model that saves after each step."""
     name = folder("twice", n_embd=512, steps=1000, every=1, seconds=0)
@@ -200,7 +224,7 @@ def rows_after_a_kill():
 
 if __name__ == "__main__":
     tests = (reader_leaves, reader_leaves_and_interrupt, hangup, terminal_closes, first_press_answers,
-             second_press_leaves_nothing, data_fails, rows_after_a_kill)
+             nothing_to_lose, second_press_leaves_nothing, data_fails, rows_after_a_kill)
     for test in tests:
         if not sys.argv[1:] or test.__name__ in sys.argv[1:]:
             test()
