@@ -38,8 +38,10 @@ static void on_signal(int number) {
     errno = kept;
 }
 
-static _Noreturn void leave(int status) {
+static _Noreturn void leave(const char *why, int status) {
     rw_fs_leave();
+    rw_log_end_around();
+    rw_info("%s", why);
     _exit(status);
 }
 
@@ -48,11 +50,8 @@ static void *answer(void *unused) {
     bool asked = false;
     (void)unused;
     while (read(ends[0], &number, 1) == 1 && number != 0) {
-        if (asked) leave(128 + number);
-        if (!atomic_load(&begun)) {
-            rw_info("%s", farewell);
-            leave(farewell_status);
-        }
+        if (asked) leave(rw_message("left without saving; what was saved before is intact"), 128 + number);
+        if (!atomic_load(&begun)) leave(farewell, farewell_status);
         asked = true;
         rw_info("stopping after this step, saving; press again to leave without saving");
     }

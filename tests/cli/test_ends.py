@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 program = os.environ["RWKV_RUN"]
@@ -61,6 +62,15 @@ def wait_for(what, seconds=30):
             return
         time.sleep(0.002)
     sys.exit("FAIL: waited in vain")
+
+
+def read_all(fd, pieces):
+    """What a terminal shows, until nobody writes to it any more."""
+    try:
+        while piece := os.read(fd, 65536):
+            pieces.append(piece)
+    except OSError:
+        pass
 
 
 def events(name):
@@ -169,12 +179,20 @@ def nothing_to_lose():
 def second_press_leaves_nothing():
     """In the middle of a save: a large model that saves after each step."""
     name = folder("twice", n_embd=512, steps=1000, every=1, seconds=0)
-    run = start(name, stderr=subprocess.DEVNULL)
+    ours, its = pty.openpty()
+    run = start(name, stderr=its)
+    os.close(its)
+    said = []
+    reader = threading.Thread(target=read_all, args=(ours, said))
+    reader.start()
     wait_for(lambda: glob.glob(name + "/out/state-*.tmp-*"))
     run.send_signal(signal.SIGINT)
     time.sleep(0.005)
     run.send_signal(signal.SIGINT)
     check(run.wait() == 130, "status", run.returncode, "after two presses")
+    reader.join()
+    said = b"".join(said).decode()
+    check(said.endswith("\r\x1b[Kleft without saving; what was saved before is intact\r\n"), repr(said[-300:]))
     check(not glob.glob(name + "/out/*.tmp-*"), "left:", glob.glob(name + "/out/*.tmp-*"))
 
 
