@@ -33,9 +33,10 @@ static int columns(void) {
     return 80;
 }
 
+/* Without a bar, too: a "^C" may be there. */
 static void hide(void *ctx) {
     console *c = ctx;
-    if (c->shown) fputs("\r\033[K", stderr);
+    if (c->terminal) fputs("\r\033[K", stderr);
 }
 
 static void show(void *ctx) {
