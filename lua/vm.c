@@ -226,11 +226,14 @@ static const char *plan_path(const rw_plan_lua *plan, const char *file) {
     return NULL;
 }
 
-/* The traceback, but for a last line "[C]: at 0x...": the C function that entered, of no use to anyone. */
+/* The traceback under a heading in the user's language, but for a last line "[C]: at 0x...": the C function that
+ * entered, of no use to anyone. */
 static void set_detail(const char *trace, rw_error *err) {
-    static const char entry_line[] = "\n\t[C]: at 0x";
-    char text[sizeof((rw_lua_fault *)0)->trace];
-    copy_text(text, sizeof text, trace);
+    static const char entry_line[] = "\n\t[C]: at 0x", heading[] = "stack traceback:";
+    char text[sizeof((rw_lua_fault *)0)->trace + 32];
+    bool headed = strncmp(trace, heading, sizeof heading - 1) == 0;
+    snprintf(text, sizeof text, "%s%s", headed ? rw_message("stack traceback:") : "",
+             headed ? trace + sizeof heading - 1 : trace);
     char *last = strrchr(text, '\n');
     if (last && strncmp(last, entry_line, sizeof entry_line - 1) == 0) *last = '\0';
     if (text[0]) rw_error_set_detail(err, text);

@@ -95,6 +95,8 @@ RECIPES = {
 }
 FLAGS = "--load_model base.pth --proj_dir out --data_file data --data_type binidx --micro_bsz 1 --devices 1 --my_testing x060"
 COMMANDS = {
+    "no recipe": (["nope.yaml"], 2, "nope.yaml: no such recipe; a recipe is a YAML file such as recipes/quickstart/recipe.yaml",
+                  "nope.yaml: 没有这个配方文件；配方是 YAML 文件，例如源码中的 recipes/quickstart/recipe.yaml"),
     "official flags": (FLAGS.split(), 2, "here they are a recipe, which is printed above. Save it as my.yaml, and run: rwkv-run my.yaml",
                        "在这里它们写成配方，已打印在上面。把它存为 my.yaml，然后运行：rwkv-run my.yaml"),
     "an official flag beside a recipe": (["r.yaml", "--micro_bsz", "2"], 2,

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import termios
+import threading
 import time
 
 import hold
@@ -52,6 +53,15 @@ def start_and_wait(name, step, **how):
 
 def rows(name):
     return hold.rows(name + "/out")
+
+
+def read_all(fd, pieces):
+    """What a terminal shows, until nobody writes to it any more."""
+    try:
+        while piece := os.read(fd, 65536):
+            pieces.append(piece)
+    except OSError:
+        pass
 
 
 def events(name):
@@ -160,17 +170,49 @@ def stop_while(run, what):
         run.send_signal(signal.SIGCONT)
 
 
+def nothing_to_lose():
+    """While a long text is read, one press ends the run or the tokenizer at once, with nothing left behind."""
+    with open("long.jsonl", "w") as f:
+        for _ in range(64):
+            f.write(('{"text": "%s"}\n' % ("0123456789abcdef" * 64)) * 1024)
+    name = folder("long", data="data_type: jsonl, data_file: %s/long.jsonl, tokenizer: byte" % os.getcwd())
+    run = start(name, 1, stderr=subprocess.PIPE)
+    wait_for(lambda: os.path.exists(name + "/out/plan.yaml"))
+    run.send_signal(signal.SIGINT)
+    said = run.stderr.read().decode()
+    check(run.wait() == 3, "status", run.returncode, said)
+    check("stopped before the first step; nothing to save" in said and "data:" not in said, said)
+    check(not glob.glob(name + "/out/rwkv-*") and "tmp" not in str(os.listdir(name + "/out")), os.listdir(name + "/out"))
+    os.mkdir("tokens")
+    words = program, "tokenize", "long.jsonl", "tokens/long", "--tokenizer", "byte"
+    run = subprocess.Popen(words, env=environment, stderr=subprocess.PIPE)
+    wait_for(lambda: os.listdir("tokens"))
+    run.send_signal(signal.SIGINT)
+    said = run.stderr.read().decode()
+    check(run.wait() == 130 and "stopped; the temporary files are removed" in said, "status", run.returncode, said)
+    check(os.listdir("tokens") == [], os.listdir("tokens"))
+    os.remove("long.jsonl")
+
+
 def second_press_leaves_nothing():
     """In the middle of a save, of a large model that saves after each step. The process finds both signals when it wakes:
-    two kinds, because equal ones that wait are one."""
+    two kinds, because equal ones that wait are one. What it says begins its line anew, over the bar of a terminal."""
     name = folder("twice", n_embd=512, steps=1000, every=1)
-    run = start(name, 0)
+    ours, its = pty.openpty()
+    run = start(name, 0, stderr=its)
+    os.close(its)
+    pieces = []
+    reader = threading.Thread(target=read_all, args=(ours, pieces))
+    reader.start()
     release()
     stop_while(run, lambda: glob.glob(name + "/out/state-*.tmp-*"))
     run.send_signal(signal.SIGINT)
     run.send_signal(signal.SIGTERM)
     run.send_signal(signal.SIGCONT)
     check(run.wait() == 143, "status", run.returncode, "after two presses")
+    reader.join()
+    told = b"".join(pieces).decode()
+    check(told.endswith("\r\x1b[Kleft without saving; what was saved before is intact\r\n"), repr(told[-300:]))
     check(not glob.glob(name + "/out/*.tmp-*"), "left:", glob.glob(name + "/out/*.tmp-*"))
 
 
@@ -219,7 +261,7 @@ def rows_after_a_kill():
 
 if __name__ == "__main__":
     tests = (reader_leaves, reader_leaves_and_interrupt, hangup, terminal_closes, first_press_answers,
-             second_press_leaves_nothing, data_fails, rows_after_a_kill)
+             nothing_to_lose, second_press_leaves_nothing, data_fails, rows_after_a_kill)
     for test in tests:
         if not sys.argv[1:] or test.__name__ in sys.argv[1:]:
             test()

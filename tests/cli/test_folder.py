@@ -123,6 +123,49 @@ def cut_state_is_named():
     check("cut/out holds 3 weights and 2 training states" in said, said)
 
 
+def advice_of_a_download():
+    """Only for what may have been one: not for a save of a run, whatever is wrong with it."""
+    r = recipe("advice/r.yaml")
+    run(r)
+    os.makedirs("advice/model")
+    for name in ("rwkv-final.pth", "state-8.safetensors"):
+        whole = contents("advice/out")[name]
+        middle = len(whole) // 2
+        for damaged in (b"", whole[:100], whole[:middle], bytes(len(whole)),
+                        whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1:]):
+            for folder in ("advice/out/", "advice/model/model-"):
+                with open(folder + name, "wb") as f:
+                    f.write(damaged)
+                said = run("inspect", "--verify", folder + name, status=1)
+                advised = "download" in said or "wget" in said
+                ours = folder == "advice/out/" or "resume from another state" in said  # that the state itself tells
+                check(advised != ours, len(damaged), said)
+
+
+def folder_of_the_scripts():
+    """lua/, where scripts write, belongs to the run; one that was there before is the user's."""
+    hook = "return { on_train_batch_end = function(t) t:append('log.csv', t.step .. '\\n') end }"
+    for there in (False, True):
+        r = recipe("scripts%d/r.yaml" % there)
+        base = os.path.dirname(r)
+        with open(base + "/h.lua", "w") as f:
+            f.write(hook)
+        if there:
+            os.makedirs(base + "/out/lua")
+            with open(base + "/out/lua/mine.lua", "w") as f:
+                f.write("mine")
+        words = r, "hooks=[%s/h.lua]" % base, "save.proj_dir=%s/out" % base
+        run(*words)
+        run(*words, "--restart")
+        old = glob.glob(base + "/out/old-*")
+        check(len(old) == 1 and os.path.exists(old[0] + "/rwkv-final.pth"), names(base + "/out"))
+        with open(base + "/out/lua/log.csv") as f:
+            lines = len(f.readlines())
+        check(lines == (16 if there else 8), "there:", there, lines, "lines")
+        check(os.path.exists(old[0] + "/lua/log.csv") != there, names(old[0]))
+        check(os.path.exists(base + "/out/lua/mine.lua") == there, names(base + "/out"))
+
+
 def other_numbers():
     """After a stop: the refusal prints the command that goes on, and it works."""
     r = recipe("numbers/r.yaml")
@@ -235,7 +278,7 @@ def state_into_another_folder():
 
 if __name__ == "__main__":
     tests = (second_run_is_refused, killed_run_frees_the_folder, deleted_state_keeps_weights, cut_state_is_named,
-             other_numbers, other_data, files_of_the_user, old_folder_counts, retention_is_its_own,
+             advice_of_a_download, folder_of_the_scripts, other_numbers, other_data, files_of_the_user, old_folder_counts, retention_is_its_own,
              state_into_another_folder)
     for test in tests:
         if not sys.argv[1:] or test.__name__ in sys.argv[1:]:
