@@ -20,7 +20,7 @@
 #ifndef RW_KERNELS_CUDA_DDLERP_MMA_CUH
 #define RW_KERNELS_CUDA_DDLERP_MMA_CUH
 
-#include "kernels/cuda/ddlerp.cuh"
+#include "kernels/cuda/ddlerp_args.cuh"
 #include "kernels/cuda/mma.cuh"
 
 namespace {
