@@ -20,7 +20,7 @@
 #ifndef RW_KERNELS_CUDA_DDLERP_MMA_CUH
 #define RW_KERNELS_CUDA_DDLERP_MMA_CUH
 
-#include "kernels/cuda/ddlerp.cuh"
+#include "kernels/cuda/ddlerp_args.cuh"
 #include "kernels/cuda/mma.cuh"
 
 namespace {
@@ -367,7 +367,7 @@ __global__ void __launch_bounds__(backward_cut<K>::THREADS, 1)
      */
     const int warp = __shfl_sync(~0u, tid / 32, 0);
     const int channel = warp % G::STRIPS * 32, group = warp / G::STRIPS, group_row = group * 16;
-    const int64_t c0 = (int64_t)blockIdx.x * G::CT, c = c0 + channel + 8 * quad;
+    const int C = (int)a.C, c0 = blockIdx.x * G::CT, c = c0 + channel + 8 * quad;
     const int R = (int)a.rows.R, first = blockIdx.y * tiles_per_range * G::TILE;
     const int last = min(first + tiles_per_range * G::TILE, R), top = first + (last - 1 - first) / G::TILE * G::TILE;
 
@@ -376,32 +376,32 @@ __global__ void __launch_bounds__(backward_cut<K>::THREADS, 1)
     constexpr int PASS = G::THREADS / G::PIECES; /* rows at a time, an even number */
     auto piece = [](int row, int n) { return row * G::PIECES + (n ^ (row & 1) * 4); };
     const int copy_row = tid / G::PIECES, copy_place = piece(copy_row, tid % G::PIECES);
-    const int64_t copy_from = copy_row * a.C + c0 + tid % G::PIECES * 8;
-    const bool copies = c0 + tid % G::PIECES * 8 < a.C;
+    const int copy_from = copy_row * C + c0 + tid % G::PIECES * 8;
+    const bool copies = c0 + tid % G::PIECES * 8 < C;
     auto fetch_dout = [&](int tile,
                           int mix) { /* zeros for a mix without */
                                      if (tile >= first) {
-                                         const T *from = a.dout[mix] + tile * a.C + copy_from;
+                                         const T *from = a.dout[mix] + (int64_t)tile * C + copy_from;
                                          const bool wanted = copies && a.dout[mix];
 #pragma unroll
                                          for (int r = 0; r < G::TILE; r += PASS) {
                                              const bool there = wanted && tile + r + copy_row < last;
                                              rw_copy_async(rw_shared_address(douts + mix * (M::SLOT / 16) +
                                                                              r * G::PIECES + copy_place),
-                                                           there ? from + r * a.C : a.xn, there);
+                                                           there ? from + r * C : a.xn, there);
                                          }
                                      }
                                      rw_copy_commit(); /* in any case: rw_copy_wait goes by the count of groups */
     };
     auto fetch_rows = [&](int tile) { /* of xn, from the row in front of the tile */
-                                      const T *from = a.xn + (tile - 1) * a.C + copy_from;
+                                      const T *from = a.xn + (int64_t)(tile - 1) * C + copy_from;
 #pragma unroll
                                       for (int r = 0; r <= G::TILE; r += PASS)
                                           if (r + copy_row <= G::TILE) {
                                               const int row = tile - 1 + r + copy_row;
                                               const bool there = copies && row >= 0 && row < R;
                                               rw_copy_async(rw_shared_address(xs + r * G::PIECES + copy_place),
-                                                            there ? from + r * a.C : a.xn, there);
+                                                            there ? from + r * C : a.xn, there);
                                           }
     };
 
@@ -418,14 +418,14 @@ __global__ void __launch_bounds__(backward_cut<K>::THREADS, 1)
     /* what that row sends back, by plain sums; it lies where a tile's first row leaves its own */
     for (int i = tid; i < G::CT; i += G::THREADS) {
         float sum = 0;
-        if (last < R && c0 + i < a.C)
+        if (last < R && c0 + i < C)
 #pragma unroll
             for (int m = 0; m < MIX; m++) {
                 if (!a.dout[m]) continue;
                 float q = mus[m * G::CT + i];
 #pragma unroll 8
                 for (int k = 0; k < K; k++) q += t_after[m * K + k] * rw_to_float(w2s[(m * K + k) * G::LDW + place(i)]);
-                sum += q * rw_to_float(a.dout[m][last * a.C + c0 + i]);
+                sum += q * rw_to_float(a.dout[m][(int64_t)last * C + c0 + i]);
             }
         edge[G::GROUPS * G::CT + i] = sum;
     }
@@ -465,7 +465,7 @@ __global__ void __launch_bounds__(backward_cut<K>::THREADS, 1)
         T *t = ts + now * (G::H_BYTES / 2), *t_other = ts + (now ^ 1) * (G::H_BYTES / 2);
         const uint32_t starts = sequences.bits(a.rows, row, 17);
 
-        float sum[SLOTS][8] = {}, send[SLOTS][8] = {};
+        float own[SLOTS][8] = {}, send[SLOTS][8] = {}; /* sums of dout (1 - q), dout q */
 #pragma unroll
         for (int s = 0; s < SLOTS; s++) {
             const int at = group_row + 8 * s + line, n = channel / 8 + quad;
@@ -485,7 +485,7 @@ __global__ void __launch_bounds__(backward_cut<K>::THREADS, 1)
 #pragma unroll
         for (int mix = 0; mix < MIX; mix++) {
             T *dm = dms + ((now + mix) & 1) * (G::DM_BYTES / 2);
-            float q[1][4][4], both[8] = {}; /* dm of both slots */
+            float q[1][4][4], both[8]; /* dm of both slots */
             mix_product<G>(q, mix, t, w2s, mus, group_row, channel);
 #pragma unroll
             for (int s = 0; s < SLOTS; s++) {
@@ -499,10 +499,11 @@ __global__ void __launch_bounds__(backward_cut<K>::THREADS, 1)
                     float g[2];
 #pragma unroll
                     for (int e = 0; e < 2; e++) {
-                        sum[s][2 * j + e] += d[e];
-                        send[s][2 * j + e] += d[e] * q[0][j][2 * s + e];
+                        const float sent = d[e] * q[0][j][2 * s + e];
+                        own[s][2 * j + e] += d[e] - sent;
+                        send[s][2 * j + e] += sent;
                         g[e] = d[e] * xx[2 * j + e];
-                        both[2 * j + e] += g[e];
+                        both[2 * j + e] = s ? both[2 * j + e] + g[e] : g[e];
                     }
                     *(uint32_t *)(dm + (group_row + 8 * s + line) * G::LDW + channel + 8 * j + 2 * quad) =
                         rw_pack2<T>(g[0], g[1]);
@@ -572,11 +573,11 @@ __global__ void __launch_bounds__(backward_cut<K>::THREADS, 1)
                 const float sent = line == 0 && s + 1 < SLOTS ? send[s + 1 < SLOTS ? s + 1 : s][j] : send[s][j];
                 float next = __shfl_sync(~0u, sent, (lane + 4) % 32);
                 if (s + 1 == SLOTS && line == 7) next = after[channel + 8 * quad + j];
-                r[j] = sum[s][j] - send[s][j] + (cut_off ? 0.0f : next);
+                r[j] = own[s][j] + (cut_off ? 0.0f : next);
             }
             const int at = row + 8 * s + line;
-            if (a.dxn && c < a.C && at < last) {
-                T *to = a.dxn + at * a.C + c;
+            if (a.dxn && c < C && at < last) {
+                T *to = a.dxn + (int64_t)at * C + c;
                 if (a.adds(RW_DDLERP_ADD_XN)) {
                     float old[8];
                     rw_load(to, old);
@@ -608,7 +609,7 @@ __global__ void __launch_bounds__(backward_cut<K>::THREADS, 1)
         float s = 0;
 #pragma unroll
         for (int g = 0; g < G::GROUPS; g++) s += mu_sum[g * MIX * G::CT + i];
-        if (c0 + ch < a.C) part[(MIX * K + m) * a.C + c0 + ch] = s;
+        if (c0 + ch < C) part[(MIX * K + m) * a.C + c0 + ch] = s;
     }
 #endif
 }
@@ -708,7 +709,7 @@ template <auto KERNEL> void allow_shared(rw_cuda_state *s, int bytes) {
     done = true;
 }
 
-/* Grid for 4 blocks a multiprocessor, of which 2 run at once: 3 to 5 % faster than for 2 on an H100 (2025-11). */
+/* Grid for 4 blocks a multiprocessor, of which 2 run at once (rank 32): up to 3 % faster than for 2 on an H100. */
 template <class T, int K> void launch_mma_forward(const ddlerp<T> &a, rw_cuda_state *s) {
     using G = forward_cut<K>;
     constexpr int bytes = forward_memory<G>::BYTES;

@@ -1,7 +1,7 @@
 /* What the two forms of ddlerp on a GPU share (ddlerp.cu, ddlerp_mma.cuh): the arguments with their types, and which
  * rows begin a sequence. */
-#ifndef RW_KERNELS_CUDA_DDLERP_CUH
-#define RW_KERNELS_CUDA_DDLERP_CUH
+#ifndef RW_KERNELS_CUDA_DDLERP_ARGS_CUH
+#define RW_KERNELS_CUDA_DDLERP_ARGS_CUH
 
 #include "kernels/cuda/pointwise.cuh"
 
