@@ -12,7 +12,7 @@
 
 namespace wkv7 {
 
-/* -- which form ------------------------------------------------------------------------------------------------- */
+/* -- which form ----------------------------------------------------------------------------------------------- */
 
 /* The one place that chooses: forward, backward and the queries ask it alike. */
 static bool in_chunks(const rw_wkv7_args *a, const rw_cuda_state *s) {
@@ -161,7 +161,7 @@ static void point_gradients(const rw_wkv7_args *a, const work<P> &w, recurrence<
     p->room = w.room;
 }
 
-/* -- forward ---------------------------------------------------------------------------------------------------- */
+/* -- forward -------------------------------------------------------------------------------------------------- */
 
 static dim3 row_grid(const rw_wkv7_args *a) {
     return dim3((unsigned)part_count(a->R), (unsigned)((a->H + ROW_WARPS - 1) / ROW_WARPS));
@@ -212,7 +212,7 @@ template <class T, class P, int N> static void run_forward(const rw_wkv7_args *a
             <<<row_grid(a), 32 * ROW_WARPS, 0, s->stream>>>(inputs_of<T>(a), p.y, p.v, w.rows.bonus, rw_out<T>(a->out));
 }
 
-/* -- backward --------------------------------------------------------------------------------------------------- */
+/* -- backward ------------------------------------------------------------------------------------------------- */
 
 static bool needs_recurrence(const rw_wkv7_args *a) {
     return a->dr || a->dw_raw || a->dk0 || a->dv || a->da_up || a->dv_up || a->dv_first || a->dw0 || a->da0 || a->dv0 ||
@@ -282,7 +282,7 @@ template <class T, class P, int N> static void run_backward(const rw_wkv7_args *
     sum_up(a, s, w.parts, w.ds0, N);
 }
 
-/* -- the table's rows ---------------------------------------------------------------------------------------------- */
+/* -- the table's rows ----------------------------------------------------------------------------------------- */
 
 /* Runs `call` with T and, of the steps, N. */
 #define RW_WKV7_AS(call)                                                                                               \

@@ -138,7 +138,7 @@ static __device__ __forceinline__ void load_decays(tile<N> *to, const T *w_raw, 
     }
 }
 
-/* -- forward ------------------------------------------------------------------------------------------------------ */
+/* -- forward -------------------------------------------------------------------------------------------------- */
 
 template <class T, int N>
 __global__ void __launch_bounds__(steps<N>::THREADS) steps_forward(const recurrence<T, float> p) {
@@ -177,8 +177,7 @@ __global__ void __launch_bounds__(steps<N>::THREADS) steps_forward(const recurre
     if (p.s_out) z.store_row(p.s_out + (int64_t)blockIdx.x * N * N, s, false);
 }
 
-/* -- backward -------------------------------------------------------------------------------------------------------
- */
+/* -- backward ------------------------------------------------------------------------------------------------- */
 
 template <int N> struct backward_tiles {
     tile<N> r, w, k, v, a, b, dy, sa;
