@@ -13,6 +13,7 @@
 #ifndef RW_KERNELS_CUDA_WKV7_ROWS_CUH
 #define RW_KERNELS_CUDA_WKV7_ROWS_CUH
 
+#include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/pointwise.cuh"
 
 namespace wkv7 {
@@ -108,6 +109,16 @@ static __device__ __forceinline__ void load_or(const T *p, int64_t at, float oth
 #pragma unroll
         for (int i = 0; i < W; i++) x[i] = otherwise;
 }
+/* Of 16-bit numbers by words: the compiler was seen to store them one by one. */
+template <int W, class T> static __device__ __forceinline__ void store_row(T *p, const float (&x)[W]) {
+    if constexpr (sizeof(T) == 2 && W == 8)
+        rw_store16(p, make_uint4(rw_pack2<T>(x[0], x[1]), rw_pack2<T>(x[2], x[3]), rw_pack2<T>(x[4], x[5]),
+                                 rw_pack2<T>(x[6], x[7])));
+    else if constexpr (sizeof(T) == 2 && W == 4)
+        *reinterpret_cast<uint2 *>(p) = make_uint2(rw_pack2<T>(x[0], x[1]), rw_pack2<T>(x[2], x[3]));
+    else
+        rw_store(p, x);
+}
 template <int W, class T>
 static __device__ __forceinline__ void store_or_add(T *p, int64_t at, bool add, const float (&x)[W]) {
     float y[W];
@@ -115,7 +126,7 @@ static __device__ __forceinline__ void store_or_add(T *p, int64_t at, bool add, 
     load_or(add ? p : nullptr, at, 0, y);
 #pragma unroll
     for (int i = 0; i < W; i++) y[i] += x[i];
-    rw_store(p + at, y);
+    store_row(p + at, y);
 }
 /* -- preparation ---------------------------------------------------------------------------------------------- */
 
@@ -184,10 +195,10 @@ __global__ void __launch_bounds__(32 * ROW_WARPS) prepare(const inputs<T> p, con
             b[i] = x.kk[i] * x.a[i];
         }
         if (there) {
-            rw_store(to.k + at, x.k);
-            rw_store(to.a + at, a);
-            rw_store(to.b + at, b);
-            if (to.v) rw_store(to.v + at, prepare_values(p, v0, at).v);
+            store_row(to.k + at, x.k);
+            store_row(to.a + at, a);
+            store_row(to.b + at, b);
+            if (to.v) store_row(to.v + at, prepare_values(p, v0, at).v);
         }
         if (!to.bonus) continue;
         float r[W];
@@ -239,7 +250,7 @@ __global__ void __launch_bounds__(32 * ROW_WARPS)
         if (p.ln_w) normalise<N>(z, p.eps);
 #pragma unroll
         for (int i = 0; i < W; i++) z[i] = (z[i] * ln_w[i] + ln_b[i] + c * u[i]) * g[i];
-        if (there) rw_store(out + at, z);
+        if (there) store_row(out + at, z);
     }
 }
 
@@ -261,7 +272,7 @@ static __device__ __forceinline__ void store_sums(float *parts, const place<N, W
     for (int i = 0; i < W; i++)
 #pragma unroll
         for (int d = o.LANES; d < 32; d *= 2) x[i] += __shfl_xor_sync(0xffffffffu, x[i], d);
-    if (o.sub == 0) rw_store(parts + ((int64_t)blockIdx.x * PARAMS + param) * o.C + o.channel, x);
+    if (o.sub == 0) store_row(parts + ((int64_t)blockIdx.x * PARAMS + param) * o.C + o.channel, x);
 }
 
 /* dy from dout through gate and norm; the sums of ln_w and ln_b. dy NULL: not wanted. */
@@ -292,7 +303,7 @@ __global__ void __launch_bounds__(32 * ROW_WARPS) out_backward(const inputs<T> p
 #pragma unroll
             for (int i = 0; i < W; i++) d[i] = (d[i] - mean - x[i] * along) * rstd;
         }
-        if (dy && there) rw_store(dy + at, d);
+        if (dy && there) store_row(dy + at, d);
     }
     store_sums(parts, o, D_LN_W, sum_w);
     store_sums(parts, o, D_LN_B, sum_b);
