@@ -115,7 +115,7 @@ template <int W, class T> static __device__ __forceinline__ void store_row(T *p,
         rw_store16(p, make_uint4(rw_pack2<T>(x[0], x[1]), rw_pack2<T>(x[2], x[3]), rw_pack2<T>(x[4], x[5]),
                                  rw_pack2<T>(x[6], x[7])));
     else if constexpr (sizeof(T) == 2 && W == 4)
-        *reinterpret_cast<uint2 *>(p) = make_uint2(rw_pack2<T>(x[0], x[1]), rw_pack2<T>(x[2], x[3]));
+        rw_store8(p, make_uint2(rw_pack2<T>(x[0], x[1]), rw_pack2<T>(x[2], x[3])));
     else
         rw_store(p, x);
 }
