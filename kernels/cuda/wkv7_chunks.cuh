@@ -27,11 +27,12 @@
  * The sums of S and of every i x t tile are used again as A operands without leaving the registers: all tiles of the
  * chain are kept transposed ([value channel][time]) for that reason.
  *
- * Two other forms where blocks are long and few: chunks_forward_ahead has 8 more warps which prepare ahead of those
- * that move the state; backward works on segments of time at once, G at their ends from a first pass, segment_ends.
+ * Two other forms: forward_ahead has 8 more warps which prepare ahead of those that move the state; backward works on
+ * segments of time at once where heads are few, G at their ends from a first pass, segment_ends.
  *
- * Saved: S in T before every 32 steps of a sequence but the first; it reads 6 rows and writes 1 forward (5 reads and
- * the state, or 7 reads and 6 writes, backward). Sums are those of the products, in one order: the bits repeat. Rows
+ * Saved: S in T before every 32 steps of a sequence but the first. Numbers each way, per token and channel: forward
+ * reads 6 and writes 1, backward 7 and 6, segment_ends reads 5; a saved state is 2 more each way. Sums are those of the
+ * products, in one order: the bits repeat. Nothing crosses blocks, but for G between segments, which lies ready. Rows
  * past the end of a sequence are zeros with no decay: they change neither S nor any gradient. */
 #ifndef RW_KERNELS_CUDA_WKV7_CHUNKS_CUH
 #define RW_KERNELS_CUDA_WKV7_CHUNKS_CUH
@@ -882,8 +883,8 @@ static __device__ __forceinline__ lane_decays decays_of(const char *w_tile, cons
         sigmoid(rw_high<T>(w) + base.y, &e1, &s1);
         y.step[x][0] = on * s0;
         y.step[x][1] = on * s1;
-        y.slope[x][0] = -RW_WKV7_DECAY * s0 * (e0 * s0);
-        y.slope[x][1] = -RW_WKV7_DECAY * s1 * (e1 * s1);
+        y.slope[x][0] = -DECAY * s0 * (e0 * s0);
+        y.slope[x][1] = -DECAY * s1 * (e1 * s1);
         y.c0 += y.step[x][0];
         y.c1 += y.step[x][1];
     }
