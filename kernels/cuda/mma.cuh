@@ -232,4 +232,9 @@ static __device__ __forceinline__ int rw_thread_once() {
     return x;
 }
 
+/* 8 bytes to global memory, for the reason of rw_store16. */
+static __device__ __forceinline__ void rw_store8(void *to, uint2 v) {
+    asm volatile("st.global.v2.b32 [%0], {%1,%2};" ::"l"(to), "r"(v.x), "r"(v.y) : "memory");
+}
+
 #endif

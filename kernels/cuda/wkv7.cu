@@ -12,11 +12,16 @@
 
 namespace wkv7 {
 
-/* -- which form ------------------------------------------------------------------------------------------------- */
+/* -- which form ----------------------------------------------------------------------------------------------- */
 
-/* The one place that chooses: forward, backward and the queries ask it alike. */
+/* The one place that chooses for forward and its backward, and for the queries. */
 static bool in_chunks(const rw_wkv7_args *a, const rw_cuda_state *s) {
     return a->dtype != RW_F32 && a->N == chunks::N && s->capability >= 80 && s->shared_bytes >= chunks::BWD_SMEM;
+}
+/* A few tokens that nothing has to be saved of (decoding) go in steps: a chunk is as long for one token as for 32. */
+enum { FEW_TOKENS = 8 };
+static bool forward_in_chunks(const rw_wkv7_args *a, const rw_cuda_state *s) {
+    return in_chunks(a, s) && (a->saved || a->R > FEW_TOKENS * a->n_seq);
 }
 template <class P> constexpr bool of_chunks = !std::is_same_v<P, float>;
 static bool fits_ahead(const rw_cuda_state *s) {
@@ -161,7 +166,7 @@ static void point_gradients(const rw_wkv7_args *a, const work<P> &w, recurrence<
     p->room = w.room;
 }
 
-/* -- forward ---------------------------------------------------------------------------------------------------- */
+/* -- forward -------------------------------------------------------------------------------------------------- */
 
 static dim3 row_grid(const rw_wkv7_args *a) {
     return dim3((unsigned)part_count(a->R), (unsigned)((a->H + ROW_WARPS - 1) / ROW_WARPS));
@@ -212,7 +217,7 @@ template <class T, class P, int N> static void run_forward(const rw_wkv7_args *a
             <<<row_grid(a), 32 * ROW_WARPS, 0, s->stream>>>(inputs_of<T>(a), p.y, p.v, w.rows.bonus, rw_out<T>(a->out));
 }
 
-/* -- backward --------------------------------------------------------------------------------------------------- */
+/* -- backward ------------------------------------------------------------------------------------------------- */
 
 static bool needs_recurrence(const rw_wkv7_args *a) {
     return a->dr || a->dw_raw || a->dk0 || a->dv || a->da_up || a->dv_up || a->dv_first || a->dw0 || a->da0 || a->dv0 ||
@@ -282,7 +287,7 @@ template <class T, class P, int N> static void run_backward(const rw_wkv7_args *
     sum_up(a, s, w.parts, w.ds0, N);
 }
 
-/* -- the table's rows ---------------------------------------------------------------------------------------------- */
+/* -- the table's rows ----------------------------------------------------------------------------------------- */
 
 /* Runs `call` with T and, of the steps, N. */
 #define RW_WKV7_AS(call)                                                                                               \
@@ -308,7 +313,7 @@ template <class T, class P, int N> static void run_backward(const rw_wkv7_args *
 
 template <class T> static void forward_as(const rw_wkv7_args *a, rw_cuda_state *s) {
     if constexpr (!std::is_same_v<T, float>)
-        if (in_chunks(a, s)) return run_forward<T, T, chunks::N>(a, s);
+        if (forward_in_chunks(a, s)) return run_forward<T, T, chunks::N>(a, s);
     RW_WKV7_AS((run_forward<T, float, N>(a, s)));
 }
 template <class T> static void backward_as(const rw_wkv7_args *a, rw_cuda_state *s) {
@@ -319,7 +324,13 @@ template <class T> static void backward_as(const rw_wkv7_args *a, rw_cuda_state 
 static int64_t work_bytes(const rw_wkv7_args *a, rw_cuda_state *s, bool backward) {
     work<__half> h; /* as wide as bf16 */
     work<float> f;
-    if (in_chunks(a, s)) return work_layout<__half, chunks::N>(a, s, backward, &h);
+    if (in_chunks(a, s)) {
+        rw_wkv7_args few = *a;
+        if (few.R > FEW_TOKENS * few.n_seq) few.R = FEW_TOKENS * few.n_seq;
+        const int64_t bytes = work_layout<__half, chunks::N>(a, s, backward, &h);
+        const int64_t of_steps = backward ? 0 : work_layout<float, chunks::N>(&few, s, false, &f);
+        return bytes > of_steps ? bytes : of_steps;
+    }
     RW_WKV7_AS(return (work_layout<float, N>(a, s, backward, &f)));
     return 0;
 }

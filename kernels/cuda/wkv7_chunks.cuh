@@ -27,11 +27,12 @@
  * The sums of S and of every i x t tile are used again as A operands without leaving the registers: all tiles of the
  * chain are kept transposed ([value channel][time]) for that reason.
  *
- * Two other forms where blocks are long and few: chunks_forward_ahead has 8 more warps which prepare ahead of those
- * that move the state; backward works on segments of time at once, G at their ends from a first pass, segment_ends.
+ * Two other forms: forward_ahead has 8 more warps which prepare ahead of those that move the state; backward works on
+ * segments of time at once where heads are few, G at their ends from a first pass, segment_ends.
  *
- * Saved: S in T before every 32 steps of a sequence but the first; it reads 6 rows and writes 1 forward (5 reads and
- * the state, or 7 reads and 6 writes, backward). Sums are those of the products, in one order: the bits repeat. Rows
+ * Saved: S in T before every 32 steps of a sequence but the first. Numbers each way, per token and channel: forward
+ * reads 6 and writes 1, backward 7 and 6, segment_ends reads 5; a saved state is 2 more each way. Sums are those of the
+ * products, in one order: the bits repeat. Nothing crosses blocks, but for G between segments, which lies ready. Rows
  * past the end of a sequence are zeros with no decay: they change neither S nor any gradient. */
 #ifndef RW_KERNELS_CUDA_WKV7_CHUNKS_CUH
 #define RW_KERNELS_CUDA_WKV7_CHUNKS_CUH
@@ -59,7 +60,7 @@ static_assert(BLOCK == KEEP, "a state is saved before every block");
 
 template <class T> constexpr bool from_middle = std::is_same_v<T, __half>;
 
-/* -- small pieces ------------------------------------------------------------------------------------------------ */
+/* -- small pieces --------------------------------------------------------------------------------------------- */
 
 using fragment = rw_fragment; /* A operand 16 x 16, or two B operands 16 x 8: (x[0], x[1]), (x[2], x[3]) */
 
@@ -91,7 +92,7 @@ static __device__ __forceinline__ void put_word(char *p, uint32_t x) {
     *reinterpret_cast<uint32_t *>(p) = x;
 }
 
-/* -- tiles in shared memory --------------------------------------------------------------------------------------
+/* -- tiles in shared memory -----------------------------------------------------------------------------------
  * With 128-byte rows (wide): 16-byte piece p of row t lies at piece p ^ swizzle(t); ldmatrix, whole rows, and 64 bytes
  * of rows t and t + 8 together are all free of bank conflicts. With 32-byte rows (narrow): p ^ bit 2 of t. */
 static __device__ __forceinline__ int swizzle(int t) {
@@ -151,8 +152,7 @@ static __device__ __forceinline__ void store_narrow(char *m, const fragment &f, 
     put_word(m + narrow_at(z.g + 8, z.c + 4), f.x[3]);
 }
 
-/* -- operands of one chunk ------------------------------------------------------------------------------------------
- */
+/* -- operands of one chunk ------------------------------------------------------------------------------------ */
 
 struct tiles {
     char *r, *w, *k, *v, *a, *b;
@@ -232,8 +232,7 @@ static __device__ __forceinline__ void make_operands(const tiles &t, float *tot,
             from_middle<T> ? make_float2(rw_exp2_fast(half0), rw_exp2_fast(half1)) : make_float2(p0, p1);
 }
 
-/* -- triangles: the 16 x 16 matrices of one chunk -------------------------------------------------------------------
- */
+/* -- triangles: the 16 x 16 matrices of one chunk ------------------------------------------------------------- */
 
 /* d[16 x 16] = x . y^T over the 64 channels of two chunk tiles */
 template <class T>
@@ -306,8 +305,7 @@ static __device__ __forceinline__ void triangles(const tiles &t, char *mats, flo
     }
 }
 
-/* -- states: 16 value rows x 64 key columns a warp
- * ---------------------------------------------------------------------- */
+/* -- states: 16 value rows x 64 key columns a warp ------------------------------------------------------------ */
 
 template <class T> static __device__ __forceinline__ void state_to_a(fragment *f, const float (*s)[4]) {
 #pragma unroll
@@ -440,8 +438,7 @@ static __device__ __forceinline__ void store_transposed(T *out, int64_t stride, 
     }
 }
 
-/* -- one head of one sequence
- * --------------------------------------------------------------------------------------------- */
+/* -- one head of one sequence --------------------------------------------------------------------------------- */
 
 struct head_place {
     int64_t sequence, head, row, stride, first; /* first row; stride between rows, offset of the first one's channels */
@@ -492,8 +489,7 @@ static __device__ __forceinline__ void copy_inputs(char *stage, const recurrence
     }
 }
 
-/* -- forward
- * ------------------------------------------------------------------------------------------------------------- */
+/* -- forward -------------------------------------------------------------------------------------------------- */
 
 /* a block in shared memory: six tiles, the matrices of its two chunks, their tot */
 constexpr int STAGE_MATS = 6 * TILE, STAGE_TOT = STAGE_MATS + 2 * MATS * MAT, STAGE = STAGE_TOT + 2 * N * 4;
@@ -544,8 +540,8 @@ static __device__ __forceinline__ void forward_block_of(const recurrence<T, T> &
 
 constexpr int FWD_SCRATCH = 2 * STAGE, FWD_SMEM = FWD_SCRATCH + SCRATCH;
 
-/* grid n_seq H, THREADS threads, FWD_SMEM bytes, four blocks on a multiprocessor */
-template <class T> __global__ void __launch_bounds__(THREADS, 4) forward(const recurrence<T, T> p) {
+/* grid n_seq H, THREADS threads, FWD_SMEM bytes: three blocks on a multiprocessor */
+template <class T> __global__ void __launch_bounds__(THREADS, 3) forward(const recurrence<T, T> p) {
     extern __shared__ __align__(1024) char smem[];
     const lane z = this_lane();
     const head_place o(p, blockIdx.x);
@@ -573,9 +569,8 @@ template <class T> __global__ void __launch_bounds__(THREADS, 4) forward(const r
     if (p.s_out) store_state(p.s_out + (int64_t)blockIdx.x * N * N, s, false, z);
 }
 
-/* -- few heads: a pipeline inside the block
- * --------------------------------------------------------------------------------- Team 0 (4 warps) only moves the
- * state; teams 1 and 2 prepare every other block ahead of it, in a ring of stages. */
+/* -- few heads: a pipeline inside the block ------------------------------------------------------------------
+ * Team 0 (4 warps) only moves the state; teams 1 and 2 prepare every other block ahead of it, in a ring of stages. */
 constexpr int STAGES = 6, MAKERS = 2, PIPE_THREADS = THREADS * (1 + MAKERS);
 constexpr int PIPE_SIGNALS = STAGES * STAGE + MAKERS * SCRATCH, PIPE_SMEM = PIPE_SIGNALS + 2 * STAGES * 8;
 enum { BAR_TEAM = 1, BAR_PAIR = BAR_TEAM + MAKERS }; /* named barriers inside a team */
@@ -651,8 +646,7 @@ template <class T> __global__ void __launch_bounds__(PIPE_THREADS, 1) forward_ah
     if (p.s_out) store_state(p.s_out + (int64_t)blockIdx.x * N * N, s, false, z);
 }
 
-/* -- segments of time
- * ---------------------------------------------------------------------------------------------------------- */
+/* -- segments of time ----------------------------------------------------------------------------------------- */
 
 /* Segments of a sequence are `blocks` blocks long, its last one at most. G at the end of all but the last, in fp32,
  * numbered like saved states. */
@@ -697,8 +691,7 @@ __global__ void __launch_bounds__(PIPE_THREADS, 1) segment_ends(const recurrence
     }
 }
 
-/* -- backward
- * ----------------------------------------------------------------------------------------------------------------- */
+/* -- backward ------------------------------------------------------------------------------------------------- */
 
 /* Products of one chunk waiting for their elementwise part: fp32 pairs that take the place of 16 columns (block q) of a
  * state tile which the warp has read. which = 0, 1: two matrices [16 t x 64 j]; n, c: columns 16q + 8n + 2c, +1.
@@ -890,8 +883,8 @@ static __device__ __forceinline__ lane_decays decays_of(const char *w_tile, cons
         sigmoid(rw_high<T>(w) + base.y, &e1, &s1);
         y.step[x][0] = on * s0;
         y.step[x][1] = on * s1;
-        y.slope[x][0] = -RW_WKV7_DECAY * s0 * (e0 * s0);
-        y.slope[x][1] = -RW_WKV7_DECAY * s1 * (e1 * s1);
+        y.slope[x][0] = -DECAY * s0 * (e0 * s0);
+        y.slope[x][1] = -DECAY * s1 * (e1 * s1);
         y.c0 += y.step[x][0];
         y.c1 += y.step[x][1];
     }

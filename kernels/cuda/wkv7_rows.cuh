@@ -1,21 +1,24 @@
 /* wkv7, token by token: what stands before and behind the recurrence (formulas: kernels/wkv7.h). P is the type of what
  * goes between these kernels and the recurrence: float for the steps, T for the chunks.
  *
- * A warp takes one head and walks through the rows of one part; a lane holds W = N / 32 neighbouring channels, so that
- * the vectors stay in registers and sums along the head are shuffles. The eight warps of a block take neighbouring
- * heads: 8 N numbers of a row together. Parts depend on R alone; each leaves its sums of the vectors' gradients
- * [part][PARAMS][C], which sum_parts() adds up in order: the same bits whatever the card.
+ * A warp takes one head and walks through the rows of one part, ROWS at a time: LANES of its lanes share a row, a lane
+ * holds W neighbouring channels (16 bytes; 4 channels where many tensors meet), so that the vectors stay in registers
+ * and sums along the head are shuffles. The four warps of a block take neighbouring heads. Where a part has no row left
+ * for some lanes they work on its last one again, with gradients of 0, and store nothing. Parts depend on R alone; each
+ * leaves its sums of the vectors' gradients [part][PARAMS][C], which sum_parts() adds up in order: the same bits
+ * whatever the card.
  *
  * Numbers each way, per token and channel: prepare 4 (6 with the value mix) and 3 (4); read_out 3 and 1; out_backward 3
  * and 1; prepare_backward 16 and 8. */
 #ifndef RW_KERNELS_CUDA_WKV7_ROWS_CUH
 #define RW_KERNELS_CUDA_WKV7_ROWS_CUH
 
+#include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/pointwise.cuh"
 
 namespace wkv7 {
 
-constexpr int ROW_WARPS = 8, MOST_PARTS = 256, LEAST_ROWS = 8;
+constexpr int ROW_WARPS = 4, MOST_PARTS = 256, LEAST_ROWS = 8;
 constexpr float NORM_MIN = 1e-12f;
 enum { D_W0, D_A0, D_V0, D_K_K, D_K_A, D_R_K, D_LN_W, D_LN_B, PARAMS };
 
@@ -64,15 +67,32 @@ template <class T> static __device__ __forceinline__ void sigmoid_parts(float x,
 
 /* -- where a warp works --------------------------------------------------------------------------------------- */
 
-template <int N> struct place {
-    static constexpr int W = N / 32;
+template <class P> constexpr int wide_row = sizeof(P) == 2 ? 8 : 4; /* W of a kernel that reads few tensors */
+
+template <int N, int W> struct place {
+    static constexpr int LANES = N / W, ROWS = 32 / LANES;
     int64_t C, head, first, last, channel; /* channel: of the lane, in the row */
+    int sub;                               /* which of the warp's rows */
     __device__ __forceinline__ place(int64_t R, int64_t H, int64_t part_rows) {
         C = H * N;
         head = (int64_t)blockIdx.y * ROW_WARPS + threadIdx.x / 32;
         first = blockIdx.x * part_rows;
         last = first + part_rows < R ? first + part_rows : R;
-        channel = head * N + threadIdx.x % 32 * W;
+        channel = head * N + threadIdx.x % LANES * W;
+        sub = threadIdx.x % 32 / LANES;
+    }
+    __device__ __forceinline__ bool there(int64_t row) const { return row + sub < last; }
+    __device__ __forceinline__ int64_t mine(int64_t row) const { return there(row) ? row + sub : last - 1; }
+    static __device__ __forceinline__ float sum(float x) { /* over the row; every lane of it gets the sum */
+#pragma unroll
+        for (int d = LANES / 2; d > 0; d /= 2) x += __shfl_xor_sync(0xffffffffu, x, d);
+        return x;
+    }
+    static __device__ __forceinline__ float dot(const float (&x)[W], const float (&y)[W]) {
+        float z = 0;
+#pragma unroll
+        for (int i = 0; i < W; i++) z += x[i] * y[i];
+        return sum(z);
     }
 };
 /* A lane's channels of a vector; `otherwise` without one. */
@@ -89,6 +109,16 @@ static __device__ __forceinline__ void load_or(const T *p, int64_t at, float oth
 #pragma unroll
         for (int i = 0; i < W; i++) x[i] = otherwise;
 }
+/* Of 16-bit numbers by words: the compiler was seen to store them one by one. */
+template <int W, class T> static __device__ __forceinline__ void store_row(T *p, const float (&x)[W]) {
+    if constexpr (sizeof(T) == 2 && W == 8)
+        rw_store16(p, make_uint4(rw_pack2<T>(x[0], x[1]), rw_pack2<T>(x[2], x[3]), rw_pack2<T>(x[4], x[5]),
+                                 rw_pack2<T>(x[6], x[7])));
+    else if constexpr (sizeof(T) == 2 && W == 4)
+        rw_store8(p, make_uint2(rw_pack2<T>(x[0], x[1]), rw_pack2<T>(x[2], x[3])));
+    else
+        rw_store(p, x);
+}
 template <int W, class T>
 static __device__ __forceinline__ void store_or_add(T *p, int64_t at, bool add, const float (&x)[W]) {
     float y[W];
@@ -96,16 +126,9 @@ static __device__ __forceinline__ void store_or_add(T *p, int64_t at, bool add, 
     load_or(add ? p : nullptr, at, 0, y);
 #pragma unroll
     for (int i = 0; i < W; i++) y[i] += x[i];
-    rw_store(p + at, y);
+    store_row(p + at, y);
 }
-template <int W> static __device__ __forceinline__ float dot(const float (&x)[W], const float (&y)[W]) {
-    float sum = 0;
-#pragma unroll
-    for (int i = 0; i < W; i++) sum += x[i] * y[i];
-    return rw_warp_sum(sum);
-}
-
-/* -- preparation ------------------------------------------------------------------------------------------------ */
+/* -- preparation ---------------------------------------------------------------------------------------------- */
 
 template <int W> struct key_vectors {
     float a0[W], k_k[W], k_a[W];
@@ -117,7 +140,7 @@ template <int W> struct key_vectors {
 };
 /* The keys of a token. rest = 1 - a; kk = k0 * k_k * scale. */
 template <int W> struct keys { float k0[W], k[W], kk[W], a[W], rest[W], scale; };
-template <int W, class T>
+template <int N, int W, class T>
 static __device__ __forceinline__ keys<W> prepare_keys(const inputs<T> &p, const key_vectors<W> &q, int64_t at) {
     keys<W> x;
     float up[W];
@@ -129,7 +152,7 @@ static __device__ __forceinline__ keys<W> prepare_keys(const inputs<T> &p, const
         x.k[i] = x.k0[i] * (1 - x.rest[i] * q.k_a[i]);
         x.kk[i] = x.k0[i] * q.k_k[i];
     }
-    x.scale = 1 / fmaxf(sqrtf(dot(x.kk, x.kk)), NORM_MIN);
+    x.scale = 1 / fmaxf(sqrtf(place<N, W>::dot(x.kk, x.kk)), NORM_MIN);
 #pragma unroll
     for (int i = 0; i < W; i++) x.kk[i] *= x.scale;
     return x;
@@ -154,50 +177,53 @@ static __device__ __forceinline__ values<W> prepare_values(const inputs<T> &p, c
 /* to.bonus NULL: not wanted (backward). */
 template <class T, class P, int N>
 __global__ void __launch_bounds__(32 * ROW_WARPS) prepare(const inputs<T> p, const prepared_rows<P> to) {
-    constexpr int W = N / 32;
-    const place<N> o(p.R, p.H, p.part_rows);
+    constexpr int W = wide_row<P>;
+    const place<N, W> o(p.R, p.H, p.part_rows);
     if (o.head >= p.H) return;
     const key_vectors<W> q(p, o.channel);
     float v0[W], r_k[W];
     vector_of<W>(p.v0, o.channel, 0, v0);
     vector_of<W>(p.r_k, o.channel, 0, r_k);
-    for (int64_t row = o.first; row < o.last; row++) {
-        const int64_t at = row * o.C + o.channel;
-        const keys<W> x = prepare_keys(p, q, at);
+    for (int64_t first = o.first; first < o.last; first += o.ROWS) {
+        const bool there = o.there(first);
+        const int64_t row = o.mine(first), at = row * o.C + o.channel;
+        const keys<W> x = prepare_keys<N>(p, q, at);
         float a[W], b[W];
 #pragma unroll
         for (int i = 0; i < W; i++) {
             a[i] = -x.kk[i];
             b[i] = x.kk[i] * x.a[i];
         }
-        rw_store(to.k + at, x.k);
-        rw_store(to.a + at, a);
-        rw_store(to.b + at, b);
-        if (to.v) rw_store(to.v + at, prepare_values(p, v0, at).v);
+        if (there) {
+            store_row(to.k + at, x.k);
+            store_row(to.a + at, a);
+            store_row(to.b + at, b);
+            if (to.v) store_row(to.v + at, prepare_values(p, v0, at).v);
+        }
         if (!to.bonus) continue;
         float r[W];
         rw_load(p.r + at, r);
 #pragma unroll
         for (int i = 0; i < W; i++) r[i] *= r_k[i];
-        const float bonus = dot(r, x.k);
-        if (threadIdx.x % 32 == 0) to.bonus[row * p.H + o.head] = bonus;
+        const float bonus = o.dot(r, x.k);
+        if (there && threadIdx.x % o.LANES == 0) to.bonus[row * p.H + o.head] = bonus;
     }
 }
 
-/* -- read out: norm, bonus, gate ---------------------------------------------------------------------------------- */
+/* -- read out: norm, bonus, gate ------------------------------------------------------------------------------ */
 
 /* y -> (y - mean) / deviation over the head, in two passes so that nothing cancels. Returns 1 / deviation. */
-template <int W> static __device__ __forceinline__ float normalise(float (&y)[W], float eps) {
+template <int N, int W> static __device__ __forceinline__ float normalise(float (&y)[W], float eps) {
     float sum = 0, square = 0;
 #pragma unroll
     for (int i = 0; i < W; i++) sum += y[i];
-    const float mean = rw_warp_sum(sum) * (1.0f / (32 * W));
+    const float mean = place<N, W>::sum(sum) * (1.0f / N);
 #pragma unroll
     for (int i = 0; i < W; i++) {
         y[i] -= mean;
         square += y[i] * y[i];
     }
-    const float rstd = 1 / sqrtf(rw_warp_sum(square) * (1.0f / (32 * W)) + eps);
+    const float rstd = 1 / sqrtf(place<N, W>::sum(square) * (1.0f / N) + eps);
 #pragma unroll
     for (int i = 0; i < W; i++) y[i] *= rstd;
     return rstd;
@@ -207,58 +233,64 @@ template <int W> static __device__ __forceinline__ float normalise(float (&y)[W]
 template <class T, class P, int N>
 __global__ void __launch_bounds__(32 * ROW_WARPS)
     read_out(const inputs<T> p, const P *y, const P *v, const float *bonus, T *out) {
-    constexpr int W = N / 32;
-    const place<N> o(p.R, p.H, p.part_rows);
+    constexpr int W = wide_row<P>;
+    const place<N, W> o(p.R, p.H, p.part_rows);
     if (o.head >= p.H) return;
     float ln_w[W], ln_b[W];
     vector_of<W>(p.ln_w, o.channel, 1, ln_w);
     vector_of<W>(p.ln_b, o.channel, 0, ln_b);
-    for (int64_t row = o.first; row < o.last; row++) {
-        const int64_t at = row * o.C + o.channel;
+    for (int64_t first = o.first; first < o.last; first += o.ROWS) {
+        const bool there = o.there(first);
+        const int64_t row = o.mine(first), at = row * o.C + o.channel;
         float z[W], u[W], g[W];
         rw_load(y + at, z);
         load_or(p.r_k ? v : nullptr, at, 0, u);
         load_or(p.g, at, 1, g);
         const float c = p.r_k ? bonus[row * p.H + o.head] : 0;
-        if (p.ln_w) normalise(z, p.eps);
+        if (p.ln_w) normalise<N>(z, p.eps);
 #pragma unroll
         for (int i = 0; i < W; i++) z[i] = (z[i] * ln_w[i] + ln_b[i] + c * u[i]) * g[i];
-        rw_store(out + at, z);
+        if (there) store_row(out + at, z);
     }
 }
 
-/* -- backward ------------------------------------------------------------------------------------------------------ */
+/* -- backward ------------------------------------------------------------------------------------------------- */
 
 /* The gradient behind the gate: zeros without dout. */
 template <int W, class T>
-static __device__ __forceinline__ void behind_gate(const inputs<T> &p, int64_t at, float (&dout)[W], float (&dz)[W]) {
-    load_or(p.dout, at, 0, dout);
+static __device__ __forceinline__ void behind_gate(const inputs<T> &p, int64_t at, bool there, float (&dout)[W],
+                                                   float (&dz)[W]) {
+    load_or(there ? p.dout : nullptr, at, 0, dout);
     load_or(p.g, at, 1, dz);
 #pragma unroll
     for (int i = 0; i < W; i++) dz[i] *= dout[i];
 }
-template <int W>
-static __device__ __forceinline__ void store_sums(float *parts, const place<32 * W> &o, int param,
-                                                  const float (&x)[W]) {
+/* Sums of the part: over the warp's rows too. */
+template <int N, int W>
+static __device__ __forceinline__ void store_sums(float *parts, const place<N, W> &o, int param, float (&x)[W]) {
 #pragma unroll
-    for (int i = 0; i < W; i++) parts[((int64_t)blockIdx.x * PARAMS + param) * o.C + o.channel + i] = x[i];
+    for (int i = 0; i < W; i++)
+#pragma unroll
+        for (int d = o.LANES; d < 32; d *= 2) x[i] += __shfl_xor_sync(0xffffffffu, x[i], d);
+    if (o.sub == 0) store_row(parts + ((int64_t)blockIdx.x * PARAMS + param) * o.C + o.channel, x);
 }
 
 /* dy from dout through gate and norm; the sums of ln_w and ln_b. dy NULL: not wanted. */
 template <class T, class P, int N>
 __global__ void __launch_bounds__(32 * ROW_WARPS) out_backward(const inputs<T> p, const P *y, P *dy, float *parts) {
-    constexpr int W = N / 32;
-    const place<N> o(p.R, p.H, p.part_rows);
+    constexpr int W = wide_row<P>;
+    const place<N, W> o(p.R, p.H, p.part_rows);
     if (o.head >= p.H) return;
     float ln_w[W], sum_w[W] = {}, sum_b[W] = {};
     vector_of<W>(p.ln_w, o.channel, 1, ln_w);
-    for (int64_t row = o.first; row < o.last; row++) {
-        const int64_t at = row * o.C + o.channel;
+    for (int64_t first = o.first; first < o.last; first += o.ROWS) {
+        const bool there = o.there(first);
+        const int64_t row = o.mine(first), at = row * o.C + o.channel;
         float dout[W], d[W], x[W];
-        behind_gate(p, at, dout, d);
+        behind_gate(p, at, there, dout, d);
         if (p.ln_w) {
             rw_load(y + at, x);
-            const float rstd = normalise(x, p.eps);
+            const float rstd = normalise<N>(x, p.eps);
             float sum = 0;
 #pragma unroll
             for (int i = 0; i < W; i++) {
@@ -267,11 +299,11 @@ __global__ void __launch_bounds__(32 * ROW_WARPS) out_backward(const inputs<T> p
                 d[i] *= ln_w[i];
                 sum += d[i];
             }
-            const float mean = rw_warp_sum(sum) * (1.0f / N), along = dot(d, x) * (1.0f / N);
+            const float mean = o.sum(sum) * (1.0f / N), along = o.dot(d, x) * (1.0f / N);
 #pragma unroll
             for (int i = 0; i < W; i++) d[i] = (d[i] - mean - x[i] * along) * rstd;
         }
-        if (dy) rw_store(dy + at, d);
+        if (dy && there) store_row(dy + at, d);
     }
     store_sums(parts, o, D_LN_W, sum_w);
     store_sums(parts, o, D_LN_B, sum_b);
@@ -279,10 +311,10 @@ __global__ void __launch_bounds__(32 * ROW_WARPS) out_backward(const inputs<T> p
 
 /* The rest: gate, bonus, value mix and keys backwards, from the gradients of what the recurrence read. */
 template <class T, class P, int N>
-__global__ void __launch_bounds__(32 * ROW_WARPS, 2)
+__global__ void __launch_bounds__(32 * ROW_WARPS, 3)
     prepare_backward(const inputs<T> p, const P *y, const recurrence_grads<P> d, const outputs<T> to) {
-    constexpr int W = N / 32;
-    const place<N> o(p.R, p.H, p.part_rows);
+    constexpr int W = 4;
+    const place<N, W> o(p.R, p.H, p.part_rows);
     if (o.head >= p.H) return;
     const key_vectors<W> q(p, o.channel);
     float v0[W], r_k[W], ln_w[W], ln_b[W], sums[D_R_K + 1][W] = {};
@@ -290,25 +322,26 @@ __global__ void __launch_bounds__(32 * ROW_WARPS, 2)
     vector_of<W>(p.r_k, o.channel, 0, r_k);
     vector_of<W>(p.ln_w, o.channel, 1, ln_w);
     vector_of<W>(p.ln_b, o.channel, 0, ln_b);
-    for (int64_t row = o.first; row < o.last; row++) {
-        const int64_t at = row * o.C + o.channel;
-        const keys<W> x = prepare_keys(p, q, at);
+    for (int64_t first = o.first; first < o.last; first += o.ROWS) {
+        const bool there = o.there(first);
+        const int64_t row = o.mine(first), at = row * o.C + o.channel;
+        const keys<W> x = prepare_keys<N>(p, q, at);
         values<W> u = prepare_values(p, v0, at);
         float dout[W], dz[W], z[W], r[W], dr[W], dk[W], dv[W], da[W], db[W], dw[W];
-        behind_gate(p, at, dout, dz);
-        load_or(d.dr, at, 0, dr);
-        load_or(d.dk, at, 0, dk);
-        load_or(d.dv, at, 0, dv);
-        load_or(d.da, at, 0, da);
-        load_or(d.db, at, 0, db);
-        load_or(d.dw_raw, at, 0, dw);
+        behind_gate(p, at, there, dout, dz);
+        load_or(there ? d.dr : nullptr, at, 0, dr);
+        load_or(there ? d.dk : nullptr, at, 0, dk);
+        load_or(there ? d.dv : nullptr, at, 0, dv);
+        load_or(there ? d.da : nullptr, at, 0, da);
+        load_or(there ? d.db : nullptr, at, 0, db);
+        load_or(there ? d.dw_raw : nullptr, at, 0, dw);
         float bonus = 0;
         if (p.r_k) {
             rw_load(p.r + at, r);
 #pragma unroll
             for (int i = 0; i < W; i++) z[i] = r[i] * r_k[i];
-            bonus = dot(z, x.k);
-            const float along = dot(dz, u.v);
+            bonus = o.dot(z, x.k);
+            const float along = o.dot(dz, u.v);
 #pragma unroll
             for (int i = 0; i < W; i++) {
                 dr[i] += along * x.k[i] * r_k[i];
@@ -319,15 +352,16 @@ __global__ void __launch_bounds__(32 * ROW_WARPS, 2)
         }
         if (to.dg) {
             rw_load(y + at, z);
-            if (p.ln_w) normalise(z, p.eps);
+            if (p.ln_w) normalise<N>(z, p.eps);
 #pragma unroll
             for (int i = 0; i < W; i++) z[i] = dout[i] * (z[i] * ln_w[i] + ln_b[i] + bonus * u.v[i]);
-            store_or_add(to.dg, at, to.add & RW_WKV7_ADD_G, z);
+            store_or_add(there ? to.dg : nullptr, at, to.add & RW_WKV7_ADD_G, z);
         }
         /* keys: da, of A = -kk, becomes the gradient of kk, then of kk before it was scaled */
 #pragma unroll
         for (int i = 0; i < W; i++) da[i] = db[i] * x.a[i] - da[i];
-        const float along = dot(x.kk, da), part = x.scale < 1 / NORM_MIN ? along : 0; /* a raised norm is a constant */
+        const float along = o.dot(x.kk, da),
+                    part = x.scale < 1 / NORM_MIN ? along : 0; /* a raised norm is a constant */
 #pragma unroll
         for (int i = 0; i < W; i++) {
             da[i] = (da[i] - x.kk[i] * part) * x.scale;
@@ -338,10 +372,10 @@ __global__ void __launch_bounds__(32 * ROW_WARPS, 2)
             sums[D_W0][i] += dw[i];
             dk[i] = dk[i] * (1 - x.rest[i] * q.k_a[i]) + da[i] * q.k_k[i];
         }
-        store_or_add(to.dr, at, to.add & RW_WKV7_ADD_R, dr);
-        store_or_add(to.dw_raw, at, to.add & RW_WKV7_ADD_W_RAW, dw);
-        store_or_add(to.dk0, at, to.add & RW_WKV7_ADD_K0, dk);
-        store_or_add(to.da_up, at, to.add & RW_WKV7_ADD_A_UP, db);
+        store_or_add(there ? to.dr : nullptr, at, to.add & RW_WKV7_ADD_R, dr);
+        store_or_add(there ? to.dw_raw : nullptr, at, to.add & RW_WKV7_ADD_W_RAW, dw);
+        store_or_add(there ? to.dk0 : nullptr, at, to.add & RW_WKV7_ADD_K0, dk);
+        store_or_add(there ? to.da_up : nullptr, at, to.add & RW_WKV7_ADD_A_UP, db);
         if (p.v_up) {
 #pragma unroll
             for (int i = 0; i < W; i++) {
@@ -351,17 +385,16 @@ __global__ void __launch_bounds__(32 * ROW_WARPS, 2)
                 sums[D_V0][i] += up;
                 u.own[i] = up;
             }
-            store_or_add(to.dv_up, at, to.add & RW_WKV7_ADD_V_UP, u.own);
-            store_or_add(to.dv_first, at, to.add & RW_WKV7_ADD_V_FIRST, u.first);
+            store_or_add(there ? to.dv_up : nullptr, at, to.add & RW_WKV7_ADD_V_UP, u.own);
+            store_or_add(there ? to.dv_first : nullptr, at, to.add & RW_WKV7_ADD_V_FIRST, u.first);
         }
-        store_or_add(to.dv, at, to.add & RW_WKV7_ADD_V, dv);
+        store_or_add(there ? to.dv : nullptr, at, to.add & RW_WKV7_ADD_V, dv);
     }
 #pragma unroll
     for (int i = 0; i <= D_R_K; i++) store_sums(to.parts, o, i, sums[i]);
 }
 
-/* -- sums over parts, in order ---------------------------------------------------------------------------------------
- */
+/* -- sums over parts, in order -------------------------------------------------------------------------------- */
 
 constexpr int SUM_COLUMNS = 32, SUM_ROWS = 8;
 struct part_sums {

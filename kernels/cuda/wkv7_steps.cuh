@@ -22,8 +22,8 @@
 
 namespace wkv7 {
 
-constexpr int KEEP = 32;                  /* tokens from one saved state to the next */
-#define RW_WKV7_DECAY 0.6065306597126334f /* exp(-1/2) */
+constexpr int KEEP = 32;                     /* tokens from one saved state to the next */
+constexpr float DECAY = 0.6065306597126334f; /* exp(-1/2) */
 
 /* What a recurrence reads and writes. */
 template <class T, class P> struct recurrence {
@@ -67,7 +67,7 @@ static inline int64_t room_blocks(int64_t n_heads, int n_sm, int per_sm) {
 /* w = exp(-exp(-1/2) s), 0 <= s <= 1, good to the last bit: counted from the middle, the exponent is small. */
 static __device__ __forceinline__ float decay(float s) {
     constexpr float middle = 0.7384031414985657f, below = 8.476165e-9f; /* exp(-exp(-1/2) / 2) in two parts */
-    return middle + fmaf(middle, expm1f(RW_WKV7_DECAY * (0.5f - s)), below);
+    return middle + fmaf(middle, expm1f(DECAY * (0.5f - s)), below);
 }
 
 /* Thread of a head: row (or column) `own`, numbers at(x) across it. */
@@ -138,7 +138,7 @@ static __device__ __forceinline__ void load_decays(tile<N> *to, const T *w_raw, 
     }
 }
 
-/* -- forward ------------------------------------------------------------------------------------------------------ */
+/* -- forward -------------------------------------------------------------------------------------------------- */
 
 template <class T, int N>
 __global__ void __launch_bounds__(steps<N>::THREADS) steps_forward(const recurrence<T, float> p) {
@@ -177,8 +177,7 @@ __global__ void __launch_bounds__(steps<N>::THREADS) steps_forward(const recurre
     if (p.s_out) z.store_row(p.s_out + (int64_t)blockIdx.x * N * N, s, false);
 }
 
-/* -- backward -------------------------------------------------------------------------------------------------------
- */
+/* -- backward ------------------------------------------------------------------------------------------------- */
 
 template <int N> struct backward_tiles {
     tile<N> r, w, k, v, a, b, dy, sa;
@@ -252,7 +251,7 @@ static __device__ __forceinline__ void step_back(const recurrence<T, float> &p, 
     float sigma, rest;
     sigmoid_parts<T>(p.w0[c] + rw_to_float(p.w_raw[to]), &sigma, &rest);
     p.dv[to] = dv, p.dr[to] = dr, p.dk[to] = dk, p.db[to] = db, p.da[to] = da;
-    p.dw_raw[to] = dw * w * (-RW_WKV7_DECAY * sigma * rest);
+    p.dw_raw[to] = dw * w * (-DECAY * sigma * rest);
 }
 
 template <class T, int N>

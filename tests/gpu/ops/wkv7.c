@@ -72,8 +72,11 @@ static void vectors_in(op_side *s, const shape *p, rw_wkv7_args *a) {
 }
 
 static rw_wkv7_args arguments(op_side *s, const shape *p) {
-    rw_wkv7_args a = {.dtype = s->narrow, .R = rows_of(p), .H = p->H, .N = p->N, .n_seq = p->n_seq, .eps = 64e-5};
+    rw_wkv7_args a = {.dtype = s->narrow, .R = rows_of(p), .H = p->H, .N = p->N, .n_seq = p->n_seq};
     const int64_t state = a.H * a.N * a.N;
+    /* narrow: one token whose y happens to be small would be blown up by the norm, with the error that the products
+     * gave it, and decide over the whole comparison */
+    a.eps = s->grid == RW_F32 ? 64e-5 : 0.1;
     if (p->cu[0] >= 0) a.cu_seqlens = op_ints(s, p->cu, p->n_seq + 1);
     rows_in(s, p, &a);
     vectors_in(s, p, &a);
@@ -88,11 +91,12 @@ static rw_wkv7_args arguments(op_side *s, const shape *p) {
 /* What rounds on the way, beside the result, when numbers are narrow. Rms in bf16, with all parts: the products of 16
  * tokens 3.5e-3 in y (4.8e-3 in the gradients of A and B, 8e-3 with near-equal keys); k, v', A, B, y, dy and their
  * gradients, stored between the kernels, another 4e-3 if all else is exact; and y's error goes through the norm into
- * every gradient, which the norm makes small beside dout. Together 7e-3, 9e-3 for what belongs to the keys and decays,
- * and 1.4e-2 with near-equal keys. The steps (fp32, heads of 32 and 128) are exact to the last rounding. */
+ * every gradient, which the norm makes small beside dout. Together up to 6.3e-3, 7e-3 for what belongs to the keys and
+ * decays (1e-2 from ds_out alone), 1.3e-2 with near-equal keys. The steps (fp32, heads of 32 and 128) are exact to the
+ * last rounding. */
 static double limits(const op_side *s, const shape *p, bool keys) {
     if (s->grid == RW_F32 || p->N != 64) return 1;
-    return p->values == NEAR_KEYS ? 3.6 : keys ? 2.4 : 1.8;
+    return p->values == NEAR_KEYS ? 3.2 : keys ? 2.4 : 1.6;
 }
 
 /* Gradient number i, of n numbers, unless it is left out. */
@@ -175,7 +179,7 @@ static const shape shapes[] = {
     {64, 2, 2, {-66}, .parts = MIX | GATE | SHARED_STATE},
     {64, 2, 2, {-66}, .parts = ALL, .no_dout = true},
     {64, 2, 2, {-66}, .parts = ALL, .no_ds = true},
-    {64, 60, 8, {-320}, .parts = MIX | TAIL}, /* more heads than a GPU has places */
+    {64, 50, 8, {-320}, .parts = MIX | GATE}, /* more heads than a GPU has places */
     {64, 2, 3, {0, 0, 0, 0}, .parts = ALL},   /* states pass through, sums are zeros */
 };
 static void shapes_of(op_side *s) {
