@@ -50,12 +50,23 @@ template <class T> __device__ __forceinline__ void load8(const T *from, bool the
     for (float &e : x) e = 0;
     if (there) rw_load(from, x);
 }
+/* 16 bytes at a time by name: left to itself the compiler cut some of these stores into numbers. */
+__device__ __forceinline__ void write8(float *to, const float (&x)[8]) {
+#pragma unroll
+    for (int i = 0; i < 8; i += 4)
+        rw_store16(to + i, make_uint4(__float_as_uint(x[i]), __float_as_uint(x[i + 1]), __float_as_uint(x[i + 2]),
+                                      __float_as_uint(x[i + 3])));
+}
+template <class T> __device__ __forceinline__ void write8(T *to, const float (&x)[8]) {
+    rw_store16(to, make_uint4(rw_pack2<T>(x[0], x[1]), rw_pack2<T>(x[2], x[3]), rw_pack2<T>(x[4], x[5]),
+                              rw_pack2<T>(x[6], x[7])));
+}
 template <class T> __device__ __forceinline__ void store8(T *to, bool add, float (&x)[8]) {
     float old[8] = {};
     if (add) rw_load(to, old);
 #pragma unroll
     for (int e = 0; e < 8; e++) x[e] += old[e];
-    rw_store(to, x);
+    write8(to, x);
 }
 template <class T> __device__ __forceinline__ void store1(T *to, bool add, float x) {
     *to = rw_from_float<T>(add ? rw_to_float(*to) + x : x);
@@ -87,13 +98,14 @@ template <class T, int N, class Row>
 __device__ __forceinline__ void walk_load(const walk_args<T> &a, walk_room<N> &m, int h, int n, Row row) {
     const int x = threadIdx.x / (N / 8), c = threadIdx.x % (N / 8) * 8;
     const int64_t at = row(x < n ? x : 0) + c;
-    float read[8], write[8], value[8], w[8], slope;
+    float read[8], write[8], value[8], w[8], w0[8], slope;
     load8(a.read + at, x < n, read);
     load8(a.write + at, x < n, write);
     load8(a.value + at, x < n, value);
     load8(a.ww + at, a.ww && x < n, w);
+    load8(a.w0 + h * N + c, a.w0, w0);
 #pragma unroll
-    for (int e = 0; e < 8; e++) w[e] = decay(w[e] + (a.w0 ? a.w0[h * N + c + e] : 0), &slope);
+    for (int e = 0; e < 8; e++) w[e] = decay(w[e] + w0[e], &slope);
     rw_store(&m.read[x][c], read);
     rw_store(&m.write[x][c], write);
     rw_store(&m.value[x][c], value);
@@ -433,7 +445,7 @@ template <class T, int N> __global__ void __launch_bounds__(RW_CUDA_THREADS) fin
 #pragma unroll
         for (int e = 0; e < 8; e++) y[e] *= gate[e] * sigmoid<T>(gate[e]);
     }
-    if (there) rw_store(a.out + at, y);
+    if (there) write8(a.out + at, y);
 }
 
 /* dz of the gate's input z becomes that of z; gate becomes dgate. */
@@ -502,13 +514,34 @@ template <class T, int N> __global__ void __launch_bounds__(RW_CUDA_THREADS) fin
     }
 }
 
-/* out[i] = the sum of n parts, in order, `pitch` apart */
-__global__ void sum_parts(float *out, bool add, const float *parts, int64_t n, int64_t pitch, int64_t size) {
-    for (int64_t i = rw_thread_index(); i < size; i += rw_thread_count()) {
-        float sum = 0;
-        for (int64_t k = 0; k < n; k++) sum += parts[k * pitch + i];
-        out[i] = add ? out[i] + sum : sum;
-    }
+/* out[i] = the sum of n parts, `pitch` apart */
+struct sum_job {
+    void *out; /* NULL: not wanted */
+    bool add;
+    const float *parts;
+    int64_t n, pitch;
+};
+struct sum_jobs {
+    sum_job at[4];
+};
+/* grid (numbers / 32, jobs), 256 threads: a block sums 32 numbers; each of its 8 warps every 8th part, in order, then
+ * the first warp the warps' sums, in order. */
+__global__ void __launch_bounds__(RW_CUDA_THREADS) sum_parts(const sum_jobs jobs) {
+    __shared__ float sums[RW_CUDA_THREADS / 32][32];
+    const sum_job j = jobs.at[blockIdx.y];
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, i = blockIdx.x * 32 + lane;
+    float *out = static_cast<float *>(j.out);
+    if (!out) return;
+    float sum = 0;
+#pragma unroll 4
+    for (int64_t k = warp; k < j.n; k += RW_CUDA_THREADS / 32) sum += j.parts[k * j.pitch + i];
+    sums[warp][lane] = sum;
+    __syncthreads(); /* the sums of all warps are there */
+    if (warp > 0) return;
+    sum = 0;
+#pragma unroll
+    for (int k = 0; k < RW_CUDA_THREADS / 32; k++) sum += sums[k][lane];
+    out[i] = j.add ? out[i] + sum : sum;
 }
 
 /* -- memory ----------------------------------------------------------------------------------------------------------
@@ -768,20 +801,19 @@ void run_chunked_back(const rw_wkv6_args *a, rw_cuda_state *s, const backward_pa
         <<<(int)(a->n_seq * a->H * in.segments), wkv6::THREADS, wkv6::BACKWARD_BYTES, s->stream>>>(in, o);
 }
 
-void sum_into(rw_cuda_state *s, void *out, bool add, const float *parts, int64_t n, int64_t pitch, int64_t size) {
-    if (!out) return;
-    sum_parts<<<rw_cuda_blocks(s, size), RW_CUDA_THREADS, 0, s->stream>>>(rw_out<float>(out), add, parts, n, pitch,
-                                                                          size);
-}
-
 void sum_gradients(const rw_wkv6_args *a, rw_cuda_state *s, const backward_parts &p, int segments) {
-    const int64_t C = a->H * a->N;
+    const int64_t C = a->H * a->N, walks = a->n_seq * segments;
     const int64_t tails = a->ln_w ? finish_blocks(a) : 0; /* without a norm nothing was summed: zeros */
-    sum_into(s, a->dln_w, a->add & RW_WKV6_ADD_LN_W, p.ln, tails, 2 * C, C);
-    sum_into(s, a->dln_b, a->add & RW_WKV6_ADD_LN_B, p.ln + C, tails, 2 * C, C);
-    sum_into(s, a->du, a->add & RW_WKV6_ADD_U, p.params, a->n_seq * segments, 2 * C, C);
-    sum_into(s, a->dw0, a->add & RW_WKV6_ADD_W0, p.params + C, a->n_seq * segments, 2 * C, C);
-    if (shared_state(a)) sum_into(s, a->ds0, a->add & RW_WKV6_ADD_S0, p.ds0, a->n_seq, C * a->N, C * a->N);
+    const auto adds = [a](uint32_t bit) { return (a->add & bit) != 0; };
+    const sum_jobs vectors = {{{a->dln_w, adds(RW_WKV6_ADD_LN_W), p.ln, tails, 2 * C},
+                               {a->dln_b, adds(RW_WKV6_ADD_LN_B), p.ln + C, tails, 2 * C},
+                               {a->du, adds(RW_WKV6_ADD_U), p.params, walks, 2 * C},
+                               {a->dw0, adds(RW_WKV6_ADD_W0), p.params + C, walks, 2 * C}}};
+    if (a->dln_w || a->dln_b || a->du || a->dw0)
+        sum_parts<<<dim3((unsigned)(C / 32), 4), RW_CUDA_THREADS, 0, s->stream>>>(vectors);
+    if (!a->ds0 || !shared_state(a)) return;
+    const sum_jobs state = {{{a->ds0, adds(RW_WKV6_ADD_S0), p.ds0, a->n_seq, C * a->N}}};
+    sum_parts<<<(unsigned)(C * a->N / 32), RW_CUDA_THREADS, 0, s->stream>>>(state);
 }
 
 template <class T> void backward(const rw_wkv6_args *a, rw_cuda_state *s) {
@@ -801,7 +833,7 @@ template <class T> void backward(const rw_wkv6_args *a, rw_cuda_state *s) {
     sum_gradients(a, s, p, segments);
 }
 
-/* Packs of 16 bytes all along. Tensors begin on 64 elements at least. */
+/* Packs of 16 bytes all along. The engine's tensors begin on 64 elements at least. */
 bool aligned(const rw_wkv6_args *a) {
     return rw_aligned({a->r,    a->k,   a->v,      a->w_raw, a->s0,   a->gate,   a->ln_w,
                        a->ln_b, a->out, a->s_out,  a->saved, a->dout, a->ds_out, a->dr,

@@ -93,7 +93,8 @@ static void backward(op_side *s, const setup *p, rw_wkv6_args *a) {
     a->dv = grad(s, p, "dv", OP_NARROW, n, RW_WKV6_ADD_V, 1);
     if (a->w_raw) a->dw_raw = grad(s, p, "dw_raw", OP_NARROW, n, RW_WKV6_ADD_W, f);
     if (a->w0) a->dw0 = grad(s, p, "dw0", OP_WIDE, C, RW_WKV6_ADD_W0, f);
-    a->du = grad(s, p, "du", OP_WIDE, C, RW_WKV6_ADD_U, 1);
+    /* dy is rounded behind the norm, which leaves it at right angles to y: v . dy cancels in part */
+    a->du = grad(s, p, "du", OP_WIDE, C, RW_WKV6_ADD_U, a->ln_w ? 1.5 : 1);
     if (a->s0) a->ds0 = grad(s, p, "ds0", OP_WIDE, p->shared ? S : p->B * S, RW_WKV6_ADD_S0, 1);
     if (a->gate) a->dgate = grad(s, p, "dgate", OP_NARROW, n, RW_WKV6_ADD_GATE, 1);
     if (a->ln_w) a->dln_w = grad(s, p, "dln_w", OP_WIDE, C, RW_WKV6_ADD_LN_W, 1);
