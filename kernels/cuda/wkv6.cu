@@ -35,7 +35,7 @@ constexpr float DECAY_MAX = 80.0f;
 
 /* w = exp(-exp(ww)) and dw/dww */
 __device__ __forceinline__ float decay(float ww, float *slope) {
-    const float e = expf(fminf(ww, DECAY_MAX)), w = expf(-e);
+    const float e = expf(ww > DECAY_MAX ? DECAY_MAX : ww), w = expf(-e); /* this way round NaN passes */
     *slope = -e * w;
     return w;
 }
@@ -574,9 +574,10 @@ bool shared_state(const rw_wkv6_args *a) {
     return a->s0_stride == 0 && (a->s0 || a->ds0);
 }
 
-/* Does the chunked form run, when a block of it takes `shared` bytes of shared memory? */
-bool chunked(const rw_wkv6_args *a, const rw_cuda_state *s, int shared) {
-    return a->dtype != RW_F32 && a->N == wkv6::HEAD && s->capability >= 80 && s->shared_bytes >= shared;
+/* Does the chunked form run? Both ways or neither. */
+bool chunked(const rw_wkv6_args *a, const rw_cuda_state *s) {
+    return a->dtype != RW_F32 && a->N == wkv6::HEAD && s->capability >= 80 &&
+           s->shared_bytes >= wkv6::layout<true>::BYTES;
 }
 
 /* How many segments a sequence is cut into, so that up to 4 blocks an SM have work. Measured on an H100 (132 SMs): 4
@@ -590,7 +591,7 @@ int segments_of(const rw_wkv6_args *a, const rw_cuda_state *s) {
 }
 /* No pass with as many rows and sequences, or fewer, has more segments in all. */
 int64_t most_slots(const rw_wkv6_args *a, const rw_cuda_state *s) {
-    if (!chunked(a, s, wkv6::FORWARD_BYTES) || a->R < 2 * wkv6::BLOCK) return 0;
+    if (!chunked(a, s) || a->R < 2 * wkv6::BLOCK) return 0;
     const int64_t cut = a->n_seq * a->H * MOST_SEGMENTS, most = s->n_sm * BLOCKS_AN_SM;
     return cut < most ? cut : most;
 }
@@ -707,7 +708,7 @@ template <class T> void run_chunked(const rw_wkv6_args *a, rw_cuda_state *s, T *
 
 template <class T> void run_recurrence(const rw_wkv6_args *a, rw_cuda_state *s, T *y) {
     if constexpr (!std::is_same_v<T, float>)
-        if (chunked(a, s, wkv6::FORWARD_BYTES)) return run_chunked<T>(a, s, y);
+        if (chunked(a, s)) return run_chunked<T>(a, s, y);
     run_walk<T>(a, s, y);
 }
 
@@ -782,6 +783,18 @@ template <class T> void run_columns(const rw_wkv6_args *a, rw_cuda_state *s, con
               <<<(int)(a->n_seq * a->H * (N / column_room<N>::COLUMNS)), COLUMN_THREADS, 0, s->stream>>>(c));
 }
 
+template <class T, bool SMALL>
+void launch_back(rw_cuda_state *s, int blocks, const wkv6::inputs<T> &p, const wkv6::gradients<T> &o) {
+    constexpr int bytes = wkv6::layout<SMALL>::BYTES;
+    static bool allowed; /* more shared memory than a block has by itself */
+    if (!allowed)
+        rw_cuda_check(
+            s, "wkv6_backward",
+            cudaFuncSetAttribute(wkv6::backward_kernel<T, SMALL>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
+    allowed = true;
+    wkv6::backward_kernel<T, SMALL><<<blocks, wkv6::THREADS, bytes, s->stream>>>(p, o);
+}
+
 template <class T>
 void run_chunked_back(const rw_wkv6_args *a, rw_cuda_state *s, const backward_parts &p, const T *dy) {
     const wkv6::inputs<T> in = inputs_of<T>(a, s, p.cut);
@@ -790,15 +803,12 @@ void run_chunked_back(const rw_wkv6_args *a, rw_cuda_state *s, const backward_pa
     o.dr = rw_out<T>(a->dr), o.dk = rw_out<T>(a->dk), o.dv = rw_out<T>(a->dv), o.dww = rw_out<T>(a->dw_raw);
     o.add_r = a->add & RW_WKV6_ADD_R, o.add_k = a->add & RW_WKV6_ADD_K, o.add_v = a->add & RW_WKV6_ADD_V;
     o.add_w = a->add & RW_WKV6_ADD_W, o.add_s0 = adds_ds0(a), o.ds0 = ds0_of(a, p), o.parts = p.params;
-    static bool allowed; /* more shared memory than a block has by itself */
-    if (!allowed)
-        rw_cuda_check(s, "wkv6_backward",
-                      cudaFuncSetAttribute(wkv6::backward_kernel<T>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                           wkv6::BACKWARD_BYTES));
-    allowed = true;
     run_segments<T, false>(a, s, in, dy, a->ds_out, a->H * a->N * a->N);
-    wkv6::backward_kernel<T>
-        <<<(int)(a->n_seq * a->H * in.segments), wkv6::THREADS, wkv6::BACKWARD_BYTES, s->stream>>>(in, o);
+    const int blocks = (int)(a->n_seq * a->H * in.segments);
+    if (s->shared_bytes >= wkv6::layout<false>::BYTES)
+        launch_back<T, false>(s, blocks, in, o);
+    else
+        launch_back<T, true>(s, blocks, in, o);
 }
 
 void sum_gradients(const rw_wkv6_args *a, rw_cuda_state *s, const backward_parts &p, int segments) {
@@ -824,7 +834,7 @@ template <class T> void backward(const rw_wkv6_args *a, rw_cuda_state *s) {
     const T *dy = run_finish_back<T>(a, s, p);
     bool done = !by_row && !by_column;
     if constexpr (!std::is_same_v<T, float>)
-        if (!done && chunked(a, s, wkv6::BACKWARD_BYTES)) {
+        if (!done && chunked(a, s)) {
             run_chunked_back<T>(a, s, p, dy);
             segments = segments_of(a, s), done = true;
         }
