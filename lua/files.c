@@ -5,6 +5,7 @@
 #include "lua/bind.h"
 
 #include "core/base/folder.h"
+#include "core/hooks/hooks.h"
 
 #include <errno.h>
 #include <string.h>
@@ -15,9 +16,9 @@
 static rw_status open_file(const char *dir, const char *name, int *fd, rw_error *err) {
     char path[128];
     rw_folder folder = {0};
-    snprintf(path, sizeof path, "lua/%s", name);
+    snprintf(path, sizeof path, RW_SCRIPTS_FOLDER "/%s", name);
     RW_TRY(rw_folder_open(&folder, dir, err));
-    rw_status status = rw_folder_mkdir(&folder, "lua", err);
+    rw_status status = rw_folder_mkdir(&folder, RW_SCRIPTS_FOLDER, err);
     if (status == RW_OK) status = rw_folder_append(&folder, path, fd, err);
     rw_folder_close(&folder);
     return status;

@@ -226,14 +226,23 @@ static const char *plan_path(const rw_plan_lua *plan, const char *file) {
     return NULL;
 }
 
-/* The traceback, but for a last line "[C]: at 0x...": the C function that entered, of no use to anyone. */
+/* The traceback under a heading in the user's language, but for a last line "[C]: at 0x...": the C function that
+ * entered, of no use to anyone. */
 static void set_detail(const char *trace, rw_error *err) {
-    static const char entry_line[] = "\n\t[C]: at 0x";
-    char text[sizeof((rw_lua_fault *)0)->trace];
-    copy_text(text, sizeof text, trace);
+    static const char entry_line[] = "\n\t[C]: at 0x", heading[] = "stack traceback:";
+    char text[sizeof((rw_lua_fault *)0)->trace + 32];
+    bool headed = strncmp(trace, heading, sizeof heading - 1) == 0;
+    snprintf(text, sizeof text, "%s%s", headed ? rw_message("stack traceback:") : "",
+             headed ? trace + sizeof heading - 1 : trace);
     char *last = strrchr(text, '\n');
     if (last && strncmp(last, entry_line, sizeof entry_line - 1) == 0) *last = '\0';
     if (text[0]) rw_error_set_detail(err, text);
+}
+
+/* A message about the file itself begins with its name, which the place says already. */
+static const char *without_name(const char *msg, const char *file) {
+    const size_t n = strlen(file);
+    return n > 0 && strncmp(msg, file, n) == 0 && strncmp(msg + n, ": ", 2) == 0 ? msg + n + 2 : msg;
 }
 
 static rw_status fail_with(const rw_lua *lua, const rw_lua_job *job, rw_status code, const char *msg, rw_error *err) {
@@ -246,7 +255,7 @@ static rw_status fail_with(const rw_lua *lua, const rw_lua_job *job, rw_status c
     if (job->hook)
         snprintf(hook, sizeof hook, rw_message("%.48s at step %lld: "), job->hook,
                  (long long)job->step + 1); /* as on the console */
-    rw_fail(err, code, at.file ? at : RW_AT_NONE, "%s%s%s", place, hook, msg);
+    rw_fail(err, code, at.file ? at : RW_AT_NONE, "%s%s%s", place, hook, without_name(msg, file));
     set_detail(fault->trace, err);
     return code;
 }

@@ -10,9 +10,9 @@ select='-LE slow|gpu'
 [ "${1:-}" != --all ] || select='-LE gpu'
 
 rw_install_packages build test || exit 1
-rw_install_packages interop || rw_say "the tests against PyTorch are left out"
-rw_say "building in $build"
-rw_build "$build" release || rw_die "the build failed"
+rw_install_packages interop || rw_say_in "the tests against PyTorch are left out" "略过与 PyTorch 对照的测试"
+rw_say_in "building in $build" "正在编译：$build"
+rw_build "$build" release || rw_die "$(rw_say_in "the build failed" "编译失败")"
 
 report=$build/tests.xml
 rm -f "$report"
@@ -20,6 +20,6 @@ status=0
 # shellcheck disable=SC2086
 ctest --test-dir "$build" $select -j "$(rw_jobs)" --output-on-failure --output-junit "$report" \
     --test-output-size-passed 1000000 --test-output-size-failed 1000000 || status=$?
-[ -f "$report" ] || rw_die "no test was run"
+[ -f "$report" ] || rw_die "$(rw_say_in "no test was run" "没有运行任何测试")"
 awk -f "$rw_root/tests/count.awk" "$report" || status=1
 exit "$status"

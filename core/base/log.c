@@ -44,6 +44,13 @@ void rw_log_set_around(void (*before)(void *), void (*after)(void *), void *ctx)
     pthread_mutex_unlock(&lock);
 }
 
+void rw_log_end_around(void) {
+    pthread_mutex_lock(&lock);
+    if (call_before) call_before(call_ctx);
+    call_before = call_after = NULL;
+    pthread_mutex_unlock(&lock);
+}
+
 /* Without memory a long text is cut. */
 static void print(const char *fmt, va_list ap) {
     char small[2048], *text = small;

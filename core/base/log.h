@@ -13,6 +13,8 @@ void rw_log(rw_log_level level, const char *fmt, ...) __attribute__((format(prin
 void rw_log_set_level(rw_log_level level);
 /* Called before and after each line, so that a progress bar can step aside; NULL: none. */
 void rw_log_set_around(void (*before)(void *), void (*after)(void *), void *ctx);
+/* The last use of them: `before` clears the line, and what is printed from now on stands alone. */
+void rw_log_end_around(void);
 
 #define rw_info(...)  rw_log(RW_LOG_INFO, __VA_ARGS__)
 #define rw_warn(...)  rw_log(RW_LOG_WARN, __VA_ARGS__)

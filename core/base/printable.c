@@ -77,13 +77,23 @@ size_t rw_printable_lines(char *buf, size_t size, const char *text) {
     return end(&o);
 }
 
-void rw_str_append_printable(rw_str *s, const char *text) {
-    size_t n = rw_printable(NULL, 0, text) + 1;
-    char small[512], *buf = n > sizeof small ? rw_alloc(n) : small;
-    if (buf) rw_printable(buf, n, text);
-    if (buf) rw_str_append(s, buf);
+static void append(rw_str *s, const char *text, size_t n, bool lines) {
+    output length = {NULL, 0, 0, 0};
+    put_text(&length, text, n, lines);
+    char small[512], *buf = length.used < sizeof small ? small : rw_alloc(length.used + 1);
+    output o = {buf, length.used + 1, 0, 0};
+    if (buf) put_text(&o, text, n, lines);
+    if (buf) rw_str_append_n(s, buf, o.used);
     if (!buf) s->failed = true;
     if (buf != small) rw_free(buf);
+}
+
+void rw_str_append_printable(rw_str *s, const char *text) {
+    append(s, text, strlen(text), false);
+}
+
+void rw_str_append_printable_bytes(rw_str *s, const char *bytes, size_t n) {
+    append(s, bytes, n, true);
 }
 
 static void append_inside_quotes(rw_str *s, const char *text) {

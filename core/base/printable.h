@@ -20,6 +20,8 @@ extern "C" {
 size_t rw_printable(char *buf, size_t size, const char *text);       /* one line */
 size_t rw_printable_lines(char *buf, size_t size, const char *text); /* '\n' and '\t' stay */
 void rw_str_append_printable(rw_str *s, const char *text);           /* one line */
+/* n bytes, of which some may be NUL; '\n' and '\t' stay. */
+void rw_str_append_printable_bytes(rw_str *s, const char *bytes, size_t n);
 
 /* One word of a shell's command line, as a person may copy it; with control characters as $'...' has them (bash, zsh).
  */

@@ -112,6 +112,14 @@ char *rw_format_bytes(char *buf, size_t size, int64_t n_bytes) {
     return buf;
 }
 
+void rw_format_two_sizes(char a[32], int64_t n, char b[32], int64_t m) {
+    rw_format_bytes(a, 32, n);
+    rw_format_bytes(b, 32, m);
+    if (n == m || strcmp(a, b) != 0) return;
+    snprintf(a, 32, "%lld B", (long long)n);
+    snprintf(b, 32, "%lld B", (long long)m);
+}
+
 char *rw_format_count(char *buf, size_t size, int64_t n) {
     char digits[24], text[32];
     uint64_t value = n < 0 ? 0 - (uint64_t)n : (uint64_t)n;

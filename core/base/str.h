@@ -31,6 +31,8 @@ const char *rw_did_you_mean(const char *word, const char *const *names);
 
 /* "1.5 GiB", "312 kB"-like text for people: binary units, 3 digits. Returns buf. */
 char *rw_format_bytes(char *buf, size_t size, int64_t n_bytes);
+/* Two sizes of one message: in bytes where the short texts would be the same and the sizes are not. */
+void rw_format_two_sizes(char a[32], int64_t n, char b[32], int64_t m);
 /* "1,234,567". Returns buf. */
 char *rw_format_count(char *buf, size_t size, int64_t n);
 /* "2h 03m", "4m 12s", "8.1s". Returns buf. */

@@ -25,6 +25,7 @@ typedef struct {
     int64_t shape[RW_CHECKPOINT_MAX_DIM];
     int64_t stride[RW_CHECKPOINT_MAX_DIM]; /* in elements */
     int64_t file_offset;                   /* of element 0, in bytes */
+    bool negative;                         /* a float whose sign is stored the other way (torch's lazy negative bit) */
 } rw_file_tensor;
 
 /* -- reading -------------------------------------------------------------------------------------- */

@@ -1,5 +1,6 @@
 /* What people really have in place of a model, and what to do about each. */
 #include "core/base/str.h"
+#include "core/checkpoint/retention.h"
 #include "core/checkpoint/tensor_file_internal.h"
 
 #include <stdlib.h>
@@ -77,15 +78,20 @@ static const struct {
      "this is a Python pickle, but not one written by torch.save; load it in Python and save the state_dict again"},
 };
 
+const char *rw_file_advice(const rw_file *f, const char *of_download) {
+    return rw_checkpoint_is_save(f->path) ? rw_message("a run wrote it: take another of its saves") : of_download;
+}
+
 rw_status rw_file_kind_fail(const rw_file *f, const char *head, int64_t n, rw_error *err) {
     rw_where at = RW_AT_FILE(f->path);
-    if (f->n_bytes == 0) return rw_fail(err, RW_E_FORMAT, at, "the file is empty (0 bytes); download it again");
+    if (f->n_bytes == 0)
+        return rw_fail(err, RW_E_FORMAT, at, "the file is empty (0 bytes); %s",
+                       rw_file_advice(f, rw_message("download it again")));
     if (is_html(head, n)) return fail_html(f, err);
     if (begins(head, n, "version https://git-lfs")) return fail_lfs(f, head, n, err);
     if (all_zero(head, n))
-        return rw_fail(
-            err, RW_E_FORMAT, at,
-            "the file begins with zeros: the download reserved the space but did not finish; download it again");
+        return rw_fail(err, RW_E_FORMAT, at, "the file begins with zeros: space was reserved and not filled; %s",
+                       rw_file_advice(f, rw_message("download it again")));
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)
         if (begins(head, n, known[i].begins)) return rw_fail(err, RW_E_FORMAT, at, "%s", rw_message(known[i].what));
     if (is_short_text(head, n, f->n_bytes))

@@ -447,9 +447,13 @@ static bool numel_overflows(const rw_pickle_tensor *t) {
     return false;
 }
 
-/* What torch adds to a view whose numbers are not those in the storage: {"neg": True}, {"conj": True}. Whatever it may
- * say is refused, since reading the storage alone would give other numbers. */
-static rw_status check_metadata(machine *m, const value *args) {
+static bool says_negative(const value *key, const value *x, rw_dtype dtype) {
+    return key->kind == STRING && !strcmp(key->u.string, "neg") && x->kind == BOOLEAN && rw_dtype_is_float(dtype);
+}
+
+/* What torch adds to a view whose numbers are not those in the storage: {"neg": True}, {"conj": True}. Numbers are real
+ * here, so only the first has a meaning; whatever else it may say is refused, since the storage has other numbers. */
+static rw_status read_metadata(machine *m, const value *args, rw_dtype dtype, bool *negative) {
     const value *d = args->u.seq.n > 6 ? args->u.seq.items[6] : NULL;
     if (args->u.seq.n > 7) return bad(m, "_rebuild_tensor_v2 with %lld arguments; at most 7", (long long)args->u.seq.n);
     if (!d || d->kind == NONE) return RW_OK;
@@ -457,6 +461,8 @@ static rw_status check_metadata(machine *m, const value *args) {
     for (int64_t i = 0; i + 1 < d->u.seq.n; i += 2) {
         const value *key = d->u.seq.items[i], *x = d->u.seq.items[i + 1];
         if (x->kind == BOOLEAN && !x->u.integer) continue;
+        *negative = says_negative(key, x, dtype);
+        if (*negative) continue;
         return bad(m,
                    "a lazy view ('%.40s'), whose numbers differ from the stored ones; load the file in Python, call "
                    ".resolve_neg().resolve_conj() on its tensors and save them again",
@@ -473,7 +479,8 @@ static rw_status rebuild_tensor(machine *m, const value *args) {
         return bad(m, "_rebuild_tensor_v2 with arguments other than (storage, offset, size, stride, ...)");
     if (size->u.seq.n > RW_CHECKPOINT_MAX_DIM)
         return bad(m, "a tensor with %lld dimensions; at most %d", (long long)size->u.seq.n, RW_CHECKPOINT_MAX_DIM);
-    RW_TRY(check_metadata(m, args));
+    bool negative = false;
+    RW_TRY(read_metadata(m, args, storage->u.storage.dtype, &negative));
     value *v = make(m, TENSOR);
     rw_pickle_tensor *t = v ? rw_arena_alloc(m->arena, sizeof *t) : NULL;
     if (!v) return failed(m);
@@ -482,6 +489,7 @@ static rw_status rebuild_tensor(machine *m, const value *args) {
                             .dtype = storage->u.storage.dtype,
                             .storage_numel = storage->u.storage.numel,
                             .offset = offset->u.integer,
+                            .negative = negative,
                             .ndim = (int)size->u.seq.n};
     if (!read_sizes(size, t->shape, t->ndim) || !read_sizes(stride, t->stride, t->ndim) || numel_overflows(t))
         return bad(m, "a tensor with an impossible size or stride");

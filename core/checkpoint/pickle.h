@@ -6,7 +6,8 @@
  *   collections.OrderedDict                    a dictionary; BUILD on it (torch's _metadata) is read and ignored
  *   torch.<X>Storage, torch.cuda.<X>Storage    an element type (dtypes.def)
  *   torch._utils._rebuild_tensor_v2            (storage, offset, size, stride, requires_grad, hooks[, metadata]);
- *                                              metadata that says anything (a lazy view) is refused
+ *                                              of the metadata only a float's lazy negative bit is honoured, whatever
+ *                                              else it says is refused
  *   torch._utils._rebuild_parameter            (tensor, requires_grad, hooks): the tensor
  *   persistent id ('storage', type, key, location, elements)
  *
@@ -36,6 +37,7 @@ typedef struct {
     rw_dtype dtype;
     int64_t storage_numel;
     int64_t offset; /* of element 0 in the storage, in elements */
+    bool negative;  /* its numbers are the stored ones with the other sign */
     int ndim;
     int64_t shape[RW_CHECKPOINT_MAX_DIM], stride[RW_CHECKPOINT_MAX_DIM]; /* strides >= 0 */
 } rw_pickle_tensor;

@@ -47,14 +47,13 @@ static int64_t expected_bytes(const rw_tensor_file *f) {
 
 static rw_status fail_cut_short(const rw_tensor_file *f, rw_error *err) {
     int64_t expected = expected_bytes(f);
+    const char *advice = rw_file_advice(&f->file, rw_message("continue the download with `wget -c URL`"));
     if (expected > f->file.n_bytes)
-        return rw_fail(err, RW_E_FORMAT, RW_AT_FILE(f->file.path),
-                       "cut short: %lld of about %lld bytes are here; continue the download with `wget -c URL`",
-                       (long long)f->file.n_bytes, (long long)expected);
+        return rw_fail(err, RW_E_FORMAT, RW_AT_FILE(f->file.path), "cut short: %lld of about %lld bytes are here; %s",
+                       (long long)f->file.n_bytes, (long long)expected, advice);
     return rw_fail(err, RW_E_FORMAT, RW_AT_FILE(f->file.path),
-                   "cut short: %lld bytes are here and the end of the archive is missing; continue the download with "
-                   "`wget -c URL`",
-                   (long long)f->file.n_bytes);
+                   "cut short: %lld bytes are here and the end of the archive is missing; %s",
+                   (long long)f->file.n_bytes, advice);
 }
 
 /* -- records ------------------------------------------------------------------------------------------ */
@@ -98,8 +97,8 @@ static rw_status slurp_record(const rw_tensor_file *f, const rw_zip *z, const rw
     uint32_t crc = (uint32_t)crc32_z(0, (const uint8_t *)*out, (size_t)r->n_bytes);
     if (status == RW_OK && r->crc && crc != r->crc)
         status = rw_fail(err, RW_E_FORMAT, RW_AT_FILE(f->file.path),
-                         "record '%.200s' is damaged: its CRC32 is %08x, expected %08x; download the file again",
-                         r->name, (unsigned)crc, (unsigned)r->crc);
+                         "record '%.200s' is damaged: its CRC32 is %08x, expected %08x; %s", r->name, (unsigned)crc,
+                         (unsigned)r->crc, rw_file_advice(&f->file, rw_message("download it again")));
     if (status == RW_OK) return RW_OK;
     rw_free(*out);
     *out = NULL;
@@ -125,10 +124,9 @@ static rw_status set_tensor(rw_tensor_file *f, const rw_zip *z, const char *root
     const rw_zip_record *r = find_in(f, z, root, "data/", t->storage, &name);
     if (!name) return rw_fail_memory(err, strlen(t->storage));
     if (!r)
-        return rw_fail(
-            err, RW_E_FORMAT, RW_AT_FILE(f->file.path),
-            "tensor '%.200s' should be in record '%.200s', which is not in the archive; download the file again",
-            t->name, name);
+        return rw_fail(err, RW_E_FORMAT, RW_AT_FILE(f->file.path),
+                       "tensor '%.200s' should be in record '%.200s', which is not in the archive; %s", t->name, name,
+                       rw_file_advice(&f->file, rw_message("download it again")));
     return rw_tensor_file_set(f, i, t, &f->parts[r - z->records], err);
 }
 

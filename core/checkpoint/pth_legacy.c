@@ -71,8 +71,9 @@ static rw_status place_storages(const rw_tensor_file *f, const legacy *l, const 
         if (numel < 0 || numel > left / item)
             return rw_fail(err, RW_E_FORMAT, RW_AT_FILE(f->file.path),
                            "cut short: storage '%.100s' has %lld elements of %lld bytes, but only %lld bytes follow; "
-                           "continue the download with `wget -c URL`",
-                           l->keys[k], (long long)numel, (long long)item, (long long)left);
+                           "%s",
+                           l->keys[k], (long long)numel, (long long)item, (long long)left,
+                           rw_file_advice(&f->file, rw_message("continue the download with `wget -c URL`")));
         r[k] = (rw_tensor_record){.name = l->keys[k], .offset = at + 8, .n_bytes = numel * item};
         at += 8 + numel * item;
     }

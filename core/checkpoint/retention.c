@@ -42,8 +42,36 @@ rw_name_kind rw_checkpoint_name(const char *name) {
     for (size_t i = 0; i < sizeof logs / sizeof *logs; i++)
         if (strcmp(name, logs[i]) == 0) return RW_NAME_LOG;
     if (strcmp(name, "rwkv-init.pth") == 0) return RW_NAME_INIT;
-    if (begins_and_ends(name, pth_names.prefix, pth_names.suffix)) return RW_NAME_PTH;
+    if (begins_and_ends(name, pth_names.prefix, pth_names.suffix) || begins_and_ends(name, "save-", ".pth"))
+        return RW_NAME_PTH;
     return number_of(state_names, name) >= 0 ? RW_NAME_STATE : RW_NAME_NONE;
+}
+
+bool rw_checkpoint_writes(const char *name) {
+    if (rw_checkpoint_name(name) != RW_NAME_PTH) return rw_checkpoint_name(name) != RW_NAME_NONE;
+    return number_of(pth_names, name) >= 0 || strcmp(name, "rwkv-final.pth") == 0 || strncmp(name, "save-", 5) == 0;
+}
+
+static bool has_marker(const char *dir) {
+    char *marker = rw_path_join(dir, RW_RUN_MARKER);
+    bool has = marker && rw_exists(marker);
+    rw_free(marker);
+    return has;
+}
+
+static bool is_dated(const char *dir) {
+    return strncmp(rw_path_base(dir), "old-", 4) == 0;
+}
+
+bool rw_checkpoint_is_save(const char *path) {
+    rw_name_kind kind = rw_checkpoint_name(rw_path_base(path));
+    if (kind == RW_NAME_STATE) return true;
+    if (kind != RW_NAME_PTH && kind != RW_NAME_INIT) return false;
+    char *dir = rw_path_dir(path), *above = dir && is_dated(dir) ? rw_path_dir(dir) : NULL;
+    bool marked = (dir && has_marker(dir)) || (above && has_marker(above));
+    rw_free(above);
+    rw_free(dir);
+    return marked;
 }
 
 static char *path_of(const char *dir, name_pattern p, int64_t number) {

@@ -2,8 +2,11 @@
  *
  *   rwkv-<N>.pth              weights, official format; N counts epochs (or steps) as the trainer names them
  *   rwkv-init.pth rwkv-final.pth     never touched here
+ *   save-<name>.pth           a save that a script asked for by name; never touched here
  *   state-<step>.safetensors  training state: enough to resume from
  *   <name>.tmp-<pid>          a write that has not ended; of a process that died: rubbish
+ *
+ *   .rwkv-run                 the marker of a run's folder (core/train/claim.h)
  *
  * No other file of ours may match rwkv-*.pth: the official trainer reads the number out of each such name.
  * The state is written before the .pth of the same moment, so a kill in between loses nothing. */
@@ -20,9 +23,17 @@ extern "C" {
 #endif
 
 /* What a name in proj_dir says; NONE: no name that this program writes. PTH: any rwkv-*.pth, since users name such
- * files too, but rwkv-init.pth, which nothing was learned in; LOG: plan.yaml and the logs. */
+ * files too, but rwkv-init.pth, which nothing was learned in, and save-*.pth; LOG: plan.yaml and the logs. */
 typedef enum { RW_NAME_NONE, RW_NAME_INIT, RW_NAME_PTH, RW_NAME_STATE, RW_NAME_LOG } rw_name_kind;
 rw_name_kind rw_checkpoint_name(const char *name);
+
+/* Whether a run may write a file of that name: RW_NAME_PTH less what only users call so. */
+bool rw_checkpoint_writes(const char *name);
+
+#define RW_RUN_MARKER ".rwkv-run"
+/* Whether a run wrote this file, as far as its place tells: a training state, or a .pth of ours beside the marker or in
+ * the dated subfolder of such a folder. */
+bool rw_checkpoint_is_save(const char *path);
 
 /* Paths of the two kinds; rw_free(), NULL without memory. */
 char *rw_checkpoint_pth_path(const char *proj_dir, int64_t n);

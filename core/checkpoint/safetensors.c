@@ -8,7 +8,6 @@
 #include "core/base/fs.h"
 #include "core/base/json.h"
 #include "core/checkpoint/little_endian.h"
-#include "core/checkpoint/retention.h"
 #include "core/checkpoint/tensor_file_internal.h"
 
 #include <stdlib.h>
@@ -158,16 +157,10 @@ static int by_begin(const void *a, const void *b) {
     return x->tensor < y->tensor ? -1 : 1;
 }
 
-/* A download can be continued; a training state is a file that was damaged after it was written. */
 static rw_status cut_short(const rw_tensor_file *f, int64_t expected, rw_error *err) {
-    const char *path = f->file.path;
-    if (rw_checkpoint_name(rw_path_base(path)) == RW_NAME_STATE)
-        return rw_fail(err, RW_E_FORMAT, RW_AT_FILE(path),
-                       "cut short: %lld of %lld bytes are here; this training state cannot be used",
-                       (long long)f->file.n_bytes, (long long)expected);
-    return rw_fail(err, RW_E_FORMAT, RW_AT_FILE(path),
-                   "cut short: %lld of %lld bytes are here; continue the download with `wget -c URL`",
-                   (long long)f->file.n_bytes, (long long)expected);
+    return rw_fail(err, RW_E_FORMAT, RW_AT_FILE(f->file.path), "cut short: %lld of %lld bytes are here; %s",
+                   (long long)f->file.n_bytes, (long long)expected,
+                   rw_file_advice(&f->file, rw_message("continue the download with `wget -c URL`")));
 }
 
 /* Sorted, the spans must follow each other from 0 to the end of the file. */
@@ -182,8 +175,8 @@ static rw_status check_spans(const rw_tensor_file *f, span *s, int64_t data, rw_
     if (at > here) return cut_short(f, data + at, err);
     if (at < here)
         return rw_fail(err, RW_E_FORMAT, RW_AT_FILE(f->file.path),
-                       "safetensors: %lld bytes more than the header accounts for; download the file again",
-                       (long long)(here - at));
+                       "safetensors: %lld bytes more than the header accounts for; %s", (long long)(here - at),
+                       rw_file_advice(&f->file, rw_message("download it again")));
     return RW_OK;
 }
 

@@ -101,7 +101,8 @@ rw_status rw_tensor_file_set(rw_tensor_file *f, int64_t i, const rw_pickle_tenso
     *out = (rw_file_tensor){.name = without_prefix(t->name),
                             .dtype = t->dtype,
                             .ndim = t->ndim,
-                            .file_offset = r->offset + t->offset * item};
+                            .file_offset = r->offset + t->offset * item,
+                            .negative = t->negative};
     memcpy(out->shape, t->shape, sizeof out->shape);
     memcpy(out->stride, t->stride, sizeof out->stride);
     f->records[i] = *r;
@@ -175,8 +176,8 @@ static rw_status check_crc(const rw_file *f, const rw_tensor_record *r, uint32_t
                        "(--resume PATH) or start from the last .pth",
                        r->name, (unsigned)crc, (unsigned)r->crc);
     return rw_fail(err, RW_E_FORMAT, RW_AT_FILE(f->path),
-                   "record '%.200s' is damaged: its CRC32 is %08x, expected %08x; download the file again", r->name,
-                   (unsigned)crc, (unsigned)r->crc);
+                   "record '%.200s' is damaged: its CRC32 is %08x, expected %08x; %s", r->name, (unsigned)crc,
+                   (unsigned)r->crc, rw_file_advice(f, rw_message("download it again")));
 }
 
 rw_status rw_tensor_record_check(const rw_file *f, const rw_tensor_record *r, rw_error *err) {
@@ -271,11 +272,15 @@ static rw_status read_view(const rw_tensor_file *f, const rw_file_tensor *t, int
     return RW_OK;
 }
 
-rw_status rw_tensor_file_read(const rw_tensor_file *f, const rw_file_tensor *t, void *out, rw_dtype dtype,
-                              rw_error *err) {
-    int64_t numel = rw_shape_bytes(t->shape, t->ndim, t->dtype) / rw_dtype_bytes(t->dtype);
+/* A float's sign is the top bit of its last byte, whatever its width. */
+static void negate(uint8_t *x, int64_t numel, rw_dtype dtype) {
+    int64_t item = rw_dtype_bytes(dtype);
+    for (int64_t i = 0; i < numel; i++) x[i * item + item - 1] ^= 0x80;
+}
+
+static rw_status read_stored(const rw_tensor_file *f, const rw_file_tensor *t, int64_t numel, void *out, rw_dtype dtype,
+                             rw_error *err) {
     bool in_order = is_contiguous(t);
-    if (numel == 0) return RW_OK;
     const rw_tensor_record *shared = unchecked(f, t); /* a part of a record: all of it is compared, once */
     if (shared && !(in_order && crc_record(f, t, numel * rw_dtype_bytes(t->dtype))))
         RW_TRY(rw_tensor_record_check(&f->file, shared, err));
@@ -288,4 +293,13 @@ rw_status rw_tensor_file_read(const rw_tensor_file *f, const rw_file_tensor *t, 
         in_order ? read_in_order(f, t, numel, out, dtype, buf, err) : read_view(f, t, numel, out, dtype, buf, err);
     rw_free(buf);
     return status;
+}
+
+rw_status rw_tensor_file_read(const rw_tensor_file *f, const rw_file_tensor *t, void *out, rw_dtype dtype,
+                              rw_error *err) {
+    int64_t numel = rw_shape_bytes(t->shape, t->ndim, t->dtype) / rw_dtype_bytes(t->dtype);
+    if (numel == 0) return RW_OK;
+    RW_TRY(read_stored(f, t, numel, out, dtype, err));
+    if (t->negative) negate(out, numel, dtype);
+    return RW_OK;
 }

@@ -60,6 +60,10 @@ static inline int64_t rw_add_saturated(int64_t a, int64_t b) {
     return a > INT64_MAX - b ? INT64_MAX : a + b;
 }
 
+/* What to do about a file that is damaged or cut short: `of_download`, already in the user's language, unless a run of
+ * this program wrote the file. */
+const char *rw_file_advice(const rw_file *file, const char *of_download);
+
 /* Says what a file is when it is no model: an HTML page, a git-lfs pointer, ...; head[n] are its first bytes. */
 rw_status rw_file_kind_fail(const rw_file *file, const char *head, int64_t n, rw_error *err);
 

@@ -4,6 +4,7 @@
 
 #include "core/base/alloc.h"
 #include "core/checkpoint/little_endian.h"
+#include "core/checkpoint/tensor_file_internal.h"
 
 #include <assert.h>
 #include <string.h>
@@ -32,8 +33,8 @@ typedef struct {
 } directory_place;
 
 static rw_status bad(const rw_zip *z, rw_error *err, const char *what) {
-    return rw_fail(err, RW_E_FORMAT, RW_AT_FILE(z->file->path), "zip: %s; the file is damaged, download it again",
-                   rw_message(what));
+    return rw_fail(err, RW_E_FORMAT, RW_AT_FILE(z->file->path), "zip: %s; the file is damaged: %s", rw_message(what),
+                   rw_file_advice(z->file, rw_message("download it again")));
 }
 
 /* The last "PK\5\6" whose comment reaches exactly to the end of the file; -1 when there is none. */
@@ -136,8 +137,9 @@ static rw_status read_record(rw_zip *z, const uint8_t *p, int64_t n, rw_zip_reco
         rw_where at = {.file = z->file->path};
         return rw_fail(err, RW_E_FORMAT, at,
                        "zip: record '%.200s' has %llu bytes from byte %llu, but the file has %lld bytes: it is cut "
-                       "short or damaged; download it again (`wget -c URL` continues)",
-                       r->name, (unsigned long long)size, (unsigned long long)header, (long long)z->file->n_bytes);
+                       "short or damaged; %s",
+                       r->name, (unsigned long long)size, (unsigned long long)header, (long long)z->file->n_bytes,
+                       rw_file_advice(z->file, rw_message("download it again (`wget -c URL` continues)")));
     }
     r->n_bytes = (int64_t)size;
     r->header_offset = (int64_t)header;
@@ -202,8 +204,9 @@ rw_status rw_zip_data_offset(const rw_zip *z, const rw_zip_record *r, int64_t *o
     if (at > z->file->n_bytes || r->n_bytes > z->file->n_bytes - at)
         return rw_fail(err, RW_E_FORMAT, RW_AT_FILE(z->file->path),
                        "zip: record '%.200s' ends at byte %llu, but the file has %lld bytes: it is cut short or "
-                       "damaged; download it again (`wget -c URL` continues)",
-                       r->name, (unsigned long long)at + (unsigned long long)r->n_bytes, (long long)z->file->n_bytes);
+                       "damaged; %s",
+                       r->name, (unsigned long long)at + (unsigned long long)r->n_bytes, (long long)z->file->n_bytes,
+                       rw_file_advice(z->file, rw_message("download it again (`wget -c URL` continues)")));
     *offset = at;
     return RW_OK;
 }

@@ -10,8 +10,10 @@
 #include "core/data/id_scan.h"
 #include "core/data/tokenize.h"
 #include "core/data/tokenizer.h"
+#include "core/train/signals.h"
 #include "lua/open.h"
 
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -92,11 +94,13 @@ rw_status rw_command_tokenize(const rw_options *o, rw_error *err) {
     bool tutorial = o->tokenize.dtype && strcmp(o->tokenize.dtype, "int32") == 0;
     options.layout = tutorial ? RW_LAYOUT_PREPROCESS : RW_LAYOUT_MAKE_DATA;
     if (o->tokenize.by_name && !o->tokenize.append_eod) rw_info("id 0 ends each document, as with --append-eod");
+    rw_signals_catch(rw_message("stopped; the temporary files are removed"), 128 + SIGINT);
     rw_progress_line line = rw_progress_begin();
     rw_tokenize_progress done;
     rw_status status =
         rw_tokenize_file(o->tokenize.input, o->tokenize.output, &options, show_progress, &line, &done, err);
     rw_progress_end(&line);
+    rw_signals_release();
     if (status != RW_OK) rw_error_settle(err);
     rw_free(vocab);
     RW_TRY(status);

@@ -1,5 +1,6 @@
 /* rwkv-run generate MODEL.pth --prompt TEXT: continues a text and prints it token by token. */
 #include "core/base/alloc.h"
+#include "core/base/printable.h"
 #include "core/base/thread.h"
 #include "core/cli/commands.h"
 #include "core/data/tokenizer.h"
@@ -8,6 +9,7 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 typedef struct {
     rw_generator *model;
@@ -17,6 +19,7 @@ typedef struct {
     float *logits;            /* owned [V] */
     rw_candidates candidates; /* owned [V] each */
     rw_str pending;           /* bytes of a character that is not whole yet */
+    bool on_terminal;         /* stdout is one: what could steer it is shown as an escape */
 } session;
 
 /* A vocabulary of at most 512 ids can only be bytes. */
@@ -62,15 +65,38 @@ static void close_session(session *s) {
     rw_str_done(&s->pending);
 }
 
-/* Writes whole characters; the rest of one waits for its bytes, unless it can be none. */
+/* -- writing ------------------------------------------------------------------------------------------ */
+
+/* A model has seen all kinds of bytes and says what it likes: a terminal gets none that it would obey, a file or a pipe
+ * gets them as they are. */
+static void write_bytes(const session *s, const char *bytes, size_t n) {
+    rw_str shown = {0};
+    if (s->on_terminal) rw_str_append_printable_bytes(&shown, bytes, n);
+    if (s->on_terminal)
+        fwrite(shown.data ? shown.data : "", 1, shown.len, stdout);
+    else
+        fwrite(bytes, 1, n, stdout);
+    rw_str_done(&shown);
+    fflush(stdout);
+}
+
+/* How many bytes at the end begin a character that the next token may complete. */
+static size_t cut_character(const char *text, size_t n) {
+    for (size_t k = 1; k <= 3 && k <= n; k++) {
+        unsigned char c = (unsigned char)text[n - k];
+        if ((c & 0xc0) == 0x80) continue;
+        size_t length = c < 0xc0 ? 1 : c < 0xe0 ? 2 : c < 0xf0 ? 3 : 4;
+        return length > k ? k : 0;
+    }
+    return 0;
+}
+
 static void write_token(session *s, int32_t id) {
     rw_tokenizer_decode(s->tokenizer, &id, 1, &s->pending);
-    size_t whole = rw_utf8_valid_prefix(s->pending.data, s->pending.len);
-    if (s->pending.len - whole >= 4) whole = s->pending.len;
-    if (!s->pending.data || whole == 0) return;
-    fwrite(s->pending.data, 1, whole, stdout);
-    fflush(stdout);
-    size_t rest = s->pending.len - whole;
+    if (!s->pending.data) return;
+    size_t rest = cut_character(s->pending.data, s->pending.len), whole = s->pending.len - rest;
+    if (whole == 0) return;
+    write_bytes(s, s->pending.data, whole);
     memmove(s->pending.data, s->pending.data + whole, rest);
     s->pending.len = rest;
     s->pending.data[rest] = 0;
@@ -80,7 +106,7 @@ static rw_status run(session *s, const rw_options *o, rw_error *err) {
     rw_sampling sampling = {o->generate.temperature, o->generate.top_p};
     rw_rng rng = {o->generate.seed, rw_hash_name("generate"), 0};
     int64_t V = rw_generator_model(s->model)->vocab_size;
-    if (o->generate.prompt) fputs(o->generate.prompt, stdout);
+    if (o->generate.prompt) write_bytes(s, o->generate.prompt, strlen(o->generate.prompt));
     RW_TRY(rw_generator_feed(s->model, s->prompt, (int64_t)s->n_prompt, s->logits, NULL, err));
     for (int64_t i = 0; i < o->generate.tokens; i++) {
         int32_t id = rw_sample(s->logits, V, &sampling, &rng, s->candidates);
@@ -88,14 +114,14 @@ static rw_status run(session *s, const rw_options *o, rw_error *err) {
         write_token(s, id);
         if (i + 1 < o->generate.tokens) RW_TRY(rw_generator_feed(s->model, &id, 1, s->logits, NULL, err));
     }
-    if (s->pending.len) fwrite(s->pending.data, 1, s->pending.len, stdout);
+    if (s->pending.len) write_bytes(s, s->pending.data, s->pending.len);
     fputc('\n', stdout);
     return RW_OK;
 }
 
 rw_status rw_command_generate(const rw_options *o, rw_error *err) {
     rw_device *device;
-    session s = {0};
+    session s = {.on_terminal = isatty(STDOUT_FILENO)};
     RW_TRY(rw_device_open_cpu(&device, RW_F32, rw_cpu_count(), err));
     rw_status status = open_session(&s, o, device, err);
     if (status == RW_OK) status = run(&s, o, err);

@@ -66,27 +66,33 @@ static const char *const train[] = {"rwkv-run RECIPE.yaml [KEY=VALUE ...]    tra
                                     "按 Ctrl-C 会保存，退出状态为 3；再运行同一条命令即可继续。\n"
                                     "官方训练程序的参数（--load_model ...）会得到含义相同的配方。\n"};
 
-static const char *const generate[] = {"rwkv-run generate MODEL.pth --prompt TEXT    continue a text\n"
-                                       "\n"
-                                       "  --prompt TEXT           what the text begins with\n"
-                                       "  --tokens 256            at most so many tokens\n"
-                                       "  --temperature 1         0: the likeliest token each time\n"
-                                       "  --top-p 1               below 1: only the likeliest tokens with this much\n"
-                                       "                          probability together\n"
-                                       "  --seed 0                another number, another text\n"
-                                       "  --state FILE            initial states from a run with train_type: states\n"
-                                       "  --tokenizer world|byte  byte where the vocabulary has at most 512 ids\n"
-                                       "  --vocab FILE            the World vocabulary; also $RWKV_VOCAB\n",
-                                       "rwkv-run generate MODEL.pth --prompt 文本    续写文本\n"
-                                       "\n"
-                                       "  --prompt 文本           文本的开头\n"
-                                       "  --tokens 256            最多生成多少个 token\n"
-                                       "  --temperature 1         0：每次取概率最大的 token\n"
-                                       "  --top-p 1               小于 1：只在概率之和达到此值的 token 中取\n"
-                                       "  --seed 0                换一个数，得到另一段文本\n"
-                                       "  --state FILE            train_type: states 训练写出的初始 state\n"
-                                       "  --tokenizer world|byte  词表不超过 512 个 id 时默认为 byte\n"
-                                       "  --vocab FILE            World 词表；也可用 $RWKV_VOCAB\n"};
+static const char *const generate[] = {
+    "rwkv-run generate MODEL.pth --prompt TEXT    continue a text\n"
+    "\n"
+    "  --prompt TEXT           what the text begins with\n"
+    "  --tokens 256            at most so many tokens\n"
+    "  --temperature 1         0: the likeliest token each time\n"
+    "  --top-p 1               below 1: only the likeliest tokens with this much\n"
+    "                          probability together\n"
+    "  --seed 0                another number, another text\n"
+    "  --state FILE            initial states from a run with train_type: states\n"
+    "  --tokenizer world|byte  byte where the vocabulary has at most 512 ids\n"
+    "  --vocab FILE            the World vocabulary; also $RWKV_VOCAB\n"
+    "\n"
+    "On a terminal, control characters of the text are shown as \\x1b; a file or\n"
+    "a pipe gets its bytes as they are.\n",
+    "rwkv-run generate MODEL.pth --prompt 文本    续写文本\n"
+    "\n"
+    "  --prompt 文本           文本的开头\n"
+    "  --tokens 256            最多生成多少个 token\n"
+    "  --temperature 1         0：每次取概率最大的 token\n"
+    "  --top-p 1               小于 1：只在概率之和达到此值的 token 中取\n"
+    "  --seed 0                换一个数，得到另一段文本\n"
+    "  --state FILE            train_type: states 训练写出的初始 state\n"
+    "  --tokenizer world|byte  词表不超过 512 个 id 时默认为 byte\n"
+    "  --vocab FILE            World 词表；也可用 $RWKV_VOCAB\n"
+    "\n"
+    "输出到终端时，文本中的控制字符显示为 \\x1b 的形式；写入文件或管道时原样输出。\n"};
 
 static const char *const inspect[] = {
     "rwkv-run inspect FILE [--verify]    what a file holds; nothing is changed\n"
@@ -140,7 +146,7 @@ static const char *const lua[] = {"rwkv-run lua SCRIPT [ARG ...]    run a script
                                   "can call.\n",
                                   "rwkv-run lua SCRIPT [ARG ...]    在训练之外运行脚本\n"
                                   "\n"
-                                  "SCRIPT 之后的一切都交给脚本。可以调用的函数见 lua/README.md。\n"};
+                                  "SCRIPT 之后的一切都交给脚本。可以调用的函数见 lua/README.zh.md。\n"};
 
 const char *rw_options_help(rw_command topic) {
     static const char *const *const texts[] = {

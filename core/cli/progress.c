@@ -1,6 +1,7 @@
 /* See progress.h. */
 #include "core/cli/progress.h"
 
+#include "core/base/log.h"
 #include "core/base/messages.h"
 #include "core/base/str.h"
 #include "core/base/thread.h"
@@ -8,8 +9,15 @@
 #include <stdio.h>
 #include <unistd.h>
 
+static void clear(void *unused) {
+    (void)unused;
+    fputs("\r\033[K", stderr);
+}
+
 rw_progress_line rw_progress_begin(void) {
-    return (rw_progress_line){rw_now_ns(), isatty(STDERR_FILENO) != 0};
+    rw_progress_line line = {rw_now_ns(), isatty(STDERR_FILENO) != 0};
+    if (line.terminal) rw_log_set_around(clear, NULL, NULL);
+    return line;
 }
 
 void rw_progress_show(const rw_progress_line *p, int64_t n_bytes, int64_t n_bytes_total) {
@@ -22,5 +30,7 @@ void rw_progress_show(const rw_progress_line *p, int64_t n_bytes, int64_t n_byte
 }
 
 void rw_progress_end(const rw_progress_line *p) {
-    if (p->terminal) fputs("\r\033[K", stderr);
+    if (!p->terminal) return;
+    rw_log_set_around(NULL, NULL, NULL);
+    clear(NULL);
 }

@@ -1,4 +1,4 @@
-/* A line on the terminal that says how far a long reading of a file is. */
+/* A line on the terminal that says how far a long reading of a file is. Messages take its place. */
 #ifndef RW_CLI_PROGRESS_H
 #define RW_CLI_PROGRESS_H
 

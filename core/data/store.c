@@ -57,9 +57,10 @@ static int64_t free_bytes(const rw_store *st) {
 
 static rw_status no_space(const rw_store *st, int64_t need, int64_t have, rw_error *err) {
     char a[32], b[32];
+    rw_format_two_sizes(a, need, b, have);
     return rw_fail(err, RW_E_IO, RW_AT_FILE(st->file),
-                   "its tokens need %s in a temporary file in %s, which has %s free (set TMPDIR to another folder)",
-                   rw_format_bytes(a, sizeof a, need), st->folder, rw_format_bytes(b, sizeof b, have));
+                   "its tokens need %s in a temporary file in %s, which has %s free (set TMPDIR to another folder)", a,
+                   st->folder, b);
 }
 
 /* Before any work. The byte tokenizer makes 2 bytes of each; World, of most texts, one of two. */

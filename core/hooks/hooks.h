@@ -16,6 +16,7 @@
 extern "C" {
 #endif
 
+#define RW_SCRIPTS_FOLDER "lua"                          /* in proj_dir: where scripts may write */
 enum { RW_HOOK_SAVE_NAMES = 4, RW_HOOK_SAVE_NAME = 48 }; /* in one step; bytes of one */
 
 /* What a hook sees as `trainer`. Read-only for scripts, but for what `ask_` fields collect. */

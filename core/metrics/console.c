@@ -16,9 +16,10 @@
 
 #define BAR        20
 #define MIN_BAR    8
-#define NARROW     40
 #define REDRAW_NS  100000000ll
 #define LINE_BYTES 1024
+#define ECHO       2 /* "^C", which the terminal writes behind the line: it must not wrap either */
+#define NARROW     (40 - ECHO)
 
 typedef struct {
     bool terminal, shown;
@@ -32,9 +33,10 @@ static int columns(void) {
     return 80;
 }
 
+/* Without a bar, too: a "^C" may be there. */
 static void hide(void *ctx) {
     console *c = ctx;
-    if (c->shown) fputs("\r\033[K", stderr);
+    if (c->terminal) fputs("\r\033[K", stderr);
 }
 
 static void show(void *ctx) {
@@ -84,7 +86,7 @@ static void draw(console *c, const rw_metrics *m, const char *whole) {
     int64_t done = m->step;
     char text[LINE_BYTES];
     snprintf(text, sizeof text, "%s", whole);
-    int width = columns(), least = width < NARROW ? 0 : MIN_BAR + 4;
+    int width = columns() - ECHO, least = width < NARROW ? 0 : MIN_BAR + 4;
     shorten(text, width - 1 - least);
     int room = width - rw_utf8_columns(text, strlen(text)) - 4;
     int size = room < 4 || least == 0 ? 0 : room < BAR ? room : BAR;

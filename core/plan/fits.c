@@ -16,14 +16,13 @@ static int64_t most_memory(void) {
 /* Weights, gradients and moments depend on the model alone. */
 static rw_status model_too_large(const rw_plan *p, int64_t have, rw_error *err) {
     char need[32], limit[32], count[32];
+    rw_format_two_sizes(need, p->needs.param_bytes, limit, have);
     return rw_fail(err, RW_E_RECIPE, (rw_where){.file = p->recipe_path, .key = "model"},
                    "too large for this machine: weights, gradients and Adam's moments take %s (%s parameters of %.1f "
                    "bytes each), but there are %s of memory; train.micro_bsz and data.ctx_len do not help. Take a "
                    "smaller model, or a machine with more memory",
-                   rw_format_bytes(need, sizeof need, p->needs.param_bytes),
-                   rw_format_count(count, sizeof count, p->needs.n_params),
-                   (double)p->needs.param_bytes / (double)p->needs.n_params,
-                   rw_format_bytes(limit, sizeof limit, have));
+                   need, rw_format_count(count, sizeof count, p->needs.n_params),
+                   (double)p->needs.param_bytes / (double)p->needs.n_params, limit);
 }
 
 static rw_status batch_too_large(const rw_plan *p, int64_t have, rw_error *err) {

@@ -254,7 +254,10 @@ static rw_status find_recipe(const rw_recipe_options *o, rw_error *err) {
     rw_where at = RW_AT_FILE(o->path);
     if (rw_is_dir(o->path))
         return rw_fail(err, RW_E_USAGE, at, "this is a folder; name the recipe in it: %s/recipe.yaml", o->path);
-    if (!rw_exists(o->path)) return rw_fail(err, RW_E_USAGE, at, "no such recipe");
+    if (!rw_exists(o->path))
+        return rw_fail(err, RW_E_USAGE, at,
+                       "no such recipe; a recipe is a YAML file such as recipes/quickstart/recipe.yaml of the source; "
+                       "see rwkv-run --help");
     return RW_OK;
 }
 

@@ -6,6 +6,7 @@
 #include "core/base/json.h"
 #include "core/base/log.h"
 #include "core/checkpoint/retention.h"
+#include "core/hooks/hooks.h"
 #include "core/metrics/append.h"
 
 #include <errno.h>
@@ -17,7 +18,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#define CLAIM       ".rwkv-run"
 #define LARGEST     ((int64_t)256 << 20)
 #define HOST_LENGTH 256
 
@@ -62,7 +62,7 @@ static rw_status read_line(reading *r, const char *text, size_t n, rw_error *err
 }
 
 static rw_status read_claim(reading *r, rw_error *err) {
-    char *path = rw_path_join(r->claim->dir, CLAIM), *text = NULL;
+    char *path = rw_path_join(r->claim->dir, RW_RUN_MARKER), *text = NULL;
     int64_t size = 0;
     if (!path) return rw_fail_memory(err, 64);
     rw_str_clear(&r->claim->wrote);
@@ -142,7 +142,7 @@ static rw_status lock_file(rw_claim *c, rw_error *err) {
 static rw_status open_file(rw_claim *c, rw_error *err) {
     char *path;
     if (c->fd >= 0) return RW_OK;
-    RW_TRY(rw_append_open(&c->fd, &path, c->dir, CLAIM, err));
+    RW_TRY(rw_append_open(&c->fd, &path, c->dir, RW_RUN_MARKER, err));
     rw_free(path);
     rw_status status = lock_file(c, err);
     if (status == RW_OK) return RW_OK;
@@ -175,20 +175,27 @@ static rw_status move(const rw_folder *f, const char *name, const char *into, rw
 }
 
 typedef struct {
+    rw_claim *claim;
     const rw_folder *folder;
     char into[64];
     int n;
 } moving;
 
+/* A folder that runs claimed is theirs with all that is in it. */
+static bool goes(const moving *m, const char *name) {
+    bool folder = strcmp(name, RW_SCRIPTS_FOLDER) == 0;
+    return folder ? rw_claim_wrote(m->claim, name) : rw_checkpoint_name(name) != RW_NAME_NONE;
+}
+
 static rw_status move_one(void *ctx, const char *name, rw_error *err) {
     moving *m = ctx;
-    if (rw_checkpoint_name(name) == RW_NAME_NONE) return RW_OK;
+    if (!goes(m, name)) return RW_OK;
     if (m->n++ == 0) RW_TRY(old_folder(m->folder, m->into, err));
     return move(m->folder, name, m->into, err);
 }
 
 static rw_status move_all(rw_claim *c, const rw_folder *f, rw_error *err) {
-    moving m = {.folder = f};
+    moving m = {.claim = c, .folder = f};
     RW_TRY(rw_dir_list(c->dir, move_one, &m, err));
     if (m.n > 0) rw_info("moved %d files of earlier runs into %s/%s", m.n, c->dir, m.into);
     return RW_OK;
@@ -199,7 +206,7 @@ static rw_status move_all(rw_claim *c, const rw_folder *f, rw_error *err) {
 static rw_status add_line(rw_claim *c, rw_str *line, rw_error *err) {
     rw_str_append(line, "}\n");
     rw_status status =
-        line->failed ? rw_fail_memory(err, line->len) : rw_append(c->fd, CLAIM, line->data, line->len, err);
+        line->failed ? rw_fail_memory(err, line->len) : rw_append(c->fd, RW_RUN_MARKER, line->data, line->len, err);
     rw_str_done(line);
     return status;
 }
@@ -291,6 +298,14 @@ rw_status rw_claim_file(rw_claim *c, const char *name, rw_error *err) {
     rw_free(path);
     if (there) RW_TRY(move_aside(c, name, err));
     return note(c, name, err);
+}
+
+rw_status rw_claim_folder(rw_claim *c, const char *name, rw_error *err) {
+    char *path = rw_path_join(c ? c->dir : "", name);
+    if (!path) return rw_fail_memory(err, strlen(name));
+    bool there = rw_exists(path);
+    rw_free(path);
+    return there || !c ? RW_OK : note(c, name, err);
 }
 
 rw_status rw_claim_finish(rw_claim *c, int64_t steps, rw_error *err) {

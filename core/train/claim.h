@@ -4,7 +4,8 @@
  *
  *   {"recipe":"/home/me/a.yaml"}          the recipe whose runs the folder belongs to; the last line counts
  *   {"process":4242,"host":"bench"}       who writes now, or wrote last; it holds a lock (flock) on the file
- *   {"wrote":"rwkv-3.pth"}                a file of these runs: what may be replaced and deleted
+ *   {"wrote":"rwkv-3.pth"}                a file of these runs: what may be replaced and deleted; or the folder of
+ *                                         their scripts
  *   {"finished":4000}                     steps at the end of a run that came to its end
  *
  * Looking writes nothing and needs no lock. */
@@ -33,7 +34,7 @@ typedef struct {
     char *dir, *recipe; /* owned; the recipe's real path                                 */
     rw_folder_kind kind;
     char *other;             /* owned: the recipe that claims it, or NULL                */
-    int n_weights, n_states; /* rwkv-*.pth but for rwkv-init.pth; state-N.safetensors    */
+    int n_weights, n_states; /* .pth but for rwkv-init.pth; state-N.safetensors          */
     bool init;               /* rwkv-init.pth is there                                   */
     char example[64];        /* one of the weights or states                             */
     char stranger[64];       /* a name that no run writes; ""                            */
@@ -56,6 +57,8 @@ rw_status rw_claim_take(rw_claim *c, bool restart, bool adopt, rw_error *err);
 /* Before a file of that name is written: one that this run did not write moves into a dated subfolder. NULL: nobody
  * else uses the folder. */
 rw_status rw_claim_file(rw_claim *c, const char *name, rw_error *err);
+/* Before a folder of that name may be made: one that is there already is not of these runs. NULL: nothing. */
+rw_status rw_claim_folder(rw_claim *c, const char *name, rw_error *err);
 /* Whether these runs wrote it; true for NULL. For rw_checkpoint_keep(). */
 bool rw_claim_wrote(void *claim, const char *name);
 

@@ -10,10 +10,24 @@
 
 #include <stdio.h>
 
-static rw_status claim_logs(rw_claim *c, rw_error *err) {
+static rw_status claim_logs(rw_claim *c, const rw_plan *plan, rw_error *err) {
+    if (plan->lua.n_files > 0) RW_TRY(rw_claim_folder(c, RW_SCRIPTS_FOLDER, err));
     RW_TRY(rw_claim_file(c, "plan.yaml", err));
     RW_TRY(rw_claim_file(c, "metrics.jsonl", err));
     return rw_claim_file(c, "train_log.txt", err);
+}
+
+static rw_status check_name(void *folder, const char *name, rw_error *err) {
+    return rw_checkpoint_writes(name) ? rw_folder_check(folder, name, err) : RW_OK;
+}
+
+/* A folder, link or pipe where a file of the run belongs is found now, not hours later by the save that meets it. */
+static rw_status check_names(const char *dir, rw_error *err) {
+    rw_folder f;
+    RW_TRY(rw_folder_open(&f, dir, err));
+    rw_status status = rw_dir_list(dir, check_name, &f, err);
+    rw_folder_close(&f);
+    return status;
 }
 
 rw_status rw_output_open(rw_output *o, const rw_plan *plan, const rw_recipe *recipe, const rw_start *start,
@@ -22,8 +36,9 @@ rw_status rw_output_open(rw_output *o, const rw_plan *plan, const rw_recipe *rec
     *o = (rw_output){.plan = plan, .claim = start->claim, .saved_step = -1};
     if (start->claim) RW_TRY(rw_claim_take(start->claim, start->restart, start->adopt, err));
     RW_TRY(rw_mkdir_all(dir, err));
+    RW_TRY(check_names(dir, err));
     RW_TRY(rw_checkpoint_clean(dir, err));
-    RW_TRY(claim_logs(start->claim, err));
+    RW_TRY(claim_logs(start->claim, plan, err));
     if (start->state && start->step >= 0) RW_TRY(rw_metrics_cut(dir, start->step, err));
     RW_TRY(rw_plan_write(plan, recipe, err));
     return rw_reporter_open(&o->reporter, plan, err);

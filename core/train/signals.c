@@ -20,6 +20,9 @@ enum { N_SIGNALS = sizeof numbers / sizeof *numbers };
 /* A handler can reach nothing but globals. */
 static _Atomic int received, presses;
 static int ends[2] = {-1, -1}; /* of the pipe */
+static _Atomic bool begun;     /* there is something to lose */
+static const char *farewell;
+static int farewell_status;
 static pthread_t answerer;
 static bool answering;
 static struct sigaction before[N_SIGNALS];
@@ -35,15 +38,20 @@ static void on_signal(int number) {
     errno = kept;
 }
 
+static _Noreturn void leave(const char *why, int status) {
+    rw_fs_leave();
+    rw_log_end_around();
+    rw_info("%s", why);
+    _exit(status);
+}
+
 static void *answer(void *unused) {
     char number;
     bool asked = false;
     (void)unused;
     while (read(ends[0], &number, 1) == 1 && number != 0) {
-        if (asked) {
-            rw_fs_leave();
-            _exit(128 + number);
-        }
+        if (asked) leave(rw_message("left without saving; what was saved before is intact"), 128 + number);
+        if (!atomic_load(&begun)) leave(farewell, farewell_status);
         asked = true;
         rw_info("stopping after this step, saving; press again to leave without saving");
     }
@@ -68,7 +76,10 @@ static void stop_answering(void) {
     close(ends[1]);
 }
 
-void rw_signals_catch(void) {
+void rw_signals_catch(const char *say, int status) {
+    farewell = say;
+    farewell_status = status;
+    atomic_store(&begun, false);
     struct sigaction a = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
     sigemptyset(&a.sa_mask);
     for (int i = 0; i < N_SIGNALS; i++) sigaddset(&a.sa_mask, numbers[i]);
@@ -79,6 +90,10 @@ void rw_signals_catch(void) {
         sigaction(numbers[i], NULL, &before[i]);
         if (numbers[i] != SIGHUP || before[i].sa_handler != SIG_IGN) sigaction(numbers[i], &a, NULL);
     }
+}
+
+void rw_signals_begin(void) {
+    atomic_store(&begun, true);
 }
 
 void rw_signals_release(void) {

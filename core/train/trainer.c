@@ -461,6 +461,7 @@ static rw_status begin(trainer *t, rw_device *device, rw_error *err) {
     t->trainer.step_begin = t->progress.step;
     set_metrics(t);
     refresh(t, t->progress.step);
+    rw_signals_begin();
     RW_TRY(rw_output_report(&t->output, resume ? RW_EVENT_RESUME : RW_EVENT_RUN, &t->metrics,
                             resume ? resume : t->plan->name, err));
     set_rescue(t, rescue);
@@ -565,7 +566,7 @@ rw_status rw_train(const rw_plan *plan, const rw_recipe *recipe, rw_device *devi
     t->metrics = (rw_metrics){.loss = NAN, .loss_epoch = NAN, .val_loss = NAN, .lr = NAN, .weight_decay = NAN};
     t->metrics.grad_norm = t->metrics.clip_coef = t->metrics.tokens_per_second = t->metrics.seconds_left = NAN;
     settings_of(plan, &t->trainer);
-    rw_signals_catch();
+    rw_signals_catch(rw_message("stopped before the first step; nothing to save"), rw_status_exit_code(RW_E_STOPPED));
     rw_status status = begin(t, device, err);
     if (status == RW_OK) status = run_steps(t, err);
     if (status == RW_OK) status = end(t, err);

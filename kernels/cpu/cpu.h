@@ -22,9 +22,14 @@ typedef float real;
 #endif
 
 /* One binary for any x86-64: the loops of a function marked so are compiled for AVX-512, AVX2 and the baseline, and
- * the processor's best is chosen when the program starts. */
+ * the processor's best is chosen when the program starts. GCC 11, of Ubuntu 22.04, chooses by one feature alone: the
+ * one that all lengths of a loop have in common, or the bits would depend on where an element lies in its vector. */
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(RW_NO_CLONES)
+#if __GNUC__ >= 12
 #define RW_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#else
+#define RW_CLONES __attribute__((target_clones("fma", "default")))
+#endif
 #else
 #define RW_CLONES
 #endif

@@ -7,6 +7,12 @@
 # vertical axis is logarithmic: a loss falls fast at first and slowly then. Any awk will do (LC_ALL=C makes
 # all of them count bytes).
 # -v columns=N  width in characters (80)    -v rows=N  height of the plot (16)    -v utf8=1  finer signs
+# -v zh=1  in Chinese (else as $RWKV_LANG or $LANG says)
+
+BEGIN {
+    language = ENVIRON["RWKV_LANG"] != "" ? ENVIRON["RWKV_LANG"] : ENVIRON["LANG"]
+    if (zh == "") zh = language ~ /^zh/
+}
 
 function number(key,    at, rest) {
     at = index($0, "\"" key "\":")
@@ -60,7 +66,7 @@ function repeat(text, n,    out) {
 }
 
 END {
-    if (n_train < 2 || last <= first) { print "plot: fewer than two steps to draw"; exit 1 }
+    if (n_train < 2 || last <= first) { print zh ? "不足两步，画不出曲线" : "plot: fewer than two steps to draw"; exit 1 }
     if (columns < 40) columns = columns > 0 ? 40 : 80
     if (rows < 4) rows = 16
     width = columns - 9
@@ -80,7 +86,7 @@ END {
 
     n_ticks = split("0.01 0.02 0.05 0.1 0.2 0.5 1 2 5 10 20 50", ticks, " ")
     for (i = 1; i <= n_ticks; i++) ticks[i] += 0
-    print "  loss, nats per byte    " dot " training    " ring " held out"
+    print zh ? "  损失（nat/字节）    " dot " 训练    " ring " 验证" : "  loss, nats per byte    " dot " training    " ring " held out"
     for (r = rows; r >= 1; r--) {
         label = tick(r)
         text = sprintf("%6s ", label) (label == "" ? bar : cross)
@@ -92,11 +98,11 @@ END {
         print text
     }
     print repeat(" ", 7) corner repeat(line, width)
-    end = "step " last
-    print repeat(" ", 8) first repeat(" ", width - length(first "") - length(end)) end
-    summary = sprintf("training %.4f", tail_mean())
-    if (n_valid) summary = summary sprintf(", held out %.4f", valid[n_valid])
-    print "  at the end: " summary
+    end = zh ? "第 " last " 步" : "step " last
+    print repeat(" ", 8) first repeat(" ", width - length(first "") - length(last "") - (zh ? 6 : 5)) end
+    summary = sprintf(zh ? "训练 %.4f" : "training %.4f", tail_mean())
+    if (n_valid) summary = summary sprintf(zh ? "，验证 %.4f" : ", held out %.4f", valid[n_valid])
+    print (zh ? "  最后：" : "  at the end: ") summary
 }
 
 # Mean training loss over the last twentieth of the lines: one step alone is noisy.

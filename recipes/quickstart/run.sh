@@ -50,7 +50,7 @@ case ${LC_ALL:-${LC_CTYPE:-${LANG:-}}} in
 *) utf8=0 ;;
 esac
 rw_say ""
-LC_ALL=C awk -v columns="$columns" -v utf8="$utf8" -f "$here/plot.awk" "$output/metrics.jsonl"
+LC_ALL=C awk -v columns="$columns" -v utf8="$utf8" -v zh="$(rw_say_in 0 1)" -f "$here/plot.awk" "$output/metrics.jsonl"
 
 # -- questions ---------------------------------------------------------------------------------------------
 

@@ -52,8 +52,8 @@ def check(columns, language, status, said):
     if len(drawn) < 2:
         problems.append("the bar was drawn %d times" % len(drawn))
     for d in drawn:
-        if width(d) >= columns:
-            problems.append("%d columns wide: %s" % (width(d), d))
+        if width(d + "^C") >= columns:
+            problems.append("%d columns wide, without ^C: %s" % (width(d), d))
         if not re.search(left + r"(\d+h \d\dm|\d+m \d\ds|\d+\.\ds)$", d):
             problems.append("the time left is not whole: %s" % d)
         if columns >= 60 and not re.match(r"\[[=> ]{8,20}\] ", d):

@@ -5,6 +5,8 @@ A case is what is written (a recipe with one thing changed, or a command line), 
 said."""
 import glob, os, shutil, signal, subprocess, sys, tempfile
 
+import hold
+
 PROGRAM = os.path.abspath(os.environ["RWKV_RUN"])
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 RECIPE = """device: cpu
@@ -93,6 +95,8 @@ RECIPES = {
 }
 FLAGS = "--load_model base.pth --proj_dir out --data_file data --data_type binidx --micro_bsz 1 --devices 1 --my_testing x060"
 COMMANDS = {
+    "no recipe": (["nope.yaml"], 2, "nope.yaml: no such recipe; a recipe is a YAML file such as recipes/quickstart/recipe.yaml",
+                  "nope.yaml: 没有这个配方文件；配方是 YAML 文件，例如源码中的 recipes/quickstart/recipe.yaml"),
     "official flags": (FLAGS.split(), 2, "here they are a recipe, which is printed above. Save it as my.yaml, and run: rwkv-run my.yaml",
                        "在这里它们写成配方，已打印在上面。把它存为 my.yaml，然后运行：rwkv-run my.yaml"),
     "an official flag beside a recipe": (["r.yaml", "--micro_bsz", "2"], 2,
@@ -173,10 +177,10 @@ def stop_and_resume():
         out = "stopped-" + language
         write("r.yaml", RECIPE.replace("epoch_steps: 2", "epoch_steps: 4000").replace("proj_dir: out", "proj_dir: " + out))
         env = dict(os.environ, RWKV_LANG=language, RWKV_THREADS="1")
-        process = subprocess.Popen([PROGRAM, "r.yaml"], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        while b"/4000" not in process.stderr.readline():
-            pass
+        process = hold.start([PROGRAM, "r.yaml"], 3, env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        hold.wait_for(lambda: hold.events(out).count("step") == 3)
         process.send_signal(signal.SIGINT)
+        hold.release()
         said = process.communicate()[1].decode()
         problems += check("Ctrl-C", language, (process.returncode, "", said), 3, resume)
         found = run(["r.yaml", "train.max_seconds=0.01"], language)

@@ -11,7 +11,7 @@ data: { data_type: jsonl, data_file: data.jsonl, valid_file: data.jsonl, tokeniz
 train: { micro_bsz: 1, epoch_steps: 3, eval_batches: 1 }
 save: { proj_dir: out }
 """
-NAMES = r"  \S.*\[[0-9, ]*\]$|  [a-z_]+: \S|\t\S|\s*stack traceback:$|$"  # tensors, metadata, the stack of Lua
+NAMES = r"  \S.*\[[0-9, ]*\]$|  [a-z_]+: \S|\t\S|$"  # tensors, metadata, lines of Lua's stack
 NAMES += r"|    \S*rwkv-run "  # commands to copy
 
 

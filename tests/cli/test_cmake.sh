@@ -1,5 +1,6 @@
 #!/bin/sh
-# The build asks for no more than CMake 3.22, that of Ubuntu 22.04, and says in one line when there is less.
+# The build asks for no more than CMake 3.22, that of Ubuntu 22.04, and says in one line when there is less; GCC 11, of
+# the same, compiles the kernels, if it is here.
 set -eu
 
 root=$(cd "$(dirname "$0")/../.." && pwd)
@@ -26,3 +27,11 @@ export RWKV_LANG=en
 [ "$(build 3.18.4 || true)" = "CMake 3.18 is too old, 3.22 is needed: pip install cmake" ] || fail "3.18: $(build 3.18.4)"
 [ "$(RWKV_LANG=zh build 3.21.0 || true)" = "CMake 3.21 太旧，需要 3.22：pip install cmake" ] || fail "3.21 in Chinese"
 for version in 3.22.1 3.31.0 4.0.2; do build $version || fail "$version is refused"; done
+
+# what differs between compilers: one binary for several processors
+if command -v gcc-11 >/dev/null; then
+    gcc-11 -std=c11 -O2 -fopenmp -D_GNU_SOURCE -DRW_REAL_F32 -I "$root" -c "$root/kernels/cpu/adamw.c" -o "$work/adamw.o" ||
+        fail "GCC 11 does not compile kernels/cpu/adamw.c"
+else
+    echo "skipped: no gcc-11 here"
+fi

@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
+
+import hold
 
 program = os.environ["RWKV_RUN"]
 root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -21,11 +22,6 @@ model: { arch: x060, n_layer: 2, n_embd: 32, head_size: 32 }
 data: { data_type: jsonl, data_file: %s/tests/cli/data.jsonl, tokenizer: byte, ctx_len: 8 }
 train: { micro_bsz: 1, epoch_steps: 4, epoch_count: 2, precision: fp32 }
 save: { proj_dir: %s, epoch_save: 1%s }
-"""
-SLOW = """return { lr = function(trainer)
-  local began = os.clock()
-  while os.clock() - began < 0.2 do end
-end }
 """
 
 
@@ -59,15 +55,6 @@ def contents(folder):
             if os.path.isfile(os.path.join(folder, name))}
 
 
-def wait_for(what, seconds=30):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if what():
-            return
-        time.sleep(0.01)
-    sys.exit("FAIL: waited in vain")
-
-
 def command(said, ending):
     """The command that the message prints, chosen by what it adds."""
     for line in said.splitlines():
@@ -76,25 +63,27 @@ def command(said, ending):
     sys.exit("FAIL: no command with %s in: %s" % (ending, said))
 
 
+def start(r, proj_dir):
+    """A run that is held after its first step."""
+    process = hold.start([program, r], 1, environment, stderr=subprocess.DEVNULL)
+    hold.wait_for(lambda: "step" in hold.events(proj_dir))
+    return process
+
+
 def second_run_is_refused():
     r = recipe("lock/r.yaml")
-    with open("lock/slow.lua", "w") as f:
-        f.write(SLOW)
-    first = subprocess.Popen([program, r, "hooks=[lock/slow.lua]"], env=environment, stderr=subprocess.DEVNULL)
-    wait_for(lambda: os.path.exists("lock/out/metrics.jsonl"))
+    first = start(r, "lock/out")
     said = run(r, status=2)
     check("another run writes into this folder (process %d on %s)" % (first.pid, os.uname().nodename) in said, said)
     run(r, "--dry-run")
     run("inspect", "lock/out/rwkv-init.pth")
+    hold.release()
     check(first.wait() == 0, "the first run did not end")
 
 
 def killed_run_frees_the_folder():
     r = recipe("killed/r.yaml")
-    with open("killed/slow.lua", "w") as f:
-        f.write(SLOW)
-    first = subprocess.Popen([program, r, "hooks=[killed/slow.lua]"], env=environment, stderr=subprocess.DEVNULL)
-    wait_for(lambda: os.path.exists("killed/out/rwkv-init.pth"))
+    first = start(r, "killed/out")
     first.send_signal(signal.SIGKILL)
     first.wait()
     run(r)  # rwkv-init.pth alone holds nothing that was learned
@@ -132,6 +121,49 @@ def cut_state_is_named():
     check("state-9.safetensors: metadata 'recipe' is missing; is this a training state?" in said, said)
     check("wget" not in said, said)
     check("cut/out holds 3 weights and 2 training states" in said, said)
+
+
+def advice_of_a_download():
+    """Only for what may have been one: not for a save of a run, whatever is wrong with it."""
+    r = recipe("advice/r.yaml")
+    run(r)
+    os.makedirs("advice/model")
+    for name in ("rwkv-final.pth", "state-8.safetensors"):
+        whole = contents("advice/out")[name]
+        middle = len(whole) // 2
+        for damaged in (b"", whole[:100], whole[:middle], bytes(len(whole)),
+                        whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1:]):
+            for folder in ("advice/out/", "advice/model/model-"):
+                with open(folder + name, "wb") as f:
+                    f.write(damaged)
+                said = run("inspect", "--verify", folder + name, status=1)
+                advised = "download" in said or "wget" in said
+                ours = folder == "advice/out/" or "resume from another state" in said  # that the state itself tells
+                check(advised != ours, len(damaged), said)
+
+
+def folder_of_the_scripts():
+    """lua/, where scripts write, belongs to the run; one that was there before is the user's."""
+    hook = "return { on_train_batch_end = function(t) t:append('log.csv', t.step .. '\\n') end }"
+    for there in (False, True):
+        r = recipe("scripts%d/r.yaml" % there)
+        base = os.path.dirname(r)
+        with open(base + "/h.lua", "w") as f:
+            f.write(hook)
+        if there:
+            os.makedirs(base + "/out/lua")
+            with open(base + "/out/lua/mine.lua", "w") as f:
+                f.write("mine")
+        words = r, "hooks=[%s/h.lua]" % base, "save.proj_dir=%s/out" % base
+        run(*words)
+        run(*words, "--restart")
+        old = glob.glob(base + "/out/old-*")
+        check(len(old) == 1 and os.path.exists(old[0] + "/rwkv-final.pth"), names(base + "/out"))
+        with open(base + "/out/lua/log.csv") as f:
+            lines = len(f.readlines())
+        check(lines == (16 if there else 8), "there:", there, lines, "lines")
+        check(os.path.exists(old[0] + "/lua/log.csv") != there, names(old[0]))
+        check(os.path.exists(base + "/out/lua/mine.lua") == there, names(base + "/out"))
 
 
 def other_numbers():
@@ -246,7 +278,7 @@ def state_into_another_folder():
 
 if __name__ == "__main__":
     tests = (second_run_is_refused, killed_run_frees_the_folder, deleted_state_keeps_weights, cut_state_is_named,
-             other_numbers, other_data, files_of_the_user, old_folder_counts, retention_is_its_own,
+             advice_of_a_download, folder_of_the_scripts, other_numbers, other_data, files_of_the_user, old_folder_counts, retention_is_its_own,
              state_into_another_folder)
     for test in tests:
         if not sys.argv[1:] or test.__name__ in sys.argv[1:]:

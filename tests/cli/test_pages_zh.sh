@@ -1,6 +1,6 @@
 #!/bin/sh
 # The Chinese pages have what the English ones have: recipes/README.zh.md the output of RWKV_LANG=zh rwkv-run --keys and every
-# model, lua/README.zh.md every hook, both every part.
+# model, lua/README.zh.md every hook, both every part. And in all pages a table has its line of dashes under the first row.
 set -eu
 
 . "$(dirname "$0")/start.sh"
@@ -22,4 +22,12 @@ done
 for page in lua/ recipes/; do
     [ "$(grep -c '^## ' "$root/${page}README.md")" -le "$(grep -c '^## ' "$root/${page}README.zh.md")" ] ||
         fail "${page}README.zh.md has fewer parts than ${page}README.md"
+done
+
+git -C "$root" ls-files '*.md' 2>/dev/null | while read -r page; do
+    awk -v page="$page" '
+        /^```/ { code = !code }
+        second && !/^\|-/ { printf "%s:%d: a row of no table\n", page, NR - 1; broken = 1 }
+        { second = !code && /^\|/ && last !~ /^\|/; last = $0 }
+        END { exit broken }' "$root/$page" || fail "a table of $page is broken"
 done

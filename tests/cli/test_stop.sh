@@ -40,14 +40,6 @@ run() {
     [ "$status" = "$expected" ] || fail "status $status, expected $expected: $*"
 }
 says() { grep -qF -- "$1" "$work/log" || fail "not said: $1"; }
-until_there() {
-    tries=0
-    until [ -e "$1" ]; do
-        tries=$((tries + 1))
-        [ "$tries" -lt 600 ] || fail "$1 does not come"
-        sleep 0.05
-    done
-}
 whole() { "$program" inspect "$1" >/dev/null || fail "$1 is not whole"; }
 
 # -- a run to its end; only official names --------------------------------------------------------
@@ -89,21 +81,19 @@ run keep 0 save.keep=1 save.every=2
 [ "$(find "$work/keep" -name 'state-*' | wc -l)" = 1 ] || fail "save.keep=1 keeps $(ls "$work/keep")"
 cmp "$work/final.pth" "$work/keep/rwkv-final.pth" || fail "saving more often changed the weights"
 
-# -- SIGTERM ---------------------------------------------------------------------------------------
-# start NAME: a slow run in the background, past its beginning
+# -- SIGTERM; the answer comes while the step is held -------------------------------------------------
+# start NAME: a run in the background, past its beginning and not past its second step
 start() {
-    "$program" "$work/recipe.yaml" save.proj_dir="$work/$1" lua.budget_ms=60000 "hooks=[$work/slow.lua]" >"$work/stdout" 2>"$work/log" &
-    pid=$!
-    until_there "$work/$1/rwkv-init.pth"
-    until grep -q '"event":"run"' "$work/$1/metrics.jsonl"; do sleep 0.02; done
+    hold 1 "$work/recipe.yaml" save.proj_dir="$work/$1" >"$work/stdout" 2>"$work/log"
+    wait_for grep -qs '"event":"step"' "$work/$1/metrics.jsonl"
 }
-leaves() {
-    status=0
-    wait "$pid" || status=$?
-    [ "$status" = "$1" ] || fail "status $status, expected $1"
+press() {
+    kill "-$1" "$pid"
+    wait_for grep -q 'stopping after this step' "$work/log"
 }
 start term
-kill -TERM "$pid"
+press TERM
+release
 leaves 3
 says "run the same command to resume"
 newest=$(find "$work/term" -name 'state-*')
@@ -115,10 +105,8 @@ cmp "$work/final.pth" "$work/term/rwkv-final.pth" || fail "the run that was stop
 # a second signal ends at once
 for signal in TERM INT; do
     start "twice$signal"
-    for _ in 1 2 3 4; do # equal signals that wait are one
-        kill -$signal "$pid" 2>/dev/null || true
-        sleep 0.03
-    done
+    press $signal
+    kill -$signal "$pid"
     if [ $signal = TERM ]; then leaves 143; else leaves 130; fi
 done
 

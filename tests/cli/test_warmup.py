@@ -23,7 +23,7 @@ WARNING = r"train\.warmup_steps is (\d+), but the run has 10 steps: the learning
 
 def run(*args):
     env = {**os.environ, "RWKV_LANG": "en", "RWKV_THREADS": "1"}
-    done = subprocess.run([PROGRAM, "recipe.yaml", *args], env=env, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([PROGRAM, "recipe.yaml", *args], env=env, capture_output=True, text=True, timeout=120)
     if done.returncode:
         sys.exit(f"FAIL: {args}: {done.stderr}")
     return done.stderr

@@ -24,7 +24,7 @@ train: { micro_bsz: 1, epoch_steps: 2, epoch_count: 1, precision: fp32 }
 save: { proj_dir: out }
 YAML
     status=0
-    timeout 60 "$program" "$work/$1/recipe.yaml" --allow-read "$root" >"$work/stdout" 2>"$work/log" </dev/null || status=$?
+    timeout 120 "$program" "$work/$1/recipe.yaml" --allow-read "$root" >"$work/stdout" 2>"$work/log" </dev/null || status=$?
 }
 
 echo "alias ll='ls -l'" >"$work/bashrc"
@@ -67,6 +67,37 @@ for pid in $(seq 2 400); do ln -s "$work/bashrc" "$work/temporary/out/plan.yaml.
 run_recipe_in temporary
 [ "$status" = 0 ] || fail "temporary names: status $status"
 cmp "$work/bashrc" "$work/bashrc.before" || fail "a temporary file was written through a link"
+
+# Names that only a later save would meet: found before the first step. Names that users give are theirs.
+run_recipe_in later
+[ "$status" = 0 ] || fail "later: status $status"
+ln -s "$work/bashrc" "$work/later/out/rwkv-mine.pth"
+mkdir "$work/later/out/rwkv-01.pth"
+again() { # EPOCHS
+    status=0
+    timeout 60 "$program" "$work/later/recipe.yaml" --allow-read "$root" train.epoch_count="$1" save.epoch_save=1 \
+        >"$work/stdout" 2>"$work/log" </dev/null || status=$?
+}
+rows=$(wc -l <"$work/later/out/metrics.jsonl")
+for name in rwkv-1.pth rwkv-7.pth state-4.safetensors save-best.pth; do
+    for trap in link dangling pipe folder; do
+        at=$work/later/out/$name
+        case $trap in
+        link) ln -s "$work/bashrc" "$at" ;;
+        dangling) ln -s "$work/made" "$at" ;;
+        pipe) mkfifo "$at" ;;
+        folder) mkdir "$at" ;;
+        esac
+        again 2
+        [ "$status" = 1 ] || fail "later, $trap $name: status $status, expected 1"
+        says "$name: expected a regular file or nothing of that name"
+        [ "$(wc -l <"$work/later/out/metrics.jsonl")" = "$rows" ] || fail "later, $trap $name: something was done"
+        rm -d "$at"
+        n=$((n + 1))
+    done
+done
+again 2
+[ "$status" = 0 ] && [ -f "$work/later/out/rwkv-1.pth" ] || fail "later: status $status"
 
 # proj_dir itself as a link to somewhere else
 mkdir -p "$work/linked" "$work/elsewhere"

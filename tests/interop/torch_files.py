@@ -24,6 +24,7 @@ SHAPES = [(37, 501), (1, 1, 501), (), (37,)]
 def bits_of(tensor):
     """The bytes of a tensor in logical order."""
     wide = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()]
+    tensor = tensor.resolve_neg() if hasattr(tensor, "resolve_neg") else tensor
     return tensor.detach().contiguous().view(-1).view(wide).numpy().tobytes() if tensor.numel() else b""
 
 
@@ -76,6 +77,11 @@ def dictionaries():
         views["scalar"] = flat[3]
         views["empty"] = flat[:0]
         yield "views-" + name, views, {}
+        if hasattr(torch._utils, "get_tensor_metadata"):  # since 2.0; before, torch.save itself lost the sign
+            finite = torch.arange(-30, 30).to(dtype)
+            negated = {"whole": torch._neg_view(finite), "turned": torch._neg_view(finite.view(6, 10).t())}
+            yield "negated-" + name, negated, {}
+            yield "legacy-negated-" + name, negated, {"_use_new_zipfile_serialization": False}
         yield "legacy-" + name, dict(views), {"_use_new_zipfile_serialization": False}
     module = torch.nn.Sequential(torch.nn.Linear(7, 11), torch.nn.LayerNorm(11))
     yield "module", module.state_dict(), {}

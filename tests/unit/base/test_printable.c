@@ -51,8 +51,22 @@ static void controls_are_shown(void **state) {
         rw_str s = {0};
         rw_str_append_printable(&s, texts[i].text);
         assert_string_equal(s.data, texts[i].line);
+        rw_str_clear(&s);
+        rw_str_append_printable_bytes(&s, texts[i].text, strlen(texts[i].text));
+        assert_string_equal(s.data ? s.data : "", texts[i].lines);
         rw_str_done(&s);
     }
+}
+
+static void bytes_may_be_zero(void **state) {
+    (void)state;
+    static const char bytes[] = {'a', 0, 'b', '\n', 0, 'c'};
+    rw_str s = {0};
+    rw_str_append_printable_bytes(&s, bytes, 5);
+    assert_string_equal(s.data, "a\\x00b\n\\x00");
+    rw_str_append_printable_bytes(&s, bytes, 0);
+    assert_int_equal(s.len, 11);
+    rw_str_done(&s);
 }
 
 static void a_cut_leaves_whole_characters(void **state) {
@@ -147,8 +161,11 @@ static void words_for_a_shell(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(controls_are_shown), cmocka_unit_test(a_cut_leaves_whole_characters),
-        cmocka_unit_test(formats_as_printf),  cmocka_unit_test(arguments_are_from_outside),
+        cmocka_unit_test(controls_are_shown),
+        cmocka_unit_test(bytes_may_be_zero),
+        cmocka_unit_test(a_cut_leaves_whole_characters),
+        cmocka_unit_test(formats_as_printf),
+        cmocka_unit_test(arguments_are_from_outside),
         cmocka_unit_test(words_for_a_shell),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -95,6 +95,23 @@ static void numbers_for_people(void **state) {
     }
 }
 
+static void two_sizes_differ(void **state) {
+    (void)state;
+    static const struct {
+        int64_t n, m;
+        const char *a, *b;
+    } cases[] = {{1048577, 1048576, "1048577 B", "1048576 B"},
+                 {1048576, 1048576, "1.00 MiB", "1.00 MiB"},
+                 {INT64_MAX, INT64_MAX - 1, "9223372036854775807 B", "9223372036854775806 B"},
+                 {1 << 30, 1 << 20, "1.00 GiB", "1.00 MiB"}};
+    char a[32], b[32];
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        rw_format_two_sizes(a, cases[i].n, b, cases[i].m);
+        assert_string_equal(a, cases[i].a);
+        assert_string_equal(b, cases[i].b);
+    }
+}
+
 static void times_for_people(void **state) {
     (void)state;
     static const struct {
@@ -164,6 +181,7 @@ int main(void) {
         cmocka_unit_test(edit_distances),
         cmocka_unit_test(suggests),
         cmocka_unit_test(numbers_for_people),
+        cmocka_unit_test(two_sizes_differ),
         cmocka_unit_test(times_for_people),
         cmocka_unit_test(accepts_each_code_point),
         cmocka_unit_test(refuses_broken_utf8),

@@ -79,6 +79,7 @@ static void kill_once(char *dir, volatile int64_t *saved, rw_rng *rng) {
     int status;
     pid_t pid = fork();
     if (pid == 0) child(dir, saved);
+    while (*saved < 0 && waitpid(pid, &status, WNOHANG) == 0) nanosleep(&wait, NULL); /* the first has begun */
     nanosleep(&wait, NULL);
     kill(pid, SIGKILL);
     waitpid(pid, &status, 0);

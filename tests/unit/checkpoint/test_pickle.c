@@ -18,6 +18,11 @@
 #define TENSOR REBUILD STORAGE "K\x01K\x02K\x03\x86K\x03K\x01\x86" HOOKS "tR"
 /* The same up to the seventh argument. */
 #define VIEW REBUILD STORAGE "K\x01K\x02K\x03\x86K\x03K\x01\x86" HOOKS
+#define WHOLE_NUMBERS                                                                                                  \
+    REBUILD                                                                                                            \
+    "((X\x07\0\0\0storagectorch\nLongStorage\nX\x01\0\0\0"                                                             \
+    "0X\x03\0\0\0cpuK\x08tQ"                                                                                           \
+    "K\x01K\x02K\x03\x86K\x03K\x01\x86" HOOKS
 #define NAME "X\x01\0\0\0w"
 
 static rw_status read_tensors(const void *bytes, size_t n, rw_arena *a, rw_pickle_tensor **t, int64_t *count,
@@ -61,7 +66,8 @@ static const struct {
     {P("\x80\x05}."), "save it again without pickle_protocol"},
     {P("\x8c\x02os\x8c\x06system\x93."), "opcode SHORT_BINUNICODE refused"},
     {P("X\x02\0\0\0osX\x06\0\0\0system\x93."), "opcode STACK_GLOBAL refused"},
-    {P("\x80\x02}" NAME VIEW "}X\x03\0\0\0neg\x88stRs."), "a lazy view ('neg')"},
+    {P("\x80\x02}" NAME WHOLE_NUMBERS "}X\x03\0\0\0neg\x88stRs."), "a lazy view ('neg')"},
+    {P("\x80\x02}" NAME VIEW "}X\x03\0\0\0negK\x01stRs."), "a lazy view ('neg')"},
     {P("\x80\x02}" NAME VIEW "}(X\x03\0\0\0neg\x89X\x04\0\0\0conj\x88utRs."), "a lazy view ('conj')"},
     {P("\x80\x02}" NAME VIEW "}X\x05\0\0\0scaleK\x02stRs."), "a lazy view ('scale')"},
     {P("\x80\x02}" NAME VIEW "K\x01tRs."), "an integer as metadata"},
@@ -178,6 +184,7 @@ static void good_programs_give_the_tensor(void **state) {
         assert_string_equal(t->name, "w");
         assert_string_equal(t->storage, "0");
         assert_int_equal(t->dtype, RW_F32);
+        assert_false(t->negative);
         assert_int_equal(t->storage_numel, 8);
         assert_int_equal(t->offset, 1);
         assert_int_equal(t->ndim, 2);
@@ -187,6 +194,25 @@ static void good_programs_give_the_tensor(void **state) {
         assert_int_equal(t->stride[1], 1);
         rw_arena_done(&a);
     }
+}
+
+static bool is_negative(const char *bytes, size_t n) {
+    rw_arena a = {0};
+    rw_error err = {0};
+    rw_pickle_tensor *t;
+    int64_t count = 0;
+    if (read_tensors(bytes, n, &a, &t, &count, &err) != RW_OK) fail_msg("%s", err.msg);
+    bool negative = t->negative;
+    rw_arena_done(&a);
+    return negative;
+}
+
+static void the_negative_bit_is_handed_on(void **state) {
+    (void)state;
+    assert_true(is_negative(P("\x80\x02}" NAME VIEW "}X\x03\0\0\0neg\x88stRs.")));
+    assert_true(is_negative(P("\x80\x02}" NAME VIEW "}(X\x04\0\0\0conj\x89X\x03\0\0\0neg\x88utRs.")));
+    assert_true(is_negative(P("\x80\x02}" NAME VIEW "}(X\x03\0\0\0neg\x88X\x04\0\0\0conj\x89utRs.")));
+    assert_false(is_negative(P("\x80\x02}" NAME WHOLE_NUMBERS "}X\x03\0\0\0neg\x89stRs.")));
 }
 
 /* Every prefix of a good program is an error, and none reads beyond its end (a sanitizer would see it). */
@@ -282,11 +308,9 @@ static void what_is_written_is_read_back(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(hostile_programs_are_refused_by_name),
-        cmocka_unit_test(good_programs_give_the_tensor),
-        cmocka_unit_test(prefixes_are_errors),
-        cmocka_unit_test(allocation_failures_are_reported),
-        cmocka_unit_test(floods_stop),
+        cmocka_unit_test(hostile_programs_are_refused_by_name), cmocka_unit_test(good_programs_give_the_tensor),
+        cmocka_unit_test(the_negative_bit_is_handed_on),        cmocka_unit_test(prefixes_are_errors),
+        cmocka_unit_test(allocation_failures_are_reported),     cmocka_unit_test(floods_stop),
         cmocka_unit_test(what_is_written_is_read_back),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -4,6 +4,7 @@
 #include "core/checkpoint/inspect.h"
 
 #include <errno.h>
+#include <math.h>
 
 #define P(text) (text), sizeof(text) - 1
 
@@ -243,10 +244,12 @@ static void damage_is_found(void **state) {
 #define STORAGE(numel)                                                                                                 \
     "((X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\0"                                                            \
     "0X\x03\0\0\0cpuK" numel "tQ"
-#define VIEW(numel, offset, shape, stride)                                                                             \
+#define SEEN(numel, offset, shape, stride, metadata)                                                                   \
     "\x80\x02}X\x01\0\0\0wctorch._utils\n_rebuild_tensor_v2\n" STORAGE(numel) offset shape stride                      \
         "\x89"                                                                                                         \
-        "ccollections\nOrderedDict\n)RtRs."
+        "ccollections\nOrderedDict\n)R" metadata "tRs."
+#define VIEW(numel, offset, shape, stride) SEEN(numel, offset, shape, stride, "")
+#define NEGATED                            "}X\x03\0\0\0neg\x88s"
 
 static void put_archive(const char *path, const char *pickle, size_t n, const void *data, size_t n_data,
                         const char *order) {
@@ -300,6 +303,35 @@ static void views_inside_are_read(void **state) {
     assert_memory_equal(out, values, sizeof values);
     assert_memory_equal(out + 6, values, sizeof values);
     rw_tensor_file_close(f);
+}
+
+/* torch's lazy negative bit: in the order of the file (whole and in part) and in another, with and without conversion.
+ */
+static void negated_views_are_negated(void **state) {
+    (void)state;
+    const char *path = rw_test_path("negated.pth");
+    static const struct {
+        const char *pickle;
+        size_t n;
+        int order[6];
+    } rows[] = {{P(SEEN("\x06", "K\0", "K\6\x85", "K\1\x85", NEGATED)), {0, 1, 2, 3, 4, 5}},
+                {P(SEEN("\x06", "K\0", "K\3K\2\x86", "K\1K\3\x86", NEGATED)), {0, 3, 1, 4, 2, 5}}};
+    for (size_t i = 0; i < 2; i++) {
+        float narrow[6];
+        double wide[6];
+        rw_error err = {0};
+        put_archive(path, rows[i].pickle, rows[i].n, values, sizeof values, "little");
+        rw_tensor_file *f = open_good(path);
+        const rw_file_tensor *t = rw_tensor_file_at(f, 0);
+        if (rw_tensor_file_read(f, t, narrow, RW_F32, &err) != RW_OK) fail_msg("%s", err.msg);
+        if (rw_tensor_file_read(f, t, wide, RW_F64, &err) != RW_OK) fail_msg("%s", err.msg);
+        for (int k = 0; k < 6; k++) {
+            float x = values[rows[i].order[k]];
+            assert_true(narrow[k] == -x && signbit(narrow[k]) != signbit(x));
+            assert_true(wide[k] == -(double)x);
+        }
+        rw_tensor_file_close(f);
+    }
 }
 
 static rw_status read_first(const char *path, rw_error *err) {
@@ -446,6 +478,7 @@ int main(void) {
         cmocka_unit_test(damage_is_found),
         cmocka_unit_test(views_outside_are_refused),
         cmocka_unit_test(views_inside_are_read),
+        cmocka_unit_test(negated_views_are_negated),
         cmocka_unit_test(damage_beside_a_view_is_found),
         cmocka_unit_test(missing_records_are_named),
         cmocka_unit_test(write_failures_leave_the_old_file),

@@ -158,6 +158,22 @@ static void leftovers_of_dead_processes_go(void **state) {
     assert_int_equal(rw_checkpoint_clean(in_dir("none"), NULL), RW_OK);
 }
 
+/* Who wrote a .pth is told by its name and its place; a training state by its name alone. */
+static void saves_are_known_by_name_and_place(void **state) {
+    (void)state;
+    static const char *const saves[] = {"rwkv-0.pth", "rwkv-init.pth", "rwkv-final.pth", "save-best.pth"};
+    for (size_t i = 0; i < sizeof saves / sizeof *saves; i++) assert_false(rw_checkpoint_is_save(in_dir(saves[i])));
+    assert_true(rw_checkpoint_is_save(in_dir("state-3.safetensors")));
+    assert_int_equal(mkdir(in_dir("old-2026-01-31-235959"), 0777), 0);
+    assert_int_equal(mkdir(in_dir("mine"), 0777), 0);
+    put(".rwkv-run");
+    for (size_t i = 0; i < sizeof saves / sizeof *saves; i++) assert_true(rw_checkpoint_is_save(in_dir(saves[i])));
+    assert_true(rw_checkpoint_is_save(in_dir("old-2026-01-31-235959/rwkv-0.pth")));
+    assert_false(rw_checkpoint_is_save(in_dir("mine/rwkv-0.pth")));
+    assert_false(rw_checkpoint_is_save(in_dir("RWKV-x070-World.pth")));
+    assert_false(rw_checkpoint_is_save("rwkv-0.pth"));
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup(old_saves_go, fresh_folder),
@@ -165,6 +181,7 @@ int main(void) {
         cmocka_unit_test_setup(zero_keeps_every_pth, fresh_folder),
         cmocka_unit_test_setup(the_latest_whole_state_is_found, fresh_folder),
         cmocka_unit_test_setup(leftovers_of_dead_processes_go, fresh_folder),
+        cmocka_unit_test_setup(saves_are_known_by_name_and_place, fresh_folder),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -17,6 +17,7 @@
 
 #include <dirent.h>
 #include <signal.h>
+#include <time.h>
 #include <unistd.h>
 
 #define T    8
@@ -402,14 +403,14 @@ static void test_file_cut(void **state) {
 static void test_close(void **state) {
     (void)state;
     rw_plan_data plan = plan_for(count_up("a", 1000));
-    int64_t start = rw_now_ns();
+    const clock_t start = clock();
     for (int i = 0; i < 200; i++) {
         rw_loader *l = open_loader(&plan, NULL);
         for (int k = 0; k < i % 5; k++) next(l);
         rw_loader_close(l);
     }
     rw_loader_close(NULL);
-    assert_true(rw_now_ns() - start < INT64_C(20000000000));
+    assert_true(clock() - start < 20 * CLOCKS_PER_SEC); /* of the processor: others use it too */
 }
 
 static volatile sig_atomic_t handled_by_other;

@@ -111,6 +111,24 @@ static void test_arguments(void **state) {
     close_hooks(&b);
 }
 
+/* A file that cannot be read is named once, as a script and beside the line of another that asks for it. */
+static void test_a_file_is_named_once(void **state) {
+    (void)state;
+    static const struct {
+        const char *script, *says;
+    } rows[] = {{NULL, "cannot open: No such file or directory"}, {"\033x", "this is compiled code"}};
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+        bench b = {.plan = {.budget_ms = 20000, .memory_bytes = 64 << 20}};
+        char want[700];
+        const char *path = rows[i].script ? write_script("once.lua", rows[i].script) : rw_test_path("none.lua");
+        assert_int_equal(rw_lua_new(&b.lua, &b.plan, &b.err), RW_OK);
+        assert_int_equal(rw_lua_run_file(b.lua, path, NULL, 0, &b.err), RW_E_LUA);
+        snprintf(want, sizeof want, "%s: %s", path, rows[i].says);
+        if (strncmp(error_of(&b), want, strlen(want)) != 0) fail_msg("expected '%s', got '%s'", want, b.text);
+        close_hooks(&b);
+    }
+}
+
 /* "lua.budget_ms" in a text is a key, or a module's file. */
 static void check_names(const char *file) {
     rw_error err = {0};
@@ -136,6 +154,7 @@ static void test_keys_that_are_named_exist(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_lua_files),
+        cmocka_unit_test(test_a_file_is_named_once),
         cmocka_unit_test(test_patterns_answer_as_the_library),
         cmocka_unit_test(test_readme_lists_the_hooks),
         cmocka_unit_test(test_arguments),
