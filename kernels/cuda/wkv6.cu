@@ -18,8 +18,8 @@
  * (its v and dy once for each block of columns, from L2). Saved: y, and S every 64 rows.
  * What crosses threads: tiles of rows in shared memory, a barrier on each side; sums in shuffles of a fixed tree; sums
  * over rows and sequences as partial sums, added in order by sum_parts. No atomics: the bits repeat. */
-#include "kernels/cuda/wkv6.cuh"
 #include "kernels/cuda/wkv6_chunked.cuh"
+#include "kernels/cuda/wkv6_rows.cuh"
 
 namespace {
 

@@ -33,7 +33,7 @@
 #define RW_KERNELS_CUDA_WKV6_CHUNKED_CUH
 
 #include "kernels/cuda/mma.cuh"
-#include "kernels/cuda/wkv6.cuh"
+#include "kernels/cuda/wkv6_rows.cuh"
 
 namespace wkv6 {
 

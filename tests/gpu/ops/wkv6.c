@@ -79,7 +79,8 @@ static void *grad(op_side *s, const setup *p, const char *name, op_class cls, in
  * w_raw): an error of e is worth e times as much in w, and dw_raw is dw e w; at ww = 3 it is 20 roundings. In 16 bits
  * dw_raw is a sum of products of rounded numbers over both states. */
 static double decay_factor(const op_side *s, const setup *p) {
-    return s->grid == RW_F32 ? (p->level >= 1 ? 8 : 3) : 1.5;
+    if (s->grid == RW_F32) return p->level >= 1 ? 8 : 3;
+    return s->grid == RW_F16 && p->level == 3 ? 6 : 1.5; /* fp16 is coarse below 6e-5, and w is smaller still */
 }
 
 static void backward(op_side *s, const setup *p, rw_wkv6_args *a) {
@@ -159,6 +160,7 @@ static void decay_levels(op_side *s) {
     p.N = N[s->variant / 8];
     p.constant = s->variant / 8 == 1 && p.level != CHANGING;
     p.no_norm = p.level > -4;
+    if (s->grid == RW_F16 && p.level == -20) p.skip = RW_WKV6_ADD_W; /* e^-20 is too small a number for fp16 */
     both_ways(s, &p);
 }
 
