@@ -17,7 +17,9 @@
  * Bytes (narrow numbers a token and channel): forward 4 + 1, finish 2 + 1; finish_back 3 + 2, walk 4 + 1, columns 5 + 3
  * (its v and dy once for each block of columns, from L2). Saved: y, and S every 64 rows.
  * What crosses threads: tiles of rows in shared memory, a barrier on each side; sums in shuffles of a fixed tree; sums
- * over rows and sequences as partial sums, added in order by sum_parts. No atomics: the bits repeat. */
+ * over rows and sequences as partial sums, added in order by sum_parts. No atomics: the bits repeat.
+ * sm_90 registers: walk 64, 80, 128 (N = 32, 64, 128), columns 230, finish 38, finish_back 91; nothing spilled but 4
+ * bytes around a division in walk. */
 #include "kernels/cuda/wkv6_chunked.cuh"
 #include "kernels/cuda/wkv6_rows.cuh"
 
@@ -31,7 +33,7 @@ enum { TILE = 16, CHUNK = wkv6::SAVE_EVERY, COLUMN_THREADS = 128, FINISH_ROWS = 
 /* -e^ww never exceeds this, so that w * e^ww is 0 and not 0 * inf for a large ww. */
 constexpr float DECAY_MAX = 80.0f;
 
-/* -- decay, packs ------------------------------------------------------------------------------------ */
+/* -- decay, packs ---------------------------------------------------------------------------------------- */
 
 /* w = exp(-exp(ww)) and dw/dww */
 __device__ __forceinline__ float decay(float ww, float *slope) {
@@ -72,7 +74,7 @@ template <class T> __device__ __forceinline__ void store1(T *to, bool add, float
     *to = rw_from_float<T>(add ? rw_to_float(*to) + x : x);
 }
 
-/* -- the recurrence, forward or backward in time -------------------------------------------------------------- */
+/* -- the recurrence, forward or backward in time --------------------------------------------------------- */
 
 template <class T> struct walk_args {
     packed rows;
@@ -197,7 +199,7 @@ template <class T, int N, bool BACK> __global__ void __launch_bounds__(2 * N) wa
     if (a.end) walk_store_state<N>(a.end + seq * a.end_stride + (int64_t)h * N * N, a.add_end, top, low);
 }
 
-/* -- what sums over value channels: dr, dk, dw --------------------------------------------------------------------- */
+/* -- what sums over value channels: dr, dk, dw ----------------------------------------------------------- */
 
 template <class T> struct column_args {
     packed rows;
@@ -388,7 +390,7 @@ template <class T, int N> __global__ void __launch_bounds__(COLUMN_THREADS, 2) c
     }
 }
 
-/* -- group norm and gate -------------------------------------------------------------------------------------------
+/* -- group norm and gate ---------------------------------------------------------------------------------
  * N/8 neighbouring lanes own the head of a token, 8 channels each. */
 
 template <class T> struct finish_args {
@@ -544,8 +546,7 @@ __global__ void __launch_bounds__(RW_CUDA_THREADS) sum_parts(const sum_jobs jobs
     out[i] = j.add ? out[i] + sum : sum;
 }
 
-/* -- memory ----------------------------------------------------------------------------------------------------------
- */
+/* -- memory ---------------------------------------------------------------------------------------------- */
 
 int64_t bytes_of(rw_dtype t) {
     return t == RW_F32 ? 4 : 2;
@@ -622,8 +623,7 @@ int64_t backward_layout(const rw_wkv6_args *a, const rw_cuda_state *s, backward_
     return used;
 }
 
-/* -- launchers -------------------------------------------------------------------------------------------------------
- */
+/* -- launchers ------------------------------------------------------------------------------------------- */
 
 /* Runs the statement with N = the head size. */
 #define WKV6_SIZE(size, N, ...)                                                                                        \

@@ -123,7 +123,7 @@ static void both_ways(op_side *s, const setup *p) {
     backward(s, p, &a);
 }
 
-/* -- lengths, sizes ---------------------------------------------------------------------------------------- */
+/* -- lengths, sizes -------------------------------------------------------------------------------------- */
 
 static const setup shapes[] = {
     {.T = 1, .B = 1, .H = 1, .N = 64, .level = -4, .no_norm = true},
@@ -151,7 +151,7 @@ static void lengths(op_side *s) {
     both_ways(s, &shapes[s->variant]);
 }
 
-/* -- decays -------------------------------------------------------------------------------------------------- */
+/* -- decays ---------------------------------------------------------------------------------------------- */
 
 static void decay_levels(op_side *s) {
     static const double level[] = {-20, -6, 0, 1, 3, 8, MIXED, CHANGING};
@@ -164,7 +164,7 @@ static void decay_levels(op_side *s) {
     both_ways(s, &p);
 }
 
-/* -- NULL, adding ---------------------------------------------------------------------------------------------- */
+/* -- NULL, adding ---------------------------------------------------------------------------------------- */
 
 static void nulls(op_side *s) {
     static const int64_t N[] = {64, 32, 128};
@@ -194,7 +194,7 @@ static void adds(op_side *s) {
     both_ways(s, &p);
 }
 
-/* -- packed sequences ------------------------------------------------------------------------------------------ */
+/* -- packed sequences ------------------------------------------------------------------------------------ */
 
 static void packed(op_side *s) {
     static const int32_t cuts[][MAX_SEQ] = {{17, 0, 64, 1, 0, 65, 0, 0},
@@ -210,7 +210,7 @@ static void packed(op_side *s) {
     both_ways(s, &p);
 }
 
-/* -- without `saved`: the state in place, and one sequence in two pieces -------------------------------------- */
+/* -- without `saved`: the state in place, and one sequence in two pieces --------------------------------- */
 
 static void in_place(op_side *s) {
     static const int64_t N[] = {64, 32, 128}, T[] = {1, 5, 64, 600};
