@@ -17,9 +17,11 @@
  * Bytes (narrow numbers a token and channel): forward 4 + 1, finish 2 + 1; finish_back 3 + 2, walk 4 + 1, columns 5 + 3
  * (its v and dy once for each block of columns, from L2). Saved: y, and S every 64 rows.
  * What crosses threads: tiles of rows in shared memory, a barrier on each side; sums in shuffles of a fixed tree; sums
- * over rows and sequences as partial sums, added in order by sum_parts. No atomics: the bits repeat. */
-#include "kernels/cuda/wkv6.cuh"
+ * over rows and sequences as partial sums, added in order by sum_parts. No atomics: the bits repeat.
+ * sm_90 registers: walk 64, 80, 128 (N = 32, 64, 128), columns 230, finish 38, finish_back 91; nothing spilled but 4
+ * bytes around a division in walk. */
 #include "kernels/cuda/wkv6_chunked.cuh"
+#include "kernels/cuda/wkv6_rows.cuh"
 
 namespace {
 
@@ -31,11 +33,11 @@ enum { TILE = 16, CHUNK = wkv6::SAVE_EVERY, COLUMN_THREADS = 128, FINISH_ROWS = 
 /* -e^ww never exceeds this, so that w * e^ww is 0 and not 0 * inf for a large ww. */
 constexpr float DECAY_MAX = 80.0f;
 
-/* -- decay, packs ------------------------------------------------------------------------------------ */
+/* -- decay, packs ---------------------------------------------------------------------------------------- */
 
 /* w = exp(-exp(ww)) and dw/dww */
 __device__ __forceinline__ float decay(float ww, float *slope) {
-    const float e = expf(fminf(ww, DECAY_MAX)), w = expf(-e);
+    const float e = expf(ww > DECAY_MAX ? DECAY_MAX : ww), w = expf(-e); /* this way round NaN passes */
     *slope = -e * w;
     return w;
 }
@@ -50,18 +52,29 @@ template <class T> __device__ __forceinline__ void load8(const T *from, bool the
     for (float &e : x) e = 0;
     if (there) rw_load(from, x);
 }
+/* 16 bytes at a time by name: left to itself the compiler cut some of these stores into numbers. */
+__device__ __forceinline__ void write8(float *to, const float (&x)[8]) {
+#pragma unroll
+    for (int i = 0; i < 8; i += 4)
+        rw_store16(to + i, make_uint4(__float_as_uint(x[i]), __float_as_uint(x[i + 1]), __float_as_uint(x[i + 2]),
+                                      __float_as_uint(x[i + 3])));
+}
+template <class T> __device__ __forceinline__ void write8(T *to, const float (&x)[8]) {
+    rw_store16(to, make_uint4(rw_pack2<T>(x[0], x[1]), rw_pack2<T>(x[2], x[3]), rw_pack2<T>(x[4], x[5]),
+                              rw_pack2<T>(x[6], x[7])));
+}
 template <class T> __device__ __forceinline__ void store8(T *to, bool add, float (&x)[8]) {
     float old[8] = {};
     if (add) rw_load(to, old);
 #pragma unroll
     for (int e = 0; e < 8; e++) x[e] += old[e];
-    rw_store(to, x);
+    write8(to, x);
 }
 template <class T> __device__ __forceinline__ void store1(T *to, bool add, float x) {
     *to = rw_from_float<T>(add ? rw_to_float(*to) + x : x);
 }
 
-/* -- the recurrence, forward or backward in time -------------------------------------------------------------- */
+/* -- the recurrence, forward or backward in time --------------------------------------------------------- */
 
 template <class T> struct walk_args {
     packed rows;
@@ -87,13 +100,14 @@ template <class T, int N, class Row>
 __device__ __forceinline__ void walk_load(const walk_args<T> &a, walk_room<N> &m, int h, int n, Row row) {
     const int x = threadIdx.x / (N / 8), c = threadIdx.x % (N / 8) * 8;
     const int64_t at = row(x < n ? x : 0) + c;
-    float read[8], write[8], value[8], w[8], slope;
+    float read[8], write[8], value[8], w[8], w0[8], slope;
     load8(a.read + at, x < n, read);
     load8(a.write + at, x < n, write);
     load8(a.value + at, x < n, value);
     load8(a.ww + at, a.ww && x < n, w);
+    load8(a.w0 + h * N + c, a.w0, w0);
 #pragma unroll
-    for (int e = 0; e < 8; e++) w[e] = decay(w[e] + (a.w0 ? a.w0[h * N + c + e] : 0), &slope);
+    for (int e = 0; e < 8; e++) w[e] = decay(w[e] + w0[e], &slope);
     rw_store(&m.read[x][c], read);
     rw_store(&m.write[x][c], write);
     rw_store(&m.value[x][c], value);
@@ -185,7 +199,7 @@ template <class T, int N, bool BACK> __global__ void __launch_bounds__(2 * N) wa
     if (a.end) walk_store_state<N>(a.end + seq * a.end_stride + (int64_t)h * N * N, a.add_end, top, low);
 }
 
-/* -- what sums over value channels: dr, dk, dw --------------------------------------------------------------------- */
+/* -- what sums over value channels: dr, dk, dw ----------------------------------------------------------- */
 
 template <class T> struct column_args {
     packed rows;
@@ -376,7 +390,7 @@ template <class T, int N> __global__ void __launch_bounds__(COLUMN_THREADS, 2) c
     }
 }
 
-/* -- group norm and gate -------------------------------------------------------------------------------------------
+/* -- group norm and gate ---------------------------------------------------------------------------------
  * N/8 neighbouring lanes own the head of a token, 8 channels each. */
 
 template <class T> struct finish_args {
@@ -433,7 +447,7 @@ template <class T, int N> __global__ void __launch_bounds__(RW_CUDA_THREADS) fin
 #pragma unroll
         for (int e = 0; e < 8; e++) y[e] *= gate[e] * sigmoid<T>(gate[e]);
     }
-    if (there) rw_store(a.out + at, y);
+    if (there) write8(a.out + at, y);
 }
 
 /* dz of the gate's input z becomes that of z; gate becomes dgate. */
@@ -502,17 +516,37 @@ template <class T, int N> __global__ void __launch_bounds__(RW_CUDA_THREADS) fin
     }
 }
 
-/* out[i] = the sum of n parts, in order, `pitch` apart */
-__global__ void sum_parts(float *out, bool add, const float *parts, int64_t n, int64_t pitch, int64_t size) {
-    for (int64_t i = rw_thread_index(); i < size; i += rw_thread_count()) {
-        float sum = 0;
-        for (int64_t k = 0; k < n; k++) sum += parts[k * pitch + i];
-        out[i] = add ? out[i] + sum : sum;
-    }
+/* out[i] = the sum of n parts, `pitch` apart */
+struct sum_job {
+    void *out; /* NULL: not wanted */
+    bool add;
+    const float *parts;
+    int64_t n, pitch;
+};
+struct sum_jobs {
+    sum_job at[4];
+};
+/* grid (numbers / 32, jobs), 256 threads: a block sums 32 numbers; each of its 8 warps every 8th part, in order, then
+ * the first warp the warps' sums, in order. */
+__global__ void __launch_bounds__(RW_CUDA_THREADS) sum_parts(const sum_jobs jobs) {
+    __shared__ float sums[RW_CUDA_THREADS / 32][32];
+    const sum_job j = jobs.at[blockIdx.y];
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, i = blockIdx.x * 32 + lane;
+    float *out = static_cast<float *>(j.out);
+    if (!out) return;
+    float sum = 0;
+#pragma unroll 4
+    for (int64_t k = warp; k < j.n; k += RW_CUDA_THREADS / 32) sum += j.parts[k * j.pitch + i];
+    sums[warp][lane] = sum;
+    __syncthreads(); /* the sums of all warps are there */
+    if (warp > 0) return;
+    sum = 0;
+#pragma unroll
+    for (int k = 0; k < RW_CUDA_THREADS / 32; k++) sum += sums[k][lane];
+    out[i] = j.add ? out[i] + sum : sum;
 }
 
-/* -- memory ----------------------------------------------------------------------------------------------------------
- */
+/* -- memory ---------------------------------------------------------------------------------------------- */
 
 int64_t bytes_of(rw_dtype t) {
     return t == RW_F32 ? 4 : 2;
@@ -541,9 +575,10 @@ bool shared_state(const rw_wkv6_args *a) {
     return a->s0_stride == 0 && (a->s0 || a->ds0);
 }
 
-/* Does the chunked form run, when a block of it takes `shared` bytes of shared memory? */
-bool chunked(const rw_wkv6_args *a, const rw_cuda_state *s, int shared) {
-    return a->dtype != RW_F32 && a->N == wkv6::HEAD && s->capability >= 80 && s->shared_bytes >= shared;
+/* Does the chunked form run? Both ways or neither. */
+bool chunked(const rw_wkv6_args *a, const rw_cuda_state *s) {
+    return a->dtype != RW_F32 && a->N == wkv6::HEAD && s->capability >= 80 &&
+           s->shared_bytes >= wkv6::layout<true>::BYTES;
 }
 
 /* How many segments a sequence is cut into, so that up to 4 blocks an SM have work. Measured on an H100 (132 SMs): 4
@@ -557,7 +592,7 @@ int segments_of(const rw_wkv6_args *a, const rw_cuda_state *s) {
 }
 /* No pass with as many rows and sequences, or fewer, has more segments in all. */
 int64_t most_slots(const rw_wkv6_args *a, const rw_cuda_state *s) {
-    if (!chunked(a, s, wkv6::FORWARD_BYTES) || a->R < 2 * wkv6::BLOCK) return 0;
+    if (!chunked(a, s) || a->R < 2 * wkv6::BLOCK) return 0;
     const int64_t cut = a->n_seq * a->H * MOST_SEGMENTS, most = s->n_sm * BLOCKS_AN_SM;
     return cut < most ? cut : most;
 }
@@ -588,8 +623,7 @@ int64_t backward_layout(const rw_wkv6_args *a, const rw_cuda_state *s, backward_
     return used;
 }
 
-/* -- launchers -------------------------------------------------------------------------------------------------------
- */
+/* -- launchers ------------------------------------------------------------------------------------------- */
 
 /* Runs the statement with N = the head size. */
 #define WKV6_SIZE(size, N, ...)                                                                                        \
@@ -674,7 +708,7 @@ template <class T> void run_chunked(const rw_wkv6_args *a, rw_cuda_state *s, T *
 
 template <class T> void run_recurrence(const rw_wkv6_args *a, rw_cuda_state *s, T *y) {
     if constexpr (!std::is_same_v<T, float>)
-        if (chunked(a, s, wkv6::FORWARD_BYTES)) return run_chunked<T>(a, s, y);
+        if (chunked(a, s)) return run_chunked<T>(a, s, y);
     run_walk<T>(a, s, y);
 }
 
@@ -749,6 +783,18 @@ template <class T> void run_columns(const rw_wkv6_args *a, rw_cuda_state *s, con
               <<<(int)(a->n_seq * a->H * (N / column_room<N>::COLUMNS)), COLUMN_THREADS, 0, s->stream>>>(c));
 }
 
+template <class T, bool SMALL>
+void launch_back(rw_cuda_state *s, int blocks, const wkv6::inputs<T> &p, const wkv6::gradients<T> &o) {
+    constexpr int bytes = wkv6::layout<SMALL>::BYTES;
+    static bool allowed; /* more shared memory than a block has by itself */
+    if (!allowed)
+        rw_cuda_check(
+            s, "wkv6_backward",
+            cudaFuncSetAttribute(wkv6::backward_kernel<T, SMALL>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes));
+    allowed = true;
+    wkv6::backward_kernel<T, SMALL><<<blocks, wkv6::THREADS, bytes, s->stream>>>(p, o);
+}
+
 template <class T>
 void run_chunked_back(const rw_wkv6_args *a, rw_cuda_state *s, const backward_parts &p, const T *dy) {
     const wkv6::inputs<T> in = inputs_of<T>(a, s, p.cut);
@@ -757,31 +803,27 @@ void run_chunked_back(const rw_wkv6_args *a, rw_cuda_state *s, const backward_pa
     o.dr = rw_out<T>(a->dr), o.dk = rw_out<T>(a->dk), o.dv = rw_out<T>(a->dv), o.dww = rw_out<T>(a->dw_raw);
     o.add_r = a->add & RW_WKV6_ADD_R, o.add_k = a->add & RW_WKV6_ADD_K, o.add_v = a->add & RW_WKV6_ADD_V;
     o.add_w = a->add & RW_WKV6_ADD_W, o.add_s0 = adds_ds0(a), o.ds0 = ds0_of(a, p), o.parts = p.params;
-    static bool allowed; /* more shared memory than a block has by itself */
-    if (!allowed)
-        rw_cuda_check(s, "wkv6_backward",
-                      cudaFuncSetAttribute(wkv6::backward_kernel<T>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                           wkv6::BACKWARD_BYTES));
-    allowed = true;
     run_segments<T, false>(a, s, in, dy, a->ds_out, a->H * a->N * a->N);
-    wkv6::backward_kernel<T>
-        <<<(int)(a->n_seq * a->H * in.segments), wkv6::THREADS, wkv6::BACKWARD_BYTES, s->stream>>>(in, o);
-}
-
-void sum_into(rw_cuda_state *s, void *out, bool add, const float *parts, int64_t n, int64_t pitch, int64_t size) {
-    if (!out) return;
-    sum_parts<<<rw_cuda_blocks(s, size), RW_CUDA_THREADS, 0, s->stream>>>(rw_out<float>(out), add, parts, n, pitch,
-                                                                          size);
+    const int blocks = (int)(a->n_seq * a->H * in.segments);
+    if (s->shared_bytes >= wkv6::layout<false>::BYTES)
+        launch_back<T, false>(s, blocks, in, o);
+    else
+        launch_back<T, true>(s, blocks, in, o);
 }
 
 void sum_gradients(const rw_wkv6_args *a, rw_cuda_state *s, const backward_parts &p, int segments) {
-    const int64_t C = a->H * a->N;
+    const int64_t C = a->H * a->N, walks = a->n_seq * segments;
     const int64_t tails = a->ln_w ? finish_blocks(a) : 0; /* without a norm nothing was summed: zeros */
-    sum_into(s, a->dln_w, a->add & RW_WKV6_ADD_LN_W, p.ln, tails, 2 * C, C);
-    sum_into(s, a->dln_b, a->add & RW_WKV6_ADD_LN_B, p.ln + C, tails, 2 * C, C);
-    sum_into(s, a->du, a->add & RW_WKV6_ADD_U, p.params, a->n_seq * segments, 2 * C, C);
-    sum_into(s, a->dw0, a->add & RW_WKV6_ADD_W0, p.params + C, a->n_seq * segments, 2 * C, C);
-    if (shared_state(a)) sum_into(s, a->ds0, a->add & RW_WKV6_ADD_S0, p.ds0, a->n_seq, C * a->N, C * a->N);
+    const auto adds = [a](uint32_t bit) { return (a->add & bit) != 0; };
+    const sum_jobs vectors = {{{a->dln_w, adds(RW_WKV6_ADD_LN_W), p.ln, tails, 2 * C},
+                               {a->dln_b, adds(RW_WKV6_ADD_LN_B), p.ln + C, tails, 2 * C},
+                               {a->du, adds(RW_WKV6_ADD_U), p.params, walks, 2 * C},
+                               {a->dw0, adds(RW_WKV6_ADD_W0), p.params + C, walks, 2 * C}}};
+    if (a->dln_w || a->dln_b || a->du || a->dw0)
+        sum_parts<<<dim3((unsigned)(C / 32), 4), RW_CUDA_THREADS, 0, s->stream>>>(vectors);
+    if (!a->ds0 || !shared_state(a)) return;
+    const sum_jobs state = {{{a->ds0, adds(RW_WKV6_ADD_S0), p.ds0, a->n_seq, C * a->N}}};
+    sum_parts<<<(unsigned)(C * a->N / 32), RW_CUDA_THREADS, 0, s->stream>>>(state);
 }
 
 template <class T> void backward(const rw_wkv6_args *a, rw_cuda_state *s) {
@@ -792,7 +834,7 @@ template <class T> void backward(const rw_wkv6_args *a, rw_cuda_state *s) {
     const T *dy = run_finish_back<T>(a, s, p);
     bool done = !by_row && !by_column;
     if constexpr (!std::is_same_v<T, float>)
-        if (!done && chunked(a, s, wkv6::BACKWARD_BYTES)) {
+        if (!done && chunked(a, s)) {
             run_chunked_back<T>(a, s, p, dy);
             segments = segments_of(a, s), done = true;
         }
@@ -801,7 +843,7 @@ template <class T> void backward(const rw_wkv6_args *a, rw_cuda_state *s) {
     sum_gradients(a, s, p, segments);
 }
 
-/* Packs of 16 bytes all along. Tensors begin on 64 elements at least. */
+/* Packs of 16 bytes all along. The engine's tensors begin on 64 elements at least. */
 bool aligned(const rw_wkv6_args *a) {
     return rw_aligned({a->r,    a->k,   a->v,      a->w_raw, a->s0,   a->gate,   a->ln_w,
                        a->ln_b, a->out, a->s_out,  a->saved, a->dout, a->ds_out, a->dr,

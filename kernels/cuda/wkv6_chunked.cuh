@@ -27,13 +27,13 @@
  * state (from zeros) over each, join_segments, elementwise, makes the state at every cut.
  *
  * Rows past the end of a sequence are zeros in the tiles, and l = 0 there, by hand: ww = 0 would mean a decay.
- * Measured on an H100 (32 sequences of 512, 32 heads): forward 0.32, backward 0.75 ns a token and head; where a channel
- * of each chunk decays strongly 0.41 and 1.06. */
+ * The study behind it, without packed rows, measured on an H100 (32 sequences of 512, 32 heads): forward 0.32, backward
+ * 0.75 ns a token and head; where a channel of each chunk decays strongly 0.41 and 1.06. */
 #ifndef RW_KERNELS_CUDA_WKV6_CHUNKED_CUH
 #define RW_KERNELS_CUDA_WKV6_CHUNKED_CUH
 
 #include "kernels/cuda/mma.cuh"
-#include "kernels/cuda/wkv6.cuh"
+#include "kernels/cuda/wkv6_rows.cuh"
 
 namespace wkv6 {
 
@@ -74,7 +74,7 @@ template <class T> struct gradients {
     float *parts; /* [n_seq,segments,2,H*64]: du, dw0                  */
 };
 
-/* -- which rows a block works on ---------------------------------------------------------------------------- */
+/* -- which rows a block works on ------------------------------------------------------------------------- */
 
 struct place {
     int64_t seq, first, last;   /* rows of the sequence                              */
@@ -100,7 +100,7 @@ __device__ __forceinline__ int rows_of(const place &x, int block) {
     return left < BLOCK ? (int)left : BLOCK;
 }
 
-/* -- operands, tiles ------------------------------------------------------------------------------------------- */
+/* -- operands, tiles ------------------------------------------------------------------------------------- */
 
 template <class T> __device__ __forceinline__ float2 unpack(uint32_t w) {
     return make_float2(rw_low<T>(w), rw_high<T>(w));
@@ -157,7 +157,8 @@ __device__ __forceinline__ void copies_done() {
 
 /* l = -e^ww in units of log 2, as everywhere below: w = 2^l. Finite for any ww. */
 __device__ __forceinline__ float log_decay(float ww) {
-    return -rw_exp2_fast(fminf(fmaf(ww, LOG2E, LOG2_LOG2E), 115.f));
+    const float x = fmaf(ww, LOG2E, LOG2_LOG2E);
+    return -rw_exp2_fast(x > 115.f ? 115.f : x); /* this way round NaN passes */
 }
 __device__ __forceinline__ float2 log_decay(float2 a, float2 b) {
     return make_float2(log_decay(a.x + b.x), log_decay(a.y + b.y));
@@ -184,7 +185,7 @@ __device__ __forceinline__ float sum16(float *v, int lane) {
     return v[0] + __shfl_xor_sync(~0u, v[0], 1);
 }
 
-/* -- A of a chunk -------------------------------------------------------------------------------------------------- */
+/* -- A of a chunk ---------------------------------------------------------------------------------------- */
 
 struct tiles { /* one chunk each; left, right: operands of the factored product */
     char *r, *k, *left, *right, *a;
@@ -240,7 +241,7 @@ __device__ __forceinline__ bool all_below(const float (*l)[2], float limit) {
     return __all_sync(~0u, largest <= limit);
 }
 
-/* -- forward ----------------------------------------------------------------------------------------------------- */
+/* -- forward --------------------------------------------------------------------------------------------- */
 
 /* One warp makes Rt, Kb (in place of r, k), A and w^total of its chunk. l holds log w of the lane's two channels. */
 template <class T> __device__ __forceinline__ void prepare(const tiles &c, const float (*l)[2], float2 u, int lane) {
@@ -415,14 +416,17 @@ template <class T> __global__ void __launch_bounds__(THREADS, 4) forward_kernel(
     if (o.s_out && x.segment == p.segments - 1) store_wide(o.s_out + x.head * HEAD * HEAD, false, s);
 }
 
-/* -- backward: shared memory, one chunk -----------------------------------------------------------------------------
- */
+/* -- backward: shared memory, one chunk ------------------------------------------------------------------ */
 
-/* seven tensors of 64 steps, S at the four chunk starts, G of two chunks, A, w^total, the flags */
+/* Seven tensors of 64 steps, S at the four chunk starts, G of two chunks, A, w^total, the flags. SMALL, for cards with
+ * 99 KB a block: S of two chunks; that of the first two is made again when their turn comes. */
 constexpr int AT_R = 0, AT_K = TENSOR, AT_V = 2 * TENSOR, AT_W = 3 * TENSOR, AT_DY = 4 * TENSOR, AT_RT = 5 * TENSOR;
-constexpr int AT_KS = 6 * TENSOR, BWD_S = 7 * TENSOR, BWD_G = BWD_S + 4 * STATE_TILE, BWD_A = BWD_G + 2 * STATE_TILE;
-constexpr int BWD_TOTAL = BWD_A + WARPS * MATRIX, BWD_FLAG = BWD_TOTAL + WARPS * HEAD * 4;
-constexpr int BACKWARD_BYTES = BWD_FLAG + WARPS * 4;
+constexpr int AT_KS = 6 * TENSOR;
+template <bool SMALL> struct layout {
+    static constexpr int STATES = SMALL ? 2 : 4, S = 7 * TENSOR, G = S + STATES * STATE_TILE;
+    static constexpr int A = G + 2 * STATE_TILE, TOTAL = A + WARPS * MATRIX, FLAG = TOTAL + WARPS * HEAD * 4;
+    static constexpr int BYTES = FLAG + WARPS * 4;
+};
 
 /* one chunk; p: + AT_R and so on; rt: r w^pre; ks: k w^-cum in a mild chunk, else k w^suf */
 struct chunk {
@@ -430,9 +434,11 @@ struct chunk {
     float *total;
     int *mild;
 };
-__device__ __forceinline__ chunk chunk_at(char *smem, int c) {
-    return chunk{smem + c * CHUNK_TILE,     smem + BWD_S + c * STATE_TILE,          smem + BWD_G + (c & 1) * STATE_TILE,
-                 smem + BWD_A + c * MATRIX, (float *)(smem + BWD_TOTAL) + c * HEAD, (int *)(smem + BWD_FLAG) + c};
+template <bool SMALL> __device__ __forceinline__ chunk chunk_at(char *smem, int c) {
+    using at = layout<SMALL>;
+    return chunk{
+        smem + c * CHUNK_TILE,     smem + at::S + c % at::STATES * STATE_TILE, smem + at::G + (c & 1) * STATE_TILE,
+        smem + at::A + c * MATRIX, (float *)(smem + at::TOTAL) + c * HEAD,     (int *)(smem + at::FLAG) + c};
 }
 struct lane_of { /* with offsets for ldmatrix: columns 16q.., the warp's columns */
     int warp, lane;
@@ -557,8 +563,7 @@ __device__ __forceinline__ void chain_g(float (*g)[4], const chunk &c, T *dv, bo
     }
 }
 
-/* -- backward: what sums over value rows ------------------------------------------------------------------------------
- */
+/* -- backward: what sums over value rows ----------------------------------------------------------------- */
 
 /* Half of a state tile (32 columns), once read, holds two fp32 matrices [16 t x 32 channels]. The bits of t are spread
  * over the rows so that both accumulators (pairs) and whole rows are free of bank conflicts. t + 8 lies STEP8 further
@@ -781,9 +786,32 @@ __device__ __forceinline__ void prefetch_block(const inputs<T> &p, const T *dy, 
         rw_prefetch_l2(p.states + saved_at<HEAD>(p.rows, x.first + (int64_t)block * BLOCK, x.h) + row * HEAD);
 }
 
-/* grid n_seq * H * segments, THREADS threads, BACKWARD_BYTES; p: inputs and states of the forward */
+/* S in front of a block of 64 rows */
 template <class T>
-__global__ void __launch_bounds__(THREADS, 2) backward_kernel(const inputs<T> p, const gradients<T> o) {
+__device__ __forceinline__ void load_state(float (*s)[4], const inputs<T> &p, const place &x, int block) {
+    if (block > 0)
+        load_narrow(s, p.states + saved_at<HEAD>(p.rows, x.first + (int64_t)block * BLOCK, x.h));
+    else
+        load_wide(s, initial_state(p, x));
+}
+/* S at the start of chunks `from` .. `to` into their tiles; s: that of chunk `first` */
+template <class T, bool SMALL>
+__device__ __forceinline__ void chain_s(float (*s)[4], char *smem, int first, int from, int to, const lane_of &z) {
+#pragma unroll 1
+    for (int c = first; c <= to; c++) {
+        const chunk t = chunk_at<SMALL>(smem, c);
+        if (c >= from) store_rows<T>(t.s, s, z);
+        if (c == to) break;
+        if (*t.mild)
+            advance<T, true>(s, t, z);
+        else
+            advance<T, false>(s, t, z);
+    }
+}
+
+/* grid n_seq * H * segments, THREADS threads, layout<SMALL>::BYTES; p: inputs and states of the forward */
+template <class T, bool SMALL>
+__global__ void __launch_bounds__(THREADS, SMALL ? 1 : 2) backward_kernel(const inputs<T> p, const gradients<T> o) {
     extern __shared__ __align__(1024) char smem[];
     const lane_of z = this_lane();
     const int warp = z.warp, lane = z.lane, half = warp & 1, ch = 32 * half + lane;
@@ -800,14 +828,11 @@ __global__ void __launch_bounds__(THREADS, 2) backward_kernel(const inputs<T> p,
         copy_inputs(rw_shared_address(smem), p, at, x.stride, valid);
         copy_tile(rw_shared_address(smem + AT_DY), o.dy + at, x.stride, valid);
         float s[8][4];
-        if (block > 0)
-            load_narrow(s, p.states + saved_at<HEAD>(p.rows, x.first + (int64_t)block * BLOCK, x.h));
-        else
-            load_wide(s, initial_state(p, x));
+        load_state(s, p, x, block);
         copies_done();
         __syncthreads(); /* the tiles are there */
         {
-            const chunk mine = chunk_at(smem, warp);
+            const chunk mine = chunk_at<SMALL>(smem, warp);
             uint32_t rows[8];
             float l[CHUNK][2];
 #pragma unroll
@@ -823,22 +848,17 @@ __global__ void __launch_bounds__(THREADS, 2) backward_kernel(const inputs<T> p,
         }
         if (block > x.begin) prefetch_block(p, o.dy, x, block - 1);
         __syncthreads(); /* all four chunks are prepared */
-#pragma unroll 1
-        for (int c = 0; c < 4; c++) {
-            const chunk t = chunk_at(smem, c);
-            store_rows<T>(t.s, s, z);
-            if (c == 3) break;
-            if (*t.mild)
-                advance<T, true>(s, t, z);
-            else
-                advance<T, false>(s, t, z);
-        }
+        chain_s<T, SMALL>(s, smem, 0, SMALL ? 2 : 0, 3, z);
 #pragma unroll 1
         for (int pair = 1; pair >= 0; pair--) {
-            if (pair == 0) __syncthreads(); /* the tiles of G are free again */
+            if (pair == 0) __syncthreads(); /* the tiles of G (SMALL: of S too) are free again */
+            if (SMALL && pair == 0) {
+                load_state(s, p, x, block);
+                chain_s<T, SMALL>(s, smem, 0, 0, 1, z);
+            }
 #pragma unroll 1
             for (int c = 2 * pair + 1; c >= 2 * pair; c--) {
-                const chunk t = chunk_at(smem, c);
+                const chunk t = chunk_at<SMALL>(smem, c);
                 T *dv = o.dv ? o.dv + at + c * CHUNK * x.stride : nullptr;
                 if (*t.mild)
                     chain_g<T, true>(g, t, dv, o.add_v, x.stride, valid - c * CHUNK, z);
@@ -847,7 +867,7 @@ __global__ void __launch_bounds__(THREADS, 2) backward_kernel(const inputs<T> p,
             }
             __syncthreads(); /* S and G of all value rows are in their tiles */
             const int c = 2 * pair + (warp >> 1), left = valid - c * CHUNK;
-            const chunk mine = chunk_at(smem, c);
+            const chunk mine = chunk_at<SMALL>(smem, c);
             if (*mine.mild)
                 elementwise<T, true>(mine, half, products<T, true>(mine, half, z), sum, p.ww, left, lane);
             else

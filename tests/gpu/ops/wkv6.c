@@ -79,7 +79,8 @@ static void *grad(op_side *s, const setup *p, const char *name, op_class cls, in
  * w_raw): an error of e is worth e times as much in w, and dw_raw is dw e w; at ww = 3 it is 20 roundings. In 16 bits
  * dw_raw is a sum of products of rounded numbers over both states. */
 static double decay_factor(const op_side *s, const setup *p) {
-    return s->grid == RW_F32 ? (p->level >= 1 ? 8 : 3) : 1.5;
+    if (s->grid == RW_F32) return p->level >= 1 ? 8 : 3;
+    return s->grid == RW_F16 && p->level == 3 ? 6 : 1.5; /* fp16 is coarse below 6e-5, and w is smaller still */
 }
 
 static void backward(op_side *s, const setup *p, rw_wkv6_args *a) {
@@ -93,7 +94,8 @@ static void backward(op_side *s, const setup *p, rw_wkv6_args *a) {
     a->dv = grad(s, p, "dv", OP_NARROW, n, RW_WKV6_ADD_V, 1);
     if (a->w_raw) a->dw_raw = grad(s, p, "dw_raw", OP_NARROW, n, RW_WKV6_ADD_W, f);
     if (a->w0) a->dw0 = grad(s, p, "dw0", OP_WIDE, C, RW_WKV6_ADD_W0, f);
-    a->du = grad(s, p, "du", OP_WIDE, C, RW_WKV6_ADD_U, 1);
+    /* dy is rounded behind the norm, which leaves it at right angles to y: v . dy cancels in part */
+    a->du = grad(s, p, "du", OP_WIDE, C, RW_WKV6_ADD_U, a->ln_w ? 1.5 : 1);
     if (a->s0) a->ds0 = grad(s, p, "ds0", OP_WIDE, p->shared ? S : p->B * S, RW_WKV6_ADD_S0, 1);
     if (a->gate) a->dgate = grad(s, p, "dgate", OP_NARROW, n, RW_WKV6_ADD_GATE, 1);
     if (a->ln_w) a->dln_w = grad(s, p, "dln_w", OP_WIDE, C, RW_WKV6_ADD_LN_W, 1);
@@ -121,7 +123,7 @@ static void both_ways(op_side *s, const setup *p) {
     backward(s, p, &a);
 }
 
-/* -- lengths, sizes ---------------------------------------------------------------------------------------- */
+/* -- lengths, sizes -------------------------------------------------------------------------------------- */
 
 static const setup shapes[] = {
     {.T = 1, .B = 1, .H = 1, .N = 64, .level = -4, .no_norm = true},
@@ -149,7 +151,7 @@ static void lengths(op_side *s) {
     both_ways(s, &shapes[s->variant]);
 }
 
-/* -- decays -------------------------------------------------------------------------------------------------- */
+/* -- decays ---------------------------------------------------------------------------------------------- */
 
 static void decay_levels(op_side *s) {
     static const double level[] = {-20, -6, 0, 1, 3, 8, MIXED, CHANGING};
@@ -158,10 +160,11 @@ static void decay_levels(op_side *s) {
     p.N = N[s->variant / 8];
     p.constant = s->variant / 8 == 1 && p.level != CHANGING;
     p.no_norm = p.level > -4;
+    if (s->grid == RW_F16 && p.level == -20) p.skip = RW_WKV6_ADD_W; /* e^-20 is too small a number for fp16 */
     both_ways(s, &p);
 }
 
-/* -- NULL, adding ---------------------------------------------------------------------------------------------- */
+/* -- NULL, adding ---------------------------------------------------------------------------------------- */
 
 static void nulls(op_side *s) {
     static const int64_t N[] = {64, 32, 128};
@@ -191,7 +194,7 @@ static void adds(op_side *s) {
     both_ways(s, &p);
 }
 
-/* -- packed sequences ------------------------------------------------------------------------------------------ */
+/* -- packed sequences ------------------------------------------------------------------------------------ */
 
 static void packed(op_side *s) {
     static const int32_t cuts[][MAX_SEQ] = {{17, 0, 64, 1, 0, 65, 0, 0},
@@ -207,7 +210,7 @@ static void packed(op_side *s) {
     both_ways(s, &p);
 }
 
-/* -- without `saved`: the state in place, and one sequence in two pieces -------------------------------------- */
+/* -- without `saved`: the state in place, and one sequence in two pieces --------------------------------- */
 
 static void in_place(op_side *s) {
     static const int64_t N[] = {64, 32, 128}, T[] = {1, 5, 64, 600};

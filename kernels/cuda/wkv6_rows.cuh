@@ -1,7 +1,7 @@
 /* What the two forms of wkv6 share: rows of packed sequences, and where a state is saved. Both save S every 64 rows, in
  * the same place and number type, so either backward can follow either forward. */
-#ifndef RW_KERNELS_CUDA_WKV6_CUH
-#define RW_KERNELS_CUDA_WKV6_CUH
+#ifndef RW_KERNELS_CUDA_WKV6_ROWS_CUH
+#define RW_KERNELS_CUDA_WKV6_ROWS_CUH
 
 #include "kernels/cuda/pointwise.cuh"
 
