@@ -178,7 +178,7 @@ static rw_status take_apart(rw_bench_result *r, const rw_plan *plan, rw_device *
                             rw_error *err) {
     rw_plan plain = *plan;
     rw_engine e;
-    plain.engine.graph = false;
+    plain.engine.graph = RW_GRAPH_OFF;
     RW_TRY(rw_engine_open(&e, &plain, device, true, err));
     rw_status status = fill_weights(e.model->params, err);
     rw_op_list *l = rw_op_list_begin(device);

@@ -7,7 +7,7 @@
 #include "core/base/alloc.h"
 
 static bool records(const rw_engine *e) {
-    return e->device->record && e->plan->engine.graph;
+    return e->device->record && e->plan->engine.graph == RW_GRAPH_ON;
 }
 
 rw_status rw_engine_open_capture(rw_engine *e, rw_error *err) {

@@ -108,7 +108,7 @@ typedef struct {
 /* -- engine ---------------------------------------------------------------------------------------- */
 
 typedef struct {
-    bool graph; /* a device that can record replays the pieces of a step */
+    rw_graph_choice graph; /* on: a device that can record replays the pieces of a step */
 } rw_plan_engine;
 
 /* -- save, log, hooks ------------------------------------------------------------------------------ */

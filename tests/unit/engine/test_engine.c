@@ -47,7 +47,7 @@ static rw_plan small_plan(int64_t max_seq, rw_loss_norm_choice loss_norm) {
                               .l2wrap = RW_L2WRAP_V7,
                               .loss_norm = loss_norm,
                               .head_chunk = 8};
-    p.engine.graph = true;
+    p.engine.graph = RW_GRAPH_ON;
     p.data.max_seq = max_seq;
     p.needs.arena_bytes = (int64_t)4 << 20;
     return p;

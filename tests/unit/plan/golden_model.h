@@ -101,7 +101,7 @@ static inline void plan_from_config(rw_plan *p, const json_t *c) {
     p->train.accumulate = 1;
     p->train.head_chunk = 7; /* several chunks, the last one shorter */
     p->needs.arena_bytes = (int64_t)1 << 28;
-    p->engine.graph = true;
+    p->engine.graph = RW_GRAPH_ON;
 }
 
 /* The same with every size as the weights have it. */
