@@ -105,7 +105,7 @@ static inline int recipe_text(run *r) {
         "name: runs\ndevice: %s\nmodel: { arch: %s, n_layer: %d, n_embd: %d, head_size: %d }\n"
         "data: { data_type: jsonl, data_file: '%s', valid_file: '%s', tokenizer: byte, ctx_len: %d }\n"
         "train: { micro_bsz: %d, accumulate: %d, precision: %s, optim_form: %s, checkpoint: %s, epoch_steps: 12,\n"
-        "         weight_decay: 0.1, random_seed: 5%s }\n"
+        "         weight_decay: 0.1, random_seed: 5, eval_batches: 2%s }\n"
         "engine: { graph: %s }\nsave: { proj_dir: '%s/%s', epoch_save: 0 }\nlog: { every: 1000 }\n",
         gpu_of(o) ? "cuda" : "cpu", o->arch, or_number(o->n_layer, 3), or_number(o->n_embd, 128),
         or_number(o->head_size, 32), rw_source_path("recipes/quickstart/data/train.jsonl"),
