@@ -118,7 +118,7 @@ kills() {
 # -- greedy text ------------------------------------------------------------------------------------------------
 
 generate() { # device, model
-    "$program" generate --model "$2" --tokenizer byte --prompt "Question: " --temperature 0 --tokens 64 \
+    "$program" generate "$2" --tokenizer byte --prompt "Question: " --temperature 0 --tokens 64 \
         --device "$1" --precision fp32 2>>"$work/log" || fail "generate on $1 failed"
 }
 
@@ -137,8 +137,7 @@ greedy() {
 
 # -- start ------------------------------------------------------------------------------------------------------
 
-# Seconds of wall time between the first row of metrics.jsonl and that of step 1 come from the program; the whole from
-# the clock.
+# By the clock, from the row of metrics.jsonl that says the model is loaded and the data are open, and that of step 1.
 start() {
     model="arch: x060, n_layer: ${RWKV_START_LAYERS:-12}, n_embd: ${RWKV_START_EMBD:-768}, head_size: 64"
     recipe() { # model, folder, steps
