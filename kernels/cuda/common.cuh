@@ -22,6 +22,7 @@ struct rw_cuda_state {
     int shared_bytes;    /* of shared memory that one block may take */
     size_t total_bytes;  /* memory of the card */
     bool tf32;           /* products of fp32 may use tf32 */
+    bool timed;          /* algorithms of products are chosen by time */
     cudaStream_t stream; /* kernels, zero, upload, download, move */
     cudaStream_t copies; /* uploads ahead */
     rw_cuda_blas *blas;

@@ -127,6 +127,7 @@ void describe(rw_cuda_device *c, const cudaDeviceProp *prop, const rw_gpu_choice
     s->shared_bytes = (int)prop->sharedMemPerBlockOptin;
     s->total_bytes = prop->totalGlobalMem;
     s->tf32 = choice->tf32;
+    s->timed = choice->timed;
     snprintf(c->detail, sizeof c->detail, "%s, compute capability %d.%d", prop->name, prop->major, prop->minor);
 }
 
@@ -192,6 +193,7 @@ void fill_device(rw_cuda_device *c, rw_dtype compute) {
     d->close = device_close;
     d->ahead = &rw_cuda_ahead;
     d->record = &rw_cuda_graphs;
+    d->choices = &rw_cuda_choices;
 }
 
 } // namespace
