@@ -135,6 +135,15 @@ typedef struct {
     void (*free)(rw_device *d, rw_graph *g);
 } rw_device_record;
 
+/* What a device decides by itself for each shape that it meets, where that shows in the last bits: a list of lines, the
+ * first of which names what the others hold for (a library's version, a chip). */
+typedef struct {
+    char *(*list)(rw_device *d); /* of the shapes met so far, for rw_free(); NULL: no memory */
+    /* Shapes that are met from now on are done as such a list says. E_UNSUPPORTED: it holds for something else, and
+     * nothing is taken; the message says what differs. */
+    rw_status (*preset)(rw_device *d, const char *list, rw_error *err);
+} rw_device_choices;
+
 /* -- a device ------------------------------------------------------------------------------------------------ */
 
 typedef enum { RW_DEVICE_CPU, RW_DEVICE_META, RW_DEVICE_CUDA } rw_device_kind;
@@ -154,8 +163,9 @@ struct rw_device {
     void (*download)(rw_device *d, void *host, const void *src, int64_t n_bytes);
     rw_status (*synchronize)(rw_device *d, rw_error *err); /* waits, reports what failed since the last */
     void (*close)(rw_device *d);
-    const rw_device_ahead *ahead;   /* NULL: what is asked for is done when the call returns */
-    const rw_device_record *record; /* NULL: it cannot record                                */
+    const rw_device_ahead *ahead;     /* NULL: what is asked for is done when the call returns */
+    const rw_device_record *record;   /* NULL: it cannot record                                */
+    const rw_device_choices *choices; /* NULL: none to speak of                              */
     /* running state */
     int64_t own_bytes;              /* of the device, beside alloc: what the backend took for itself; CPU: 0 */
     int64_t memory_bytes;           /* of the device, own_bytes included, that this process can have; CPU: 0 */
@@ -173,6 +183,7 @@ typedef struct {
     int index;        /* as nvidia-smi -L counts                                                      */
     rw_dtype compute; /* F32, BF16 or F16                                                             */
     bool tf32;        /* F32 only: products may round their factors to 10 bits behind the binary point */
+    bool timed;       /* of the ways to make a product, the fastest one as measured where its shape is met first */
 } rw_gpu_choice;
 /* E_DEVICE with the reason and what to do (no driver, no GPU, no cuBLASLt, built without CUDA); E_UNSUPPORTED: this GPU
  * does not compute so. */

@@ -6,6 +6,7 @@
 #include "core/base/thread.h"
 #include "core/bench/op_list.h"
 #include "core/engine/engine.h"
+#include "kernels/rates.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,7 +19,6 @@ enum { WARM_UP = 4, MOST_STEPS = 64 };
 
 #define PIECE ((int64_t)1 << 20)
 
-/* Small numbers, none of them zero: zeros run faster than real data. */
 static void fill_flat(const rw_flat *f, float *host, void *narrow) {
     for (int64_t at = 0; at < f->n; at += PIECE) {
         const int64_t n = f->n - at < PIECE ? f->n - at : PIECE;
@@ -28,7 +28,8 @@ static void fill_flat(const rw_flat *f, float *host, void *narrow) {
     }
 }
 
-static rw_status fill_weights(rw_params *p, rw_error *err) {
+/* Small numbers, none of them zero: zeros run faster than real data. */
+static rw_status fill_matrices(rw_params *p, rw_error *err) {
     static const rw_param_kind kinds[] = {RW_PARAM_VALUE, RW_PARAM_FROZEN, RW_PARAM_MASTER};
     float *host = rw_alloc_array((size_t)PIECE, sizeof *host);
     double *narrow = rw_alloc_array((size_t)PIECE, sizeof *narrow);
@@ -36,12 +37,22 @@ static rw_status fill_weights(rw_params *p, rw_error *err) {
         for (int64_t i = 0; i < PIECE; i++)
             host[i] = 0.02f * (float)((double)(rw_rng_u64_at(1, 1, (uint64_t)i) >> 11) * 0x1p-52 - 1);
         for (int k = 0; k < 3; k++)
-            for (int c = 0; c < RW_PARAM_CLASSES; c++)
-                if (p->flat[kinds[k]][c].n) fill_flat(&p->flat[kinds[k]][c], host, narrow);
+            if (p->flat[kinds[k]][RW_MATRIX].n) fill_flat(&p->flat[kinds[k]][RW_MATRIX], host, narrow);
     }
     rw_free(host);
     rw_free(narrow);
     return host && narrow ? RW_OK : rw_fail_memory(err, (size_t)PIECE * sizeof *narrow);
+}
+
+static bool is_matrix(const void *layout, const char *name) {
+    const rw_layout *l = layout;
+    return l->segments[rw_layout_find(l, name)].cls == RW_MATRIX;
+}
+
+/* Vectors (norms, decays, mixes) as a new model has them: with other numbers loss and gradients would not be finite. */
+static rw_status fill_weights(rw_model *m, rw_error *err) {
+    RW_TRY(fill_matrices(m->params, err));
+    return rw_model_init_lacking(m, 1, is_matrix, &m->params->layout, err);
 }
 
 /* -- batches ------------------------------------------------------------------------------------------------------ */
@@ -70,6 +81,14 @@ static rw_status make_batch(random_batch *r, const rw_plan *p, rw_error *err) {
 /* -- steps -----------------------------------------------------------------------------------------------------------
  */
 
+/* A step that changes nothing is none: adamw does not run in it. */
+static rw_status check_step(const rw_device_scalars *report, rw_error *err) {
+    if (report->skipped == 0) return RW_OK;
+    return rw_fail(err, RW_E_NUMERIC, RW_AT_NONE,
+                   "loss %g, gradient norm %g: not finite with random weights, so there is no time to tell",
+                   report->loss, report->grad_norm);
+}
+
 static rw_status one_step(rw_engine *e, const rw_batch *b, int64_t step, rw_error *err) {
     rw_device_scalars report;
     const int64_t n = e->plan->train.accumulate;
@@ -79,7 +98,8 @@ static rw_status one_step(rw_engine *e, const rw_batch *b, int64_t step, rw_erro
         RW_TRY(rw_engine_run(e, err));
     }
     RW_TRY(rw_engine_update(e, err));
-    return rw_engine_collect(e, true, &report, err);
+    RW_TRY(rw_engine_collect(e, true, &report, err));
+    return check_step(&report, err);
 }
 
 static int by_size(const void *a, const void *b) {
@@ -105,31 +125,6 @@ static rw_status time_steps(rw_bench_result *r, rw_engine *e, const rw_batch *b,
 
 /* -- the floor
  * ---------------------------------------------------------------------------------------------------------- */
-
-/* Bytes a second, read and written, of a large copy on the device. */
-static rw_status copy_rate(double *rate, rw_device *d, rw_error *err) {
-    const int64_t n_bytes = d->kind == RW_DEVICE_CPU ? (int64_t)64 << 20 : (int64_t)512 << 20;
-    void *a = d->alloc(d, n_bytes), *b = d->alloc(d, n_bytes);
-    rw_status status = a && b ? RW_OK : rw_fail_memory(err, (size_t)n_bytes);
-    const rw_unary_args copy = {.dtype = RW_F32, .op = RW_UNARY_COPY, .n = n_bytes / 4, .x = a, .out = b};
-    double best = 0;
-    for (int i = 0; i < 4 && status == RW_OK; i++) {
-        const int64_t ns = rw_now_ns();
-        for (int k = 0; k < 8; k++) {
-            if (d->ahead)
-                d->ahead->move(d, b, a, n_bytes);
-            else
-                d->kernels->unary_forward(&copy, &d->exec);
-        }
-        status = d->synchronize(d, err);
-        const double now = 16.0 * (double)n_bytes / ((double)(rw_now_ns() - ns) * 1e-9);
-        if (now > best) best = now;
-    }
-    if (a) d->free(d, a, n_bytes);
-    if (b) d->free(d, b, n_bytes);
-    *rate = best;
-    return status;
-}
 
 /* Activations of a token and layer that fused kernels move, forward and backward. */
 static double fused_activations(const char *arch) {
@@ -180,7 +175,7 @@ static rw_status take_apart(rw_bench_result *r, const rw_plan *plan, rw_device *
     rw_engine e;
     plain.engine.graph = RW_GRAPH_OFF;
     RW_TRY(rw_engine_open(&e, &plain, device, true, err));
-    rw_status status = fill_weights(e.model->params, err);
+    rw_status status = fill_weights(e.model, err);
     rw_op_list *l = rw_op_list_begin(device);
     if (!l) status = rw_fail_memory(err, 4096);
     if (status == RW_OK) status = one_step(&e, &b->b, 0, err);
@@ -199,7 +194,7 @@ static rw_status whole_steps(rw_bench_result *r, const rw_plan *plan, rw_device 
                              int64_t n_steps, rw_error *err) {
     rw_engine e;
     RW_TRY(rw_engine_open(&e, plan, device, true, err));
-    rw_status status = fill_weights(e.model->params, err);
+    rw_status status = fill_weights(e.model, err);
     if (status == RW_OK) status = time_steps(r, &e, &b->b, n_steps, err);
     r->device_bytes = device->live_bytes + device->own_bytes;
     rw_engine_close(&e);
@@ -213,7 +208,8 @@ rw_status rw_bench_run(rw_bench_result *r, const rw_plan *plan, rw_device *devic
     rw_status status = make_batch(&b, plan, err);
     if (status == RW_OK) status = whole_steps(r, plan, device, &b, n_steps, err);
     if (status == RW_OK) status = take_apart(r, plan, device, &b, err);
-    if (status == RW_OK) status = copy_rate(&r->copy_rate, device, err);
+    if (status == RW_OK) status = rw_copy_rate(device, &r->copy_rate, err);
+    if (status == RW_OK) status = rw_product_rate(device, &r->product_rate, err);
     if (r->copy_rate > 0)
         r->floor = r->products_plain + (r->fused_bytes + r->loss_bytes + r->update_bytes) / r->copy_rate;
     rw_free(b.ids);

@@ -31,6 +31,7 @@ typedef struct {
     double product_flops;
     double products, products_plain; /* seconds: as the step has them; alone in plain form */
     double copy_rate;                /* bytes read and written, a second                    */
+    double product_rate;             /* operations a second of one large product            */
     double fused_bytes, loss_bytes, update_bytes;
     double floor; /* seconds */
     int64_t device_bytes, planned_bytes;

@@ -40,7 +40,8 @@ struct rw_op_list {
     rw_device *device;
     const rw_kernels *inner;
     rw_kernels table;
-    call *calls; /* owned */
+    call *calls;           /* owned                                */
+    rw_device_scalars own; /* the device's, as the last call left them */
     size_t n, cap;
     bool failed;
 };
@@ -86,7 +87,9 @@ rw_op_list *rw_op_list_begin(rw_device *device) {
 }
 
 bool rw_op_list_end(rw_op_list *l) {
-    l->device->kernels = l->inner;
+    rw_device *d = l->device;
+    d->kernels = l->inner;
+    d->download(d, &l->own, d->exec.own, sizeof l->own);
     now = NULL;
     return !l->failed;
 }
@@ -160,6 +163,7 @@ rw_status rw_op_list_seconds(rw_op_list *l, int kernel, bool plain, double *seco
     rw_device *d = l->device;
     *seconds = 0;
     if (rw_op_list_calls(l, kernel) == 0) return RW_OK;
+    d->upload(d, d->exec.own, &l->own, sizeof l->own);
     make_calls(l, kernel, plain); /* libraries load their kernels */
     RW_TRY(d->synchronize(d, err));
     RW_TRY(record(l, kernel, plain, &graph, err));

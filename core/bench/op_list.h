@@ -1,7 +1,8 @@
 /* What a step asks of its kernels: a table that keeps each call with its arguments and passes it on. Afterwards all
  * calls of one kernel are made again, alone, and timed: on a device that can record in one recording, so that neither
- * the host nor other kernels are in the figure. Results are lost thereby; what the calls read and write is the memory
- * of the step, so nothing of it may be given back before. For programs that measure; not thread-safe. */
+ * the host nor other kernels are in the figure. Results are lost thereby; the device's own scalars, by which kernels
+ * decide what to do, are put back each time. What the calls read and write is the memory of the step, so nothing of it
+ * may be given back before. For programs that measure; not thread-safe. */
 #ifndef RW_BENCH_OP_LIST_H
 #define RW_BENCH_OP_LIST_H
 

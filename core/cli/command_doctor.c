@@ -6,13 +6,12 @@
 #include "core/cli/commands.h"
 #include "kernels/cpu/blas.h"
 #include "kernels/cuda/cuda.h"
+#include "kernels/rates.h"
 
 #include <stdio.h>
 #include <string.h>
 #include <sys/sysinfo.h>
 #include <unistd.h>
-
-#define PATIENCE_NS 2000000000 /* of the trial product */
 
 /* -- lines ------------------------------------------------------------------------------------------------------- */
 
@@ -57,30 +56,6 @@ static void cpu_model(char *buf, size_t size) {
     if (f) fclose(f);
 }
 
-/* Operations per second of one square product, repeated for up to PATIENCE_NS; 0: it could not be made. */
-static double product_rate(rw_device *d, int64_t n, rw_error *err) {
-    const int64_t n_bytes = n * n * rw_dtype_bytes(d->compute);
-    void *a = d->alloc(d, n_bytes), *out = d->alloc(d, n_bytes), *host = rw_alloc_pages((size_t)n_bytes);
-    double best = 0;
-    if (a && out && host) {
-        memset(host, 0x3c, (size_t)n_bytes); /* small numbers in each of the types, and no zeros */
-        d->upload(d, a, host, n_bytes);
-        const rw_matmul_args m = {.dtype = d->compute, .M = n, .N = n, .K = n, .a = a, .b = a, .out = out};
-        const int64_t began = rw_now_ns();
-        for (int64_t k = 0; k < 64 && rw_now_ns() - began < PATIENCE_NS; k++) {
-            const int64_t ns = rw_now_ns();
-            d->kernels->matmul(&m, &d->exec);
-            if (d->synchronize(d, err) != RW_OK) break;
-            const double rate = 2.0 * (double)n * (double)n * (double)n / ((double)(rw_now_ns() - ns) * 1e-9);
-            if (rate > best) best = rate;
-        }
-    }
-    rw_free_pages(host, (size_t)n_bytes);
-    if (a) d->free(d, a, n_bytes);
-    if (out) d->free(d, out, n_bytes);
-    return best;
-}
-
 static void print_cpu(void) {
     char model[256], text[600];
     rw_error err = {0};
@@ -93,7 +68,8 @@ static void print_cpu(void) {
         rw_error_clear(&err);
         return;
     }
-    const double rate = product_rate(d, 1536, &err);
+    double rate;
+    rw_product_rate(d, &rate, &err);
     snprintf(text, sizeof text, rw_message("%s, its %s kernels: %.0f GFLOP/s in fp32"), rw_blas_path(),
              rw_blas_corename(), rate * 1e-9);
     line("OpenBLAS", text);
@@ -110,8 +86,9 @@ static void print_versions(const rw_cuda_facts *f) {
         snprintf(text, sizeof text, rw_message("built with CUDA %d.%d"), f->runtime_cuda / 1000,
                  f->runtime_cuda % 1000 / 10);
     else
-        snprintf(text, sizeof text, "%s", rw_message("built without CUDA"));
+        snprintf(text, sizeof text, "%s", rw_message("built without CUDA: it looks for no driver and no GPU"));
     line(rw_message("this program"), text);
+    if (!f->runtime_cuda) return;
     if (f->driver_cuda)
         snprintf(text, sizeof text, rw_message("%s, for CUDA up to %d.%d"), f->driver, f->driver_cuda / 1000,
                  f->driver_cuda % 1000 / 10);
@@ -151,7 +128,7 @@ static void print_verdict(const rw_cuda_facts *f) {
     }
     const rw_gpu_choice choice = {.compute = f->gpus[0].bf16 ? RW_BF16 : RW_F16};
     double rate = 0;
-    if (rw_device_open_cuda(&d, &choice, &err) == RW_OK) rate = product_rate(d, 8192, &err);
+    if (rw_device_open_cuda(&d, &choice, &err) == RW_OK) rw_product_rate(d, &rate, &err);
     if (rate > 0)
         snprintf(text, sizeof text, rw_message("takes GPU 0: %.0f TFLOP/s in %s"), rate * 1e-12,
                  rw_dtype_name(choice.compute));
@@ -193,10 +170,10 @@ static void print_wsl(void) {
 static void print_container(const rw_cuda_facts *f) {
     const bool inside = rw_exists("/.dockerenv") || rw_exists("/run/.containerenv");
     if (!inside) return;
-    line(rw_message("container"), f->n_gpus > 0
-                                      ? rw_message("yes, with GPUs")
-                                      : rw_message("yes, without GPUs: start it with --gpus all, and NVIDIA's "
-                                                   "container toolkit on the host"));
+    line(rw_message("container"), !f->runtime_cuda ? rw_message("yes")
+                                  : f->n_gpus > 0  ? rw_message("yes, with GPUs")
+                                                   : rw_message("yes, without GPUs: start it with --gpus all, and "
+                                                                 "NVIDIA's container toolkit on the host"));
 }
 
 rw_status rw_command_doctor(const rw_options *o, rw_error *err) {

@@ -19,7 +19,9 @@ static rw_dtype compute_of(rw_precision_choice precision) {
 
 static rw_status open_gpu(rw_plan *p, rw_device **device, rw_error *err) {
     p->train.compute = compute_of(p->train.precision);
-    const rw_gpu_choice choice = {.compute = p->train.compute, .tf32 = p->train.precision == RW_PRECISION_TF32};
+    const rw_gpu_choice choice = {.compute = p->train.compute,
+                                  .tf32 = p->train.precision == RW_PRECISION_TF32,
+                                  .timed = p->engine.tune == RW_TUNE_TIMED};
     return rw_device_open_cuda(device, &choice, err);
 }
 

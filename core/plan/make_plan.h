@@ -44,8 +44,9 @@ rw_status rw_plan_fits(const rw_plan *plan, const rw_device *device, rw_error *e
 /* What --dry-run and the beginning of a run show. */
 void rw_plan_print(const rw_plan *plan, rw_str *out);
 
-/* proj_dir/plan.yaml: the effective recipe and the choices. */
-rw_status rw_plan_write(const rw_plan *plan, const rw_recipe *recipe, rw_error *err);
+/* proj_dir/plan.yaml: the effective recipe and the choices; those of the device too (rw_device.choices), once there are
+ * any: NULL before. */
+rw_status rw_plan_write(const rw_plan *plan, const rw_recipe *recipe, const char *device_choices, rw_error *err);
 
 #ifdef __cplusplus
 }

@@ -160,17 +160,26 @@ static void print_choice(const rw_pair *choice, rw_str *out) {
     rw_str_append(out, "\n");
 }
 
-rw_status rw_plan_write(const rw_plan *plan, const rw_recipe *recipe, rw_error *err) {
+/* As a YAML block: each line behind two spaces. */
+static void append_block(rw_str *out, const char *text) {
+    for (const char *line = text; line && *line;) {
+        size_t len = strcspn(line, "\n");
+        rw_str_appendf(out, "  %.*s\n", (int)len, line);
+        line += len + (line[len] == '\n');
+    }
+}
+
+rw_status rw_plan_write(const rw_plan *plan, const rw_recipe *recipe, const char *device_choices, rw_error *err) {
     rw_str text = {0};
     rw_str_append(&text, "# What this run decided by itself.\nchosen:\n");
     for (int i = 0; i < plan->choices.n; i++) print_choice(&plan->choices.at[i], &text);
     rw_str_append(&text, "# The recipe it ran, with the origin of each value.\nrecipe: |\n");
     rw_str effective = {0};
     rw_recipe_print(recipe, plan, &effective);
-    for (char *line = effective.data; line && *line;) {
-        size_t len = strcspn(line, "\n");
-        rw_str_appendf(&text, "  %.*s\n", (int)len, line);
-        line += len + (line[len] == '\n');
+    append_block(&text, effective.data);
+    if (device_choices) {
+        rw_str_append(&text, "# What the device chose for the shapes that it had met by then.\ndevice_choices: |\n");
+        append_block(&text, device_choices);
     }
     char path[4096];
     snprintf(path, sizeof path, "%s/plan.yaml", plan->save.proj_dir);

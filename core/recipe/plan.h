@@ -109,6 +109,7 @@ typedef struct {
 
 typedef struct {
     rw_graph_choice graph; /* on: a device that can record replays the pieces of a step */
+    rw_tune_choice tune;   /* timed: a GPU tries several ways to make each product      */
 } rw_plan_engine;
 
 /* -- save, log, hooks ------------------------------------------------------------------------------ */

@@ -33,14 +33,14 @@ static rw_status check_names(const char *dir, rw_error *err) {
 rw_status rw_output_open(rw_output *o, const rw_plan *plan, const rw_recipe *recipe, const rw_start *start,
                          rw_error *err) {
     const char *dir = plan->save.proj_dir;
-    *o = (rw_output){.plan = plan, .claim = start->claim, .saved_step = -1};
+    *o = (rw_output){.plan = plan, .recipe = recipe, .claim = start->claim, .saved_step = -1};
     if (start->claim) RW_TRY(rw_claim_take(start->claim, start->restart, start->adopt, err));
     RW_TRY(rw_mkdir_all(dir, err));
     RW_TRY(check_names(dir, err));
     RW_TRY(rw_checkpoint_clean(dir, err));
     RW_TRY(claim_logs(start->claim, plan, err));
     if (start->state && start->step >= 0) RW_TRY(rw_metrics_cut(dir, start->step, err));
-    RW_TRY(rw_plan_write(plan, recipe, err));
+    RW_TRY(rw_plan_write(plan, recipe, NULL, err));
     return rw_reporter_open(&o->reporter, plan, err);
 }
 
@@ -55,14 +55,29 @@ rw_status rw_output_report(rw_output *o, rw_event e, const rw_metrics *m, const 
 
 /* -- saves ------------------------------------------------------------------------------------------------- */
 
-static rw_status save_state(rw_output *o, rw_params *p, const rw_progress *progress, rw_error *err) {
-    if (o->saved_step == progress->step) return RW_OK;
+static rw_status write_state(rw_output *o, rw_params *p, const rw_progress *progress, const char *device_choices,
+                             rw_error *err) {
     char *path = rw_checkpoint_state_path(o->plan->save.proj_dir, progress->step);
     if (!path) return rw_fail_memory(err, 256);
     rw_status status = rw_claim_file(o->claim, rw_path_base(path), err);
-    if (status == RW_OK) status = rw_training_state_save(path, p, progress, o->plan, err);
+    if (status == RW_OK) status = rw_training_state_save(path, p, progress, o->plan, device_choices, err);
     rw_free(path);
     if (status == RW_OK) o->saved_step = progress->step;
+    return status;
+}
+
+/* plan.yaml was written before the device had met any shape: with the first state it gets what was chosen. */
+static rw_status save_state(rw_output *o, rw_params *p, const rw_progress *progress, rw_error *err) {
+    const rw_device_choices *choices = p->device->choices;
+    if (o->saved_step == progress->step) return RW_OK;
+    char *list = choices ? choices->list(p->device) : NULL;
+    if (choices && !list) return rw_fail_memory(err, 256);
+    rw_status status = write_state(o, p, progress, list, err);
+    if (status == RW_OK && list && !o->planned) {
+        status = rw_plan_write(o->plan, o->recipe, list, err);
+        o->planned = status == RW_OK;
+    }
+    rw_free(list);
     return status;
 }
 

@@ -13,11 +13,13 @@ extern "C" {
 #endif
 
 typedef struct {
-    const rw_plan *plan; /* borrowed */
-    rw_claim *claim;     /* borrowed; NULL: nobody else uses the folder */
+    const rw_plan *plan;     /* borrowed */
+    const rw_recipe *recipe; /* borrowed */
+    rw_claim *claim;         /* borrowed; NULL: nobody else uses the folder */
     rw_reporter reporter;
     int64_t n_unsaved;  /* .pth files left out because a value would become infinite in save.dtype */
     int64_t saved_step; /* steps done at the last save; -1: none yet */
+    bool planned;       /* plan.yaml has the choices of the device   */
 } rw_output;
 
 /* Makes the folder and takes it, clears what a killed process left half written, writes plan.yaml and opens the logs.

@@ -136,7 +136,7 @@ static rw_status remember(trainer *t, rw_error *err) {
 
 static rw_status recall(trainer *t, const char *resume, rw_error *err) {
     if (!t->hooks || !t->hooks->load_memory) return RW_OK;
-    RW_TRY(rw_training_state_memory(resume, &t->memory, err));
+    RW_TRY(rw_training_state_text(resume, "hooks", &t->memory, err));
     if (t->memory.len == 0) return RW_OK;
     t->progress.memory = t->memory.data;
     return t->hooks->load_memory(t->hooks->ctx, &t->trainer, t->memory.data, t->memory.len, err);
@@ -432,6 +432,21 @@ static rw_status load_saved(trainer *t, const char *resume, rw_error *err) {
     return RW_OK;
 }
 
+/* What the saved run's device chose is chosen again, or what differs is said: then the bits may. */
+static rw_status recall_choices(trainer *t, const char *resume, rw_error *err) {
+    rw_device *d = t->engine.device;
+    rw_str list = {0};
+    rw_error why = {0};
+    rw_status status = d->choices ? rw_training_state_text(resume, "device_choices", &list, err) : RW_OK;
+    if (status == RW_OK && list.len > 0 && d->choices->preset(d, list.data, &why) != RW_OK) {
+        rw_error_settle(&why);
+        rw_warn("%s", why.msg);
+    }
+    rw_error_clear(&why);
+    rw_str_done(&list);
+    return status;
+}
+
 /* The device counts on from where the saved run stood. */
 static void set_counts(trainer *t) {
     const rw_progress *p = &t->progress;
@@ -461,6 +476,7 @@ static rw_status begin(trainer *t, rw_device *device, rw_error *err) {
     if (!t->batches) return rw_fail_memory(err, sizeof *t->batches);
     RW_TRY(rw_engine_open(&t->engine, t->plan, device, true, err));
     if (resume) RW_TRY(load_saved(t, resume, err));
+    if (resume) RW_TRY(recall_choices(t, resume, err));
     RW_TRY(open_data(t, err)); /* mistakes in the data show before long work */
     if (!resume) RW_TRY(fill_model(t, err));
     if (t->progress.step % t->plan->train.epoch_steps == 0) { /* saved between a step and the end of its epoch */

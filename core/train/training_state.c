@@ -45,8 +45,16 @@ static void pairs_json(const rw_pairs *pairs, rw_str *s) {
 
 /* -- saving ------------------------------------------------------------------------------------------------------ */
 
+/* Those that are there. */
+static int optional_entries(const rw_progress *p, const char *device_choices, const char *(*to)[2]) {
+    int n = 0;
+    if (p->memory) to[n][0] = "hooks", to[n++][1] = p->memory;
+    if (device_choices) to[n][0] = "device_choices", to[n++][1] = device_choices;
+    return n;
+}
+
 rw_status rw_training_state_save(const char *path, rw_params *params, const rw_progress *progress, const rw_plan *plan,
-                                 rw_error *err) {
+                                 const char *device_choices, rw_error *err) {
     rw_str text[4] = {{0}};
     progress_json(progress, &text[0]);
     rw_cursor_append_json(&progress->cursor, &text[1]);
@@ -57,11 +65,11 @@ rw_status rw_training_state_save(const char *path, rw_params *params, const rw_p
     for (int i = 0; i < 4; i++)
         if (status == RW_OK && text[i].failed) status = rw_fail_memory(err, text[i].len);
     if (status == RW_OK) {
-        const char *const metadata[][2] = {{"format", RW_STATE_FORMAT}, {"version", RW_STATE_VERSION},
-                                           {"progress", text[0].data},  {"cursor", text[1].data},
-                                           {"choices", text[2].data},   {"recipe", text[3].data},
-                                           {"hooks", progress->memory}};
-        int n = (int)(sizeof metadata / sizeof *metadata) - !progress->memory;
+        enum { ALWAYS = 6 };
+        const char *metadata[ALWAYS + 2][2] = {{"format", RW_STATE_FORMAT}, {"version", RW_STATE_VERSION},
+                                               {"progress", text[0].data},  {"cursor", text[1].data},
+                                               {"choices", text[2].data},   {"recipe", text[3].data}};
+        const int n = ALWAYS + optional_entries(progress, device_choices, &metadata[ALWAYS]);
         status = rw_safetensors_write(path, list.tensors, list.n, metadata, n, err);
     }
     rw_weights_list_done(&list);
@@ -111,13 +119,13 @@ static rw_status read_progress(const rw_tensor_file *f, const char *path, rw_pro
     return rw_cursor_parse_json(&p->cursor, cursor, strlen(cursor), RW_AT_FILE(path), err);
 }
 
-rw_status rw_training_state_memory(const char *path, rw_str *json, rw_error *err) {
+rw_status rw_training_state_text(const char *path, const char *entry, rw_str *text, rw_error *err) {
     rw_tensor_file *f;
     RW_TRY(rw_tensor_file_open(&f, path, err));
-    const char *text = rw_tensor_file_metadata(f, "hooks");
-    if (text) rw_str_append(json, text);
+    const char *value = rw_tensor_file_metadata(f, entry);
+    if (value) rw_str_append(text, value);
     rw_tensor_file_close(f);
-    return json->failed ? rw_fail_memory(err, json->len) : RW_OK;
+    return text->failed ? rw_fail_memory(err, text->len) : RW_OK;
 }
 
 rw_status rw_training_state_load(const char *path, rw_params *params, rw_progress *progress, rw_error *err) {

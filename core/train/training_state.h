@@ -3,8 +3,8 @@
  *   tensors   param.<name>, m.<name>, v.<name> in the official logical shapes, wide (fp32) whatever the optimizer's
  *             form stores; param is the master where there is one
  *   metadata  format, version, progress (JSON), cursor (JSON); choices and recipe as checkpoint/saved_run.h says;
- *             hooks: what the hooks remember (JSON), where they do;
- *             crc32 of each tensor (checkpoint.h), compared while the state is loaded */
+ *             hooks: what the hooks remember (JSON), where they do; device_choices: rw_device.choices, where it has
+ * them; crc32 of each tensor (checkpoint.h), compared while the state is loaded */
 #ifndef RW_TRAINING_STATE_H
 #define RW_TRAINING_STATE_H
 
@@ -33,10 +33,11 @@ typedef struct {
     const char *memory;     /* of the hooks, JSON; NULL: none. Borrowed   */
 } rw_progress;
 
+/* device_choices: may be NULL. */
 rw_status rw_training_state_save(const char *path, rw_params *params, const rw_progress *progress, const rw_plan *plan,
-                                 rw_error *err);
-/* What the hooks remembered, appended; nothing when there is none. */
-rw_status rw_training_state_memory(const char *path, rw_str *json, rw_error *err);
+                                 const char *device_choices, rw_error *err);
+/* An entry of the metadata, "hooks" or "device_choices", appended; nothing when there is none. */
+rw_status rw_training_state_text(const char *path, const char *entry, rw_str *text, rw_error *err);
 /* Weights and moments, then *progress. The plan has accepted the run that wrote the file. */
 rw_status rw_training_state_load(const char *path, rw_params *params, rw_progress *progress, rw_error *err);
 

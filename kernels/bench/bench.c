@@ -1,15 +1,22 @@
-/* rwkv-bench: every op, first checked (fp32 against fp64 on the same numbers), then timed at the size of a real step.
+/* rwkv-bench: every op, first checked (against the CPU in fp64, on the same numbers), then timed at the size of a real
+ * step.
  *
  *     rwkv-bench [NAME...] [--threads N] [--rows R] [--embd C] [--vocab V] [--repeats K]
+ *     rwkv-bench --device cuda [--dtype bf16|f16|f32] ...
  *     rwkv-bench gemm [--threads N] ...       the matrix products of an x060 step, alone
  *     rwkv-bench gemm M,N,K,ta,tb[,count] ... your own shapes
  *
  * NAME selects rows whose name begins so: "wkv6" both directions, "adamw". GB/s counts each input once and each output
- * once; what is read and written counts twice. It is a tool for people; no test depends on its figures. */
+ * once; what is read and written counts twice. It is a tool for people; no test depends on its figures.
+ *
+ * On a GPU a row also has its share of the roofline, max(bytes / copy rate, flops / product rate) / time, with both
+ * rates measured in the same run. Launches are recorded and replayed, so the host is not in the figure, and go round
+ * over several sets of buffers, so that none is found in the second-level cache. */
 #include "core/base/alloc.h"
 #include "core/base/rng.h"
 #include "core/base/thread.h"
 #include "kernels/bench/gemm_rate.h"
+#include "kernels/rates.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -18,16 +25,21 @@
 
 /* -- one case: buffers and arguments --------------------------------------------------------------- */
 
-enum { MAX_BUFFERS = 80 };
+enum { MAX_BUFFERS = 80, PIECE = 1 << 20 };
+
+/* What a buffer holds: activations and matrices are narrow, vectors of parameters and statistics wide. */
+typedef enum { NARROW, WIDE } kind;
 
 typedef struct {
     void *p;
     int64_t n, n_bytes;
+    rw_dtype dtype; /* NONE: bytes that mean nothing to others */
     bool is_output;
 } buffer;
 
 typedef struct {
     rw_device *d;
+    rw_dtype grid;      /* of the device that is measured: narrow numbers are on it, on both sides of a check */
     int64_t R, C, V, T; /* rows, channels, vocabulary, rows per sequence */
     bool backward;
     int n;
@@ -43,49 +55,71 @@ typedef struct {
     double bytes, flops;
 } bench;
 
-static void *raw(bench *b, int64_t n, int64_t n_bytes, bool is_output) {
+static rw_dtype dtype_of(const bench *b, kind k) {
+    return k == NARROW ? b->d->compute : rw_wide(b->d->compute);
+}
+
+static void *raw(bench *b, int64_t n, int64_t n_bytes, rw_dtype dtype, bool is_output) {
     void *p = b->n < MAX_BUFFERS ? b->d->alloc(b->d, n_bytes) : NULL;
     if (!p) {
         b->failed = true;
         return NULL;
     }
-    b->buffers[b->n++] = (buffer){p, n, n_bytes, is_output};
+    b->buffers[b->n++] = (buffer){p, n, n_bytes, dtype, is_output};
     return p;
 }
 
-static void *numbers(bench *b, int64_t n, double lo, double hi, bool is_output) {
-    void *p = raw(b, n, n * rw_dtype_bytes(b->d->compute), is_output);
-    const uint64_t stream = (uint64_t)b->n * 0x9e3779b97f4a7c15u;
-    for (int64_t i = 0; p && i < n; i++) {
-        uint64_t h = ((uint64_t)i + stream) * 0xd1342543de82ef95u;
-        double x = (double)(float)(lo + (hi - lo) * (double)((h ^ h >> 32) >> 11 & ((1ull << 42) - 1)) * 0x1p-42);
-        if (b->d->compute == RW_F64)
-            ((double *)p)[i] = x;
-        else
-            ((float *)p)[i] = (float)x;
-    }
+/* Element i, uniform between 0 and 1. */
+static double random_number(uint64_t stream, int64_t i) {
+    const uint64_t h = ((uint64_t)i + stream) * 0xd1342543de82ef95u;
+    return (double)((h ^ h >> 32) >> 11 & ((1ull << 42) - 1)) * 0x1p-42;
+}
+
+/* The same numbers again after PIECE of them. */
+static void fill(bench *b, void *p, kind k, int64_t n, double lo, double hi) {
+    static double x[PIECE], rounded[PIECE], stored[PIECE];
+    const rw_dtype dtype = dtype_of(b, k), grid = k == NARROW ? b->grid : RW_F32;
+    const int64_t width = rw_dtype_bytes(dtype), most = n < PIECE ? n : PIECE;
+    for (int64_t i = 0; i < most; i++) x[i] = lo + (hi - lo) * random_number((uint64_t)b->n * 0x9e3779b97f4a7c15u, i);
+    rw_convert(rounded, grid, x, RW_F64, most);
+    rw_convert(stored, dtype, rounded, grid, most);
+    for (int64_t at = 0; at < n; at += PIECE)
+        b->d->upload(b->d, (char *)p + at * width, stored, (n - at < PIECE ? n - at : PIECE) * width);
+}
+
+static void *numbers(bench *b, kind k, int64_t n, double lo, double hi, bool is_output) {
+    const rw_dtype dtype = dtype_of(b, k);
+    void *p = raw(b, n, n * rw_dtype_bytes(dtype), dtype, is_output);
+    if (p) fill(b, p, k, n, lo, hi);
     return p;
 }
 
-static void *in(bench *b, int64_t n) { /* read once */
-    b->bytes += (double)(n * rw_dtype_bytes(b->d->compute));
-    return numbers(b, n, -1, 1, false);
+static void count(bench *b, kind k, int64_t n) {
+    b->bytes += (double)(n * rw_dtype_bytes(dtype_of(b, k)));
 }
-static void *out(bench *b, int64_t n) { /* written once */
-    b->bytes += (double)(n * rw_dtype_bytes(b->d->compute));
-    return numbers(b, n, 0, 0, true);
+
+static void *in(bench *b, kind k, int64_t n) { /* read once */
+    count(b, k, n);
+    return numbers(b, k, n, -1, 1, false);
 }
-static void *both(bench *b, int64_t n, double lo, double hi) { /* read and written */
-    b->bytes += 2.0 * (double)(n * rw_dtype_bytes(b->d->compute));
-    return numbers(b, n, lo, hi, true);
+static void *out(bench *b, kind k, int64_t n) { /* written once */
+    count(b, k, n);
+    return numbers(b, k, n, 0, 0, true);
+}
+static void *both(bench *b, kind k, int64_t n, double lo, double hi) { /* read and written */
+    count(b, k, 2 * n);
+    return numbers(b, k, n, lo, hi, true);
 }
 static void *scratch(bench *b, int64_t n_bytes) {
-    return raw(b, 0, n_bytes, false);
+    return raw(b, 0, n_bytes, RW_DTYPE_NONE, false);
 }
 
 static int32_t *tokens(bench *b) {
-    int32_t *p = raw(b, 0, b->R * 4, false);
-    for (int64_t i = 0; p && i < b->R; i++) p[i] = (int32_t)(rw_rng_u64_at(1, 1, (uint64_t)i) % (uint64_t)b->V);
+    int32_t *p = scratch(b, b->R * 4), *host = rw_alloc_array((size_t)b->R, sizeof *host);
+    for (int64_t i = 0; host && i < b->R; i++) host[i] = (int32_t)(rw_rng_u64_at(1, 1, (uint64_t)i) % (uint64_t)b->V);
+    if (p && host) b->d->upload(b->d, p, host, b->R * 4);
+    b->failed |= !host;
+    rw_free(host);
     return p;
 }
 
@@ -104,222 +138,249 @@ static int64_t sequences(const bench *b) {
 }
 
 static void make_matmul(bench *b) {
-    b->a.matmul = (rw_matmul_args){.M = b->R,
+    b->a.matmul = (rw_matmul_args){.dtype = b->d->compute,
+                                   .M = b->R,
                                    .N = b->C,
                                    .K = b->C,
                                    .trans_b = true,
-                                   .a = in(b, b->R * b->C),
-                                   .b = in(b, b->C * b->C),
-                                   .out = out(b, b->R * b->C)};
+                                   .a = in(b, NARROW, b->R * b->C),
+                                   .b = in(b, NARROW, b->C * b->C),
+                                   .out = out(b, NARROW, b->R * b->C)};
     b->flops = 2.0 * (double)b->R * (double)b->C * (double)b->C;
 }
 
 static void make_embedding(bench *b) {
     rw_embedding_args *a = &b->a.embedding_forward;
-    *a = (rw_embedding_args){.R = b->R, .C = b->C, .V = b->V, .eps = 1e-5};
+    *a = (rw_embedding_args){.dtype = b->d->compute, .R = b->R, .C = b->C, .V = b->V, .eps = 1e-5};
     a->tokens = tokens(b);
-    a->weight = numbers(b, b->V * b->C, -1, 1, false);
+    a->weight = numbers(b, NARROW, b->V * b->C, -1, 1, false);
     b->bytes += (double)(b->R * b->C * rw_dtype_bytes(b->d->compute)); /* the rows that are used */
-    a->gamma = in(b, b->C), a->beta = in(b, b->C);
-    a->mean = numbers(b, b->R, 0, 0, false), a->rstd = numbers(b, b->R, 1, 1, false);
+    a->gamma = in(b, WIDE, b->C), a->beta = in(b, WIDE, b->C);
+    a->mean = numbers(b, WIDE, b->R, 0, 0, false), a->rstd = numbers(b, WIDE, b->R, 1, 1, false);
     if (!b->backward) {
-        a->out = out(b, b->R * b->C);
+        a->out = out(b, NARROW, b->R * b->C);
         return;
     }
-    a->dout = in(b, b->R * b->C);
-    a->dweight = out(b, b->V * b->C), a->dgamma = out(b, b->C), a->dbeta = out(b, b->C);
+    a->dout = in(b, NARROW, b->R * b->C);
+    a->dweight = out(b, NARROW, b->V * b->C), a->dgamma = out(b, WIDE, b->C), a->dbeta = out(b, WIDE, b->C);
     a->scratch = scratch(b, QUERY(embedding_backward_scratch, a));
 }
 
 static void make_layer_norm(bench *b) {
     rw_layer_norm_args *a = &b->a.layer_norm_forward;
-    *a = (rw_layer_norm_args){
-        .R = b->R, .C = b->C, .eps = 1e-5, .x = in(b, b->R * b->C), .gamma = in(b, b->C), .beta = in(b, b->C)};
-    a->mean = numbers(b, b->R, 0, 0, false), a->rstd = numbers(b, b->R, 1, 1, false);
+    *a = (rw_layer_norm_args){.dtype = b->d->compute,
+                              .R = b->R,
+                              .C = b->C,
+                              .eps = 1e-5,
+                              .x = in(b, NARROW, b->R * b->C),
+                              .gamma = in(b, WIDE, b->C),
+                              .beta = in(b, WIDE, b->C)};
+    a->mean = numbers(b, WIDE, b->R, 0, 0, false), a->rstd = numbers(b, WIDE, b->R, 1, 1, false);
     if (!b->backward) {
-        a->out = out(b, b->R * b->C);
+        a->out = out(b, NARROW, b->R * b->C);
         return;
     }
-    a->dout = in(b, b->R * b->C);
-    a->dx = out(b, b->R * b->C), a->dgamma = out(b, b->C), a->dbeta = out(b, b->C);
+    a->dout = in(b, NARROW, b->R * b->C);
+    a->dx = out(b, NARROW, b->R * b->C), a->dgamma = out(b, WIDE, b->C), a->dbeta = out(b, WIDE, b->C);
     a->scratch = scratch(b, QUERY(layer_norm_backward_scratch, a));
 }
 
 static void make_group_norm(bench *b) {
     rw_group_norm_args *a = &b->a.group_norm_forward;
     const int64_t H = b->C / 64;
-    *a = (rw_group_norm_args){
-        .R = b->R, .H = H, .N = 64, .eps = 64e-5, .x = in(b, b->R * b->C), .gamma = in(b, b->C), .beta = in(b, b->C)};
-    a->mean = numbers(b, b->R * H, 0, 0, false), a->rstd = numbers(b, b->R * H, 1, 1, false);
+    *a = (rw_group_norm_args){.dtype = b->d->compute,
+                              .R = b->R,
+                              .H = H,
+                              .N = 64,
+                              .eps = 64e-5,
+                              .x = in(b, NARROW, b->R * b->C),
+                              .gamma = in(b, WIDE, b->C),
+                              .beta = in(b, WIDE, b->C)};
+    a->mean = numbers(b, WIDE, b->R * H, 0, 0, false), a->rstd = numbers(b, WIDE, b->R * H, 1, 1, false);
     if (!b->backward) {
-        a->out = out(b, b->R * b->C);
+        a->out = out(b, NARROW, b->R * b->C);
         return;
     }
-    a->dout = in(b, b->R * b->C);
-    a->dx = out(b, b->R * b->C), a->dgamma = out(b, b->C), a->dbeta = out(b, b->C);
+    a->dout = in(b, NARROW, b->R * b->C);
+    a->dx = out(b, NARROW, b->R * b->C), a->dgamma = out(b, WIDE, b->C), a->dbeta = out(b, WIDE, b->C);
     a->scratch = scratch(b, QUERY(group_norm_backward_scratch, a));
 }
 
 static void make_token_shift(bench *b) {
     rw_token_shift_args *a = &b->a.token_shift_forward;
-    *a = (rw_token_shift_args){.R = b->R,
+    *a = (rw_token_shift_args){.dtype = b->d->compute,
+                               .R = b->R,
                                .C = b->C,
                                .n_seq = sequences(b),
                                .n_mix = 2,
                                .eps = 1e-5,
-                               .x = in(b, b->R * b->C),
-                               .gamma = in(b, b->C),
-                               .beta = in(b, b->C)};
-    a->mean = numbers(b, b->R, 0, 0, false), a->rstd = numbers(b, b->R, 1, 1, false);
+                               .x = in(b, NARROW, b->R * b->C),
+                               .gamma = in(b, WIDE, b->C),
+                               .beta = in(b, WIDE, b->C)};
+    a->mean = numbers(b, WIDE, b->R, 0, 0, false), a->rstd = numbers(b, WIDE, b->R, 1, 1, false);
     for (int i = 0; i < a->n_mix; i++) {
-        a->mu[i] = in(b, b->C);
-        if (!b->backward) a->out[i] = out(b, b->R * b->C);
-        if (b->backward) a->dout[i] = in(b, b->R * b->C), a->dmu[i] = out(b, b->C);
+        a->mu[i] = in(b, WIDE, b->C);
+        if (!b->backward) a->out[i] = out(b, NARROW, b->R * b->C);
+        if (b->backward) a->dout[i] = in(b, NARROW, b->R * b->C), a->dmu[i] = out(b, WIDE, b->C);
     }
     if (!b->backward) return;
-    a->dx = both(b, b->R * b->C, 0, 0), a->dgamma = out(b, b->C), a->dbeta = out(b, b->C);
+    a->dx = both(b, NARROW, b->R * b->C, 0, 0), a->dgamma = out(b, WIDE, b->C), a->dbeta = out(b, WIDE, b->C);
     a->add = RW_TOKEN_SHIFT_ADD_X;
     a->scratch = scratch(b, QUERY(token_shift_backward_scratch, a));
 }
 
 static void make_ddlerp(bench *b) {
     rw_ddlerp_args *a = &b->a.ddlerp_forward;
-    *a = (rw_ddlerp_args){.R = b->R,
+    *a = (rw_ddlerp_args){.dtype = b->d->compute,
+                          .R = b->R,
                           .C = b->C,
                           .rank = 32,
                           .n_seq = sequences(b),
-                          .xn = in(b, b->R * b->C),
-                          .h = in(b, b->R * 160),
-                          .w2 = in(b, 160 * b->C)};
-    a->tanh_h = numbers(b, b->R * 160, -0.9, 0.9, false);
+                          .xn = in(b, NARROW, b->R * b->C),
+                          .h = in(b, NARROW, b->R * 160),
+                          .w2 = in(b, NARROW, 160 * b->C)};
+    a->tanh_h = numbers(b, NARROW, b->R * 160, -0.9, 0.9, false);
     for (int i = 0; i < 5; i++) {
-        a->mu[i] = in(b, b->C);
-        if (!b->backward) a->out[i] = out(b, b->R * b->C);
-        if (b->backward) a->dout[i] = in(b, b->R * b->C), a->dmu[i] = out(b, b->C);
+        a->mu[i] = in(b, WIDE, b->C);
+        if (!b->backward) a->out[i] = out(b, NARROW, b->R * b->C);
+        if (b->backward) a->dout[i] = in(b, NARROW, b->R * b->C), a->dmu[i] = out(b, WIDE, b->C);
     }
     b->flops = 2.0 * 160 * (double)b->R * (double)b->C * (b->backward ? 2 : 1);
-    if (b->backward) a->dxn = out(b, b->R * b->C), a->dh = out(b, b->R * 160), a->dw2 = out(b, 160 * b->C);
+    if (b->backward)
+        a->dxn = out(b, NARROW, b->R * b->C), a->dh = out(b, NARROW, b->R * 160), a->dw2 = out(b, NARROW, 160 * b->C);
     a->scratch = scratch(b, b->backward ? QUERY(ddlerp_backward_scratch, a) : QUERY(ddlerp_forward_scratch, a));
 }
 
 static void make_wkv6(bench *b) {
     rw_wkv6_args *a = &b->a.wkv6_forward;
     const int64_t n = b->R * b->C;
-    *a = (rw_wkv6_args){.R = b->R,
+    *a = (rw_wkv6_args){.dtype = b->d->compute,
+                        .R = b->R,
                         .H = b->C / 64,
                         .N = 64,
                         .n_seq = sequences(b),
-                        .r = in(b, n),
-                        .k = in(b, n),
-                        .v = in(b, n),
-                        .w_raw = in(b, n),
-                        .gate = in(b, n),
-                        .w0 = in(b, b->C),
-                        .u = in(b, b->C),
-                        .ln_w = in(b, b->C),
-                        .ln_b = in(b, b->C),
+                        .r = in(b, NARROW, n),
+                        .k = in(b, NARROW, n),
+                        .v = in(b, NARROW, n),
+                        .w_raw = in(b, NARROW, n),
+                        .gate = in(b, NARROW, n),
+                        .w0 = in(b, WIDE, b->C),
+                        .u = in(b, WIDE, b->C),
+                        .ln_w = in(b, WIDE, b->C),
+                        .ln_b = in(b, WIDE, b->C),
                         .eps = 64e-5};
     a->saved = scratch(b, QUERY(wkv6_saved, a));
     b->flops = (double)n * 64 * (b->backward ? 30 : 6);
     void *forward_scratch = scratch(b, QUERY(wkv6_forward_scratch, a));
     a->scratch = forward_scratch;
-    a->out = b->backward ? numbers(b, n, 0, 0, false) : out(b, n);
+    a->out = b->backward ? numbers(b, NARROW, n, 0, 0, false) : out(b, NARROW, n);
     if (!b->backward || b->failed) return;
     b->d->kernels->wkv6_forward(a, &b->d->exec); /* fills `saved` */
-    a->dout = in(b, n);
-    a->dr = out(b, n), a->dk = out(b, n), a->dv = out(b, n), a->dw_raw = out(b, n), a->dgate = out(b, n);
-    a->dw0 = out(b, b->C), a->du = out(b, b->C), a->dln_w = out(b, b->C), a->dln_b = out(b, b->C);
+    a->dout = in(b, NARROW, n);
+    a->dr = out(b, NARROW, n), a->dk = out(b, NARROW, n), a->dv = out(b, NARROW, n), a->dw_raw = out(b, NARROW, n),
+    a->dgate = out(b, NARROW, n);
+    a->dw0 = out(b, WIDE, b->C), a->du = out(b, WIDE, b->C), a->dln_w = out(b, WIDE, b->C),
+    a->dln_b = out(b, WIDE, b->C);
     a->scratch = scratch(b, QUERY(wkv6_backward_scratch, a));
 }
 
 static void make_wkv7(bench *b) {
     rw_wkv7_args *a = &b->a.wkv7_forward;
     const int64_t n = b->R * b->C;
-    *a = (rw_wkv7_args){.R = b->R,
+    *a = (rw_wkv7_args){.dtype = b->d->compute,
+                        .R = b->R,
                         .H = b->C / 64,
                         .N = 64,
                         .n_seq = sequences(b),
-                        .r = in(b, n),
-                        .w_raw = in(b, n),
-                        .k0 = in(b, n),
-                        .v = in(b, n),
-                        .a_up = in(b, n),
-                        .v_up = in(b, n),
-                        .v_first = in(b, n),
-                        .g = in(b, n),
-                        .w0 = in(b, b->C),
-                        .a0 = in(b, b->C),
-                        .v0 = in(b, b->C),
-                        .k_k = in(b, b->C),
-                        .k_a = in(b, b->C),
-                        .r_k = in(b, b->C),
-                        .ln_w = in(b, b->C),
-                        .ln_b = in(b, b->C),
+                        .r = in(b, NARROW, n),
+                        .w_raw = in(b, NARROW, n),
+                        .k0 = in(b, NARROW, n),
+                        .v = in(b, NARROW, n),
+                        .a_up = in(b, NARROW, n),
+                        .v_up = in(b, NARROW, n),
+                        .v_first = in(b, NARROW, n),
+                        .g = in(b, NARROW, n),
+                        .w0 = in(b, WIDE, b->C),
+                        .a0 = in(b, WIDE, b->C),
+                        .v0 = in(b, WIDE, b->C),
+                        .k_k = in(b, WIDE, b->C),
+                        .k_a = in(b, WIDE, b->C),
+                        .r_k = in(b, WIDE, b->C),
+                        .ln_w = in(b, WIDE, b->C),
+                        .ln_b = in(b, WIDE, b->C),
                         .eps = 64e-5};
     a->saved = scratch(b, QUERY(wkv7_saved, a));
     b->flops = (double)n * 64 * (b->backward ? 32 : 10);
     void *forward_scratch = scratch(b, QUERY(wkv7_forward_scratch, a));
     a->scratch = forward_scratch;
-    a->out = b->backward ? numbers(b, n, 0, 0, false) : out(b, n);
+    a->out = b->backward ? numbers(b, NARROW, n, 0, 0, false) : out(b, NARROW, n);
     if (!b->backward || b->failed) return;
     b->d->kernels->wkv7_forward(a, &b->d->exec); /* fills `saved` */
-    a->dout = in(b, n);
+    a->dout = in(b, NARROW, n);
     void **const rows[] = {&a->dr, &a->dw_raw, &a->dk0, &a->dv, &a->da_up, &a->dv_up, &a->dv_first, &a->dg};
     void **const vectors[] = {&a->dw0, &a->da0, &a->dv0, &a->dk_k, &a->dk_a, &a->dr_k, &a->dln_w, &a->dln_b};
-    for (int i = 0; i < 8; i++) *rows[i] = out(b, n);
-    for (int i = 0; i < 8; i++) *vectors[i] = out(b, b->C);
+    for (int i = 0; i < 8; i++) *rows[i] = out(b, NARROW, n);
+    for (int i = 0; i < 8; i++) *vectors[i] = out(b, WIDE, b->C);
     a->scratch = scratch(b, QUERY(wkv7_backward_scratch, a));
 }
 
 static void make_relu_sq(bench *b) {
     const int64_t n = b->R * (b->C * 7 / 2);
     rw_relu_sq_args *a = &b->a.relu_sq_forward;
-    *a = (rw_relu_sq_args){.n = n};
-    if (!b->backward) a->x = in(b, n), a->out = out(b, n);
-    if (b->backward) a->out = numbers(b, n, 0, 1, false), a->dout = in(b, n), a->dx = out(b, n);
+    *a = (rw_relu_sq_args){.dtype = b->d->compute, .n = n};
+    if (!b->backward) a->x = in(b, NARROW, n), a->out = out(b, NARROW, n);
+    if (b->backward) a->out = numbers(b, NARROW, n, 0, 1, false), a->dout = in(b, NARROW, n), a->dx = out(b, NARROW, n);
     if (b->backward) b->bytes += (double)(n * rw_dtype_bytes(b->d->compute));
 }
 
 static void make_rgate(bench *b) {
     const int64_t n = b->R * b->C;
     rw_rgate_args *a = &b->a.rgate_forward;
-    *a = (rw_rgate_args){.n = n, .q = in(b, n), .p = in(b, n)};
-    if (!b->backward) a->residual = in(b, n), a->out = out(b, n);
-    if (b->backward) a->dout = in(b, n), a->dq = out(b, n), a->dp = out(b, n);
+    *a = (rw_rgate_args){.dtype = b->d->compute, .n = n, .q = in(b, NARROW, n), .p = in(b, NARROW, n)};
+    if (!b->backward) a->residual = in(b, NARROW, n), a->out = out(b, NARROW, n);
+    if (b->backward) a->dout = in(b, NARROW, n), a->dq = out(b, NARROW, n), a->dp = out(b, NARROW, n);
 }
 
 static void make_unary(bench *b) {
     const int64_t n = b->R * b->C;
     rw_unary_args *a = &b->a.unary_forward;
-    *a = (rw_unary_args){.op = RW_UNARY_TANH, .n = n};
-    if (!b->backward) a->x = in(b, n), a->out = out(b, n);
-    if (b->backward) a->out = in(b, n), a->dout = in(b, n), a->dx = out(b, n);
+    *a = (rw_unary_args){.dtype = b->d->compute, .op = RW_UNARY_TANH, .n = n};
+    if (!b->backward) a->x = in(b, NARROW, n), a->out = out(b, NARROW, n);
+    if (b->backward) a->out = in(b, NARROW, n), a->dout = in(b, NARROW, n), a->dx = out(b, NARROW, n);
 }
 
 static void make_binary(bench *b) {
     const int64_t n = b->R * b->C;
     rw_binary_args *a = &b->a.binary_forward;
-    *a = (rw_binary_args){.op = RW_BINARY_MUL, .n = n, .period = b->C, .a = in(b, n), .b = in(b, b->C)};
-    if (!b->backward) a->out = out(b, n);
-    if (b->backward) a->dout = in(b, n), a->da = out(b, n), a->db = out(b, b->C);
+    *a = (rw_binary_args){.dtype = b->d->compute,
+                          .op = RW_BINARY_MUL,
+                          .n = n,
+                          .period = b->C,
+                          .a = in(b, NARROW, n),
+                          .b = in(b, NARROW, b->C)};
+    if (!b->backward) a->out = out(b, NARROW, n);
+    if (b->backward) a->dout = in(b, NARROW, n), a->da = out(b, NARROW, n), a->db = out(b, NARROW, b->C);
 }
 
+/* To the narrower type, from the narrower one back. */
 static void make_cast(bench *b) {
     const int64_t n = b->R * b->C;
-    b->a.cast =
-        (rw_cast_args){.n = n, .from = b->d->compute, .to = RW_BF16, .src = in(b, n), .dst = raw(b, 0, 2 * n, false)};
-    b->bytes += 2.0 * (double)n;
+    const rw_dtype to = b->d->compute == RW_BF16 || b->d->compute == RW_F16 ? RW_F32 : RW_BF16;
+    const int64_t n_bytes = n * rw_dtype_bytes(to);
+    b->a.cast = (rw_cast_args){.n = n, .from = b->d->compute, .to = to, .src = in(b, NARROW, n)};
+    b->a.cast.dst = raw(b, n, n_bytes, to, false);
+    b->bytes += (double)n_bytes;
 }
 
 static void make_round_to(bench *b) {
     const int64_t n = b->R * b->C;
-    b->a.round_to = (rw_round_args){.to = RW_BF16, .n = n, .x = both(b, n, -1, 1)};
+    b->a.round_to = (rw_round_args){.dtype = b->d->compute, .to = RW_BF16, .n = n, .x = both(b, NARROW, n, -1, 1)};
 }
 
 static void make_sum(bench *b) {
     const int64_t n = b->R * b->C * 10;
     rw_sum_args *a = &b->a.sum;
-    *a = (rw_sum_args){.n = n, .x = in(b, n), .out = raw(b, 0, 8, false)};
+    *a = (rw_sum_args){.dtype = b->d->compute, .n = n, .x = in(b, NARROW, n), .out = raw(b, 1, 8, RW_F64, true)};
     a->scratch = scratch(b, QUERY(sum_scratch, a));
 }
 
@@ -329,47 +390,56 @@ static void make_clip_coef(bench *b) {
 
 /* Of a chunk of the step. */
 static int64_t head_rows(const bench *b) {
-    return b->R < 256 ? b->R : 256;
+    const int64_t most = b->grid == RW_F32 ? 256 : 1024;
+    return b->R < most ? b->R : most;
 }
 
 static void make_head_loss(bench *b) {
     const int64_t rows = head_rows(b);
-    b->a.head_loss = (rw_head_loss_args){.R = rows,
+    b->a.head_loss = (rw_head_loss_args){.dtype = b->d->compute,
+                                         .R = rows,
                                          .V = b->V,
-                                         .logits = both(b, rows * b->V, -4, 4),
+                                         .logits = both(b, NARROW, rows * b->V, -4, 4),
                                          .targets = tokens(b),
-                                         .loss = out(b, rows),
+                                         .loss = out(b, WIDE, rows),
                                          .want_grad = true};
 }
 
 static void make_copy_head(bench *b) {
     const int64_t rows = head_rows(b), Q = 256;
     rw_copy_head_args *a = &b->a.copy_head_forward;
-    *a = (rw_copy_head_args){.R = rows,
+    *a = (rw_copy_head_args){.dtype = b->d->compute,
+                             .R = rows,
                              .Q = Q,
                              .V = b->V,
                              .n_seq = 1,
                              .n = rows,
                              .scale = 1 / (double)Q,
                              .tokens = tokens(b),
-                             .q = in(b, rows * Q),
-                             .k = in(b, rows * Q)};
+                             .q = in(b, NARROW, rows * Q),
+                             .k = in(b, NARROW, rows * Q)};
     b->flops = (double)(rows * (rows + 1) * Q) * (b->backward ? 2 : 1);
-    if (!b->backward) a->logits = numbers(b, rows * b->V, -4, 4, true); /* few of them are touched */
-    if (b->backward) a->dlogits = numbers(b, rows * b->V, -1, 1, false);
-    if (b->backward) a->dq = out(b, rows * Q), a->dk = out(b, rows * Q);
+    if (!b->backward) a->logits = numbers(b, NARROW, rows * b->V, -4, 4, true); /* few of them are touched */
+    if (b->backward) a->dlogits = numbers(b, NARROW, rows * b->V, -1, 1, false);
+    if (b->backward) a->dq = out(b, NARROW, rows * Q), a->dk = out(b, NARROW, rows * Q);
 }
 
+/* The form that a run takes: fp32, or a16 where matrices are narrow. */
 static void make_adamw(bench *b) {
     const int64_t n = b->R * b->C * 10;
-    rw_adamw_range *range = raw(b, 0, sizeof *range, false);
-    if (range) *range = (rw_adamw_range){.n = n, .lr_scale = 1, .decay = 1};
-    b->a.adamw = (rw_adamw_args){.n_ranges = 1,
-                                 .ranges = range,
-                                 .p = both(b, n, -1, 1),
-                                 .grad = in(b, n),
-                                 .m = both(b, n, -1, 1),
-                                 .v = both(b, n, 0, 1),
+    const bool a16 = b->grid != RW_F32;
+    const rw_adamw_range range = {.n = n, .lr_scale = 1, .decay = 1};
+    rw_adamw_range *ranges = scratch(b, sizeof range);
+    if (ranges) b->d->upload(b->d, ranges, &range, sizeof range);
+    b->a.adamw = (rw_adamw_args){.dtype = b->d->compute,
+                                 .p_grid = a16 ? RW_BF16 : RW_DTYPE_NONE,
+                                 .n_ranges = 1,
+                                 .ranges = ranges,
+                                 .p = a16 ? out(b, NARROW, n) : both(b, NARROW, n, -1, 1),
+                                 .master = a16 ? both(b, WIDE, n, -1, 1) : NULL,
+                                 .grad = in(b, NARROW, n),
+                                 .m = both(b, WIDE, n, -1, 1),
+                                 .v = both(b, WIDE, n, 0, 1),
                                  .beta1 = 0.9,
                                  .beta2 = 0.99,
                                  .eps = 1e-8,
@@ -430,41 +500,81 @@ static maker *maker_of(int k) {
 }
 
 static void prepare(bench *b, int k) {
+    const rw_step_scalars scalars = {
+        .step = 3, .lr = 1e-3, .weight_decay = 0.1, .normaliser = 1.0 / 256, .l2wrap_mask = 1e-6};
+    const rw_device_scalars own = {.updates = 3, .grad_scale = 1};
     b->backward = strstr(kernels[k].name, "backward") != NULL;
     b->bytes = b->flops = 0;
-    *b->d->exec.scalars =
-        (rw_step_scalars){.step = 3, .lr = 1e-3, .weight_decay = 0.1, .normaliser = 1.0 / 256, .l2wrap_mask = 1e-6};
-    *b->d->exec.own = (rw_device_scalars){.updates = 3, .grad_scale = 1};
+    b->d->upload(b->d, b->d->exec.scalars, &scalars, sizeof scalars);
+    b->d->upload(b->d, b->d->exec.own, &own, sizeof own);
     maker_of(k)(b);
 }
 
-/* Largest difference of an output of `f` from that of `d`, over the largest number there. */
-static double difference(const bench *f, const bench *d) {
+/* -- checking ---------------------------------------------------------------------------------------- */
+
+/* Of the largest number of a result. tests/gpu/ops has the limits that mean something; this finds what is wrong. */
+static double most_error(rw_dtype grid) {
+    return grid == RW_BF16 ? 2e-2 : grid == RW_F16 ? 5e-3 : 1e-4;
+}
+
+static double *read_back(const bench *b, const buffer *x) {
+    void *stored = rw_alloc((size_t)x->n_bytes + 1);
+    double *values = rw_alloc_array((size_t)x->n + 1, sizeof *values);
+    if (!stored || !values) exit(1);
+    b->d->download(b->d, stored, x->p, x->n_bytes);
+    rw_convert(values, RW_F64, stored, x->dtype, x->n);
+    rw_free(stored);
+    return values;
+}
+
+/* Largest difference of an output of `a` from that of `reference`, over the largest number there. */
+static double difference(const bench *a, const bench *reference) {
     double worst = 0;
-    for (int i = 0; i < f->n; i++) {
+    for (int i = 0; i < a->n; i++) {
+        if (!a->buffers[i].is_output) continue;
+        double *x = read_back(a, &a->buffers[i]), *y = read_back(reference, &reference->buffers[i]);
         double largest = 0, error = 0;
-        for (int64_t j = 0; f->buffers[i].is_output && j < f->buffers[i].n; j++) {
-            double x = (double)((const float *)f->buffers[i].p)[j], y = ((const double *)d->buffers[i].p)[j];
-            largest = fmax(largest, fabs(y));
-            error = fmax(error, isnan(x) || isnan(y) ? INFINITY : fabs(x - y));
+        for (int64_t j = 0; j < a->buffers[i].n; j++) {
+            largest = fmax(largest, fabs(y[j]));
+            error = fmax(error, isnan(x[j]) || isnan(y[j]) ? INFINITY : fabs(x[j] - y[j]));
         }
         if (largest > 0) worst = fmax(worst, error / largest);
+        rw_free(x);
+        rw_free(y);
     }
     return worst;
 }
 
-/* fp32 against fp64 at a small size. */
-static double check(rw_device *f32, rw_device *f64, int k) {
-    bench f = {.d = f32, .R = 96, .C = 128, .V = 300, .T = 48}, d = f;
-    d.d = f64;
-    prepare(&f, k), prepare(&d, k);
+/* The device against the CPU in fp64, at a small size. */
+static double check(rw_device *d, rw_device *f64, int k) {
+    static bench a, reference;
+    rw_error err = {0};
+    a = (bench){.d = d, .grid = d->compute, .R = 96, .C = 128, .V = 300, .T = 48};
+    reference = a;
+    reference.d = f64;
+    prepare(&a, k), prepare(&reference, k);
     double error = INFINITY;
-    if (!f.failed && !d.failed) {
-        kernels[k].run(&f), kernels[k].run(&d);
-        error = difference(&f, &d);
+    if (!a.failed && !reference.failed) {
+        kernels[k].run(&a), kernels[k].run(&reference);
+        if (d->synchronize(d, &err) == RW_OK)
+            error = difference(&a, &reference);
+        else
+            printf("%-22s %s\n", kernels[k].name, err.msg);
     }
-    release(&f), release(&d);
+    rw_error_clear(&err);
+    release(&a), release(&reference);
     return error;
+}
+
+/* -- timing -------------------------------------------------------------------------------------------- */
+
+static double median(double *t, int n) {
+    for (int i = 1; i < n; i++) /* sorted by insertion */
+        for (int j = i; j > 0 && t[j] < t[j - 1]; j--) {
+            double x = t[j];
+            t[j] = t[j - 1], t[j - 1] = x;
+        }
+    return t[n / 2];
 }
 
 static double median_ns(bench *b, int k, int repeats) {
@@ -474,31 +584,140 @@ static double median_ns(bench *b, int k, int repeats) {
         kernels[k].run(b);
         if (i >= 0) t[i] = (double)(rw_now_ns() - start);
     }
-    for (int i = 1; i < repeats; i++) /* sorted by insertion */
-        for (int j = i; j > 0 && t[j] < t[j - 1]; j--) {
-            double x = t[j];
-            t[j] = t[j - 1], t[j - 1] = x;
-        }
-    return t[repeats / 2];
+    return median(t, repeats);
 }
 
-static bool bench_one(rw_device *f32, rw_device *f64, const bench *size, int repeats, int k) {
-    if (!maker_of(k)) {
-        printf("%-22s has no case here\n", kernels[k].name);
-        return false;
+/* Several sets of buffers, used in turn: what one launch leaves in the cache is gone when its set comes again. */
+enum { MOST_SETS = 16 };
+#define CACHE_BYTES (50.0 * (1 << 20)) /* of an H100; smaller elsewhere */
+typedef struct {
+    bench set[MOST_SETS];
+    int n;
+} rotation;
+
+static void release_sets(rotation *r) {
+    while (r->n > 0) release(&r->set[--r->n]);
+}
+
+/* False: not even one set fits. */
+static bool prepare_sets(rotation *r, const bench *size, int k) {
+    int wanted = 1;
+    for (r->n = 0; r->n < wanted; r->n++) {
+        bench *b = &r->set[r->n];
+        double held = 0;
+        *b = *size;
+        prepare(b, k);
+        for (int i = 0; i < b->n; i++) held += (double)b->buffers[i].n_bytes;
+        if (b->failed) {
+            release(b);
+            return r->n > 0;
+        }
+        while (wanted < MOST_SETS && held > 0 && wanted * held < 4 * CACHE_BYTES) wanted++;
     }
-    double error = check(f32, f64, k);
-    bench b = *size;
+    return true;
+}
+
+static void launch(rotation *r, int k, int launches) {
+    for (int i = 0; i < launches; i++) kernels[k].run(&r->set[i % r->n]);
+}
+
+/* As many launches as take some milliseconds, beside which the way to the device is nothing; each set equally often. */
+static rw_status count_launches(rotation *r, int k, int *launches, rw_error *err) {
+    enum { MOST = 512 };
+    rw_device *d = r->set[0].d;
+    launch(r, k, r->n); /* libraries load their kernels */
+    RW_TRY(d->synchronize(d, err));
+    const int64_t ns = rw_now_ns();
+    launch(r, k, r->n);
+    RW_TRY(d->synchronize(d, err));
+    const double turn = (double)(rw_now_ns() - ns), turns = ceil(5e6 / turn);
+    *launches = r->n * (int)fmin(turns, fmax(1, MOST / r->n));
+    return RW_OK;
+}
+
+static rw_status replayed_ns(rotation *r, int k, int repeats, double *ns, rw_error *err) {
+    rw_device *d = r->set[0].d;
+    rw_graph *graph;
+    double t[64];
+    int launches;
+    RW_TRY(count_launches(r, k, &launches, err));
+    RW_TRY(d->record->begin(d, err));
+    launch(r, k, launches);
+    RW_TRY(d->record->end(d, &graph, err));
+    rw_status status = RW_OK;
+    for (int i = -1; i < repeats && status == RW_OK; i++) {
+        const int64_t start = rw_now_ns();
+        status = d->record->replay(d, graph, err);
+        if (status == RW_OK) status = d->synchronize(d, err);
+        if (i >= 0) t[i] = (double)(rw_now_ns() - start) / launches;
+    }
+    d->record->free(d, graph);
+    if (status == RW_OK) *ns = median(t, repeats);
+    return status;
+}
+
+/* -- one kernel ---------------------------------------------------------------------------------------- */
+
+typedef struct {
+    rw_device *d, *f64;
+    bench size;
+    int repeats;
+    double copy_rate, product_rate; /* of a device that records: bytes, operations a second */
+} job;
+
+static const char *verdict(const job *j, double error) {
+    return error < most_error(j->d->compute) ? "" : "  WRONG";
+}
+
+static void time_at_once(const job *j, int k, double error) {
+    bench b = j->size;
     prepare(&b, k);
     if (b.failed) {
         printf("%-22s not enough memory\n", kernels[k].name);
     } else {
-        double ns = median_ns(&b, k, repeats);
+        double ns = median_ns(&b, k, j->repeats);
         printf("%-22s %10.3f ms %8.1f GB/s %8.1f GFLOP/s   fp32 error %.1e%s\n", kernels[k].name, ns * 1e-6,
-               b.bytes / ns, b.flops / ns, error, error < 1e-4 ? "" : "  WRONG");
+               b.bytes / ns, b.flops / ns, error, verdict(j, error));
     }
     release(&b);
-    return error < 1e-4;
+}
+
+static bool time_replayed(const job *j, int k, double error) {
+    static rotation r;
+    rw_error err = {0};
+    double ns = 0;
+    rw_status status = RW_OK;
+    if (prepare_sets(&r, &j->size, k)) {
+        status = replayed_ns(&r, k, j->repeats, &ns, &err);
+        const bench *b = &r.set[0];
+        const double roofline = 1e9 * fmax(b->bytes / j->copy_rate, b->flops / j->product_rate);
+        if (status == RW_OK)
+            printf("%-22s %10.4f ms %8.0f GB/s %8.1f TFLOP/s %4.0f %% of the roofline   %s error %.1e%s\n",
+                   kernels[k].name, ns * 1e-6, b->bytes / ns, b->flops / ns * 1e-3, 100 * roofline / ns,
+                   rw_dtype_name(j->d->compute), error, verdict(j, error));
+        else
+            printf("%-22s %s\n", kernels[k].name, err.msg);
+    } else {
+        printf("%-22s not enough memory\n", kernels[k].name);
+    }
+    fflush(stdout);
+    rw_error_clear(&err);
+    release_sets(&r);
+    return status == RW_OK;
+}
+
+static bool bench_one(const job *j, int k) {
+    if (!maker_of(k)) {
+        printf("%-22s has no case here\n", kernels[k].name);
+        return false;
+    }
+    const double error = check(j->d, j->f64, k);
+    bool right = true;
+    if (j->d->record)
+        right = time_replayed(j, k, error);
+    else
+        time_at_once(j, k, error);
+    return right && error < most_error(j->d->compute);
 }
 
 /* -- the products of an x060 step ------------------------------------------------------------------ */
@@ -557,51 +776,110 @@ static bool selected(const char *name, int n_names, char **names) {
     return n_names == 0;
 }
 
-static int run_all(rw_device *f32, rw_device *f64, const bench *size, int repeats, int n_names, char **names) {
+static int run_all(const job *j, int n_names, char **names) {
     bool right = true;
     for (int k = 0; k < N_KERNELS; k++)
-        if (selected(kernels[k].name, n_names, names)) right &= bench_one(f32, f64, size, repeats, k);
+        if (selected(kernels[k].name, n_names, names)) right &= bench_one(j, k);
     return right ? 0 : 1;
 }
 
-int main(int argc, char **argv) {
-    bench size = {.R = 2048, .C = 768, .V = 65536, .T = 512};
-    int threads = rw_cpu_count(), repeats = 5, n_names = 0;
+/* Numbers that were not given stay 0. */
+typedef struct {
+    int64_t threads, rows, embd, vocab, repeats;
+    const char *device, *dtype;
+    int n_names;
+    char **names;
+} options;
+
+static bool take_number(const char *name, const char *text, options *o) {
+    const struct {
+        const char *name;
+        int64_t *to;
+    } rows[] = {{"--threads", &o->threads},
+                {"--rows", &o->rows},
+                {"--embd", &o->embd},
+                {"--vocab", &o->vocab},
+                {"--repeats", &o->repeats}};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        if (strcmp(name, rows[i].name) != 0) continue;
+        *rows[i].to = text ? atoll(text) : 0;
+        if (*rows[i].to < 1) fprintf(stderr, "rwkv-bench: %s needs a number of at least 1\n", name);
+        return *rows[i].to >= 1;
+    }
+    fprintf(stderr, "rwkv-bench: unknown option %s\n", name);
+    return false;
+}
+
+static bool take_word(const char *name, const char *text, const char *choices, const char **to) {
+    *to = text ? text : "";
+    for (const char *at = choices; *at; at += strlen(at) + 1)
+        if (strcmp(*to, at) == 0) return true;
+    fprintf(stderr, "rwkv-bench: %s takes", name);
+    for (const char *at = choices; *at; at += strlen(at) + 1) fprintf(stderr, " %s", at);
+    fprintf(stderr, ", not '%s'\n", *to);
+    return false;
+}
+
+static bool take_options(options *o, int argc, char **argv) {
+    *o = (options){.device = "cpu", .names = argv};
     for (int i = 1; i < argc; i++) {
-        int64_t value = i + 1 < argc ? atoll(argv[i + 1]) : 0;
-        if (strncmp(argv[i], "--", 2) != 0) {
-            argv[n_names++] = argv[i];
+        const char *name = argv[i], *value = i + 1 < argc ? argv[i + 1] : NULL;
+        bool right;
+        if (strncmp(name, "--", 2) != 0) {
+            argv[o->n_names++] = argv[i];
             continue;
         }
-        if (value < 1) return fprintf(stderr, "rwkv-bench: %s needs a number of at least 1\n", argv[i]), 2;
-        if (strcmp(argv[i], "--threads") == 0)
-            threads = (int)value;
-        else if (strcmp(argv[i], "--rows") == 0)
-            size.R = value;
-        else if (strcmp(argv[i], "--embd") == 0)
-            size.C = value;
-        else if (strcmp(argv[i], "--vocab") == 0)
-            size.V = value;
-        else if (strcmp(argv[i], "--repeats") == 0)
-            repeats = value > 64 ? 64 : (int)value;
+        if (strcmp(name, "--device") == 0)
+            right = take_word(name, value, "cpu\0cuda\0", &o->device);
+        else if (strcmp(name, "--dtype") == 0)
+            right = take_word(name, value, "bf16\0f16\0f32\0", &o->dtype);
         else
-            return fprintf(stderr, "rwkv-bench: unknown option %s\n", argv[i]), 2;
+            right = take_number(name, value, o);
+        if (!right) return false;
         i++;
     }
+    return true;
+}
+
+static rw_status open_device(const options *o, int threads, rw_device **d, rw_error *err) {
+    if (strcmp(o->device, "cpu") == 0) return rw_device_open_cpu(d, RW_F32, threads, err);
+    const rw_gpu_choice choice = {.compute = rw_dtype_from_name(o->dtype ? o->dtype : "bf16")};
+    return rw_device_open_cuda(d, &choice, err);
+}
+
+/* Rates of the roofline first: the machine is as warm as later. */
+static rw_status begin(job *j, const options *o, rw_error *err) {
+    const int threads = o->threads ? (int)o->threads : rw_cpu_count();
+    RW_TRY(open_device(o, threads, &j->d, err));
+    RW_TRY(rw_device_open_cpu(&j->f64, RW_F64, threads, err));
+    const bool replays = j->d->record != NULL;
+    j->repeats = o->repeats > 64 ? 64 : o->repeats ? (int)o->repeats : 5;
+    j->size = (bench){.d = j->d, .grid = j->d->compute, .R = replays ? 16384 : 2048, .C = 768, .V = 65536, .T = 512};
+    if (o->rows) j->size.R = o->rows;
+    if (o->embd) j->size.C = o->embd;
+    if (o->vocab) j->size.V = o->vocab;
+    printf("%s: %lld rows, %lld channels, vocabulary %lld\n", j->d->detail, (long long)j->size.R, (long long)j->size.C,
+           (long long)j->size.V);
+    if (!replays) return RW_OK;
+    RW_TRY(rw_copy_rate(j->d, &j->copy_rate, err));
+    RW_TRY(rw_product_rate(j->d, &j->product_rate, err));
+    printf("a copy makes %.0f GB/s, a product of 8192^3 %.1f TFLOP/s\n", j->copy_rate * 1e-9, j->product_rate * 1e-12);
+    return RW_OK;
+}
+
+int main(int argc, char **argv) {
+    static job j;
+    options o;
     rw_error err = {0};
-    rw_device *f32 = NULL, *f64 = NULL;
     int status = 1;
-    if (rw_device_open_cpu(&f32, RW_F32, threads, &err) == RW_OK &&
-        rw_device_open_cpu(&f64, RW_F64, threads, &err) == RW_OK) {
-        size.d = f32;
-        printf("%s: %lld rows, %lld channels, vocabulary %lld\n", f32->detail, (long long)size.R, (long long)size.C,
-               (long long)size.V);
-        status = n_names > 0 && strcmp(argv[0], "gemm") == 0 ? gemm(f32, &size, repeats, n_names, argv)
-                                                             : run_all(f32, f64, &size, repeats, n_names, argv);
-    } else {
+    if (!take_options(&o, argc, argv)) return 2;
+    if (begin(&j, &o, &err) != RW_OK)
         fprintf(stderr, "rwkv-bench: %s\n", err.msg);
-    }
-    rw_device_close(f64);
-    rw_device_close(f32);
+    else if (o.n_names > 0 && strcmp(o.names[0], "gemm") == 0)
+        status = gemm(j.d, &j.size, j.repeats, o.n_names, o.names);
+    else
+        status = run_all(&j, o.n_names, o.names);
+    rw_device_close(j.f64);
+    rw_device_close(j.d);
     return status;
 }

@@ -1,8 +1,8 @@
 /* The table of plans: for each shape the descriptors of cuBLASLt and the algorithm, found by a hash of the shape. The
- * algorithm is the first one that the library's heuristic names, untimed, so two runs have the same; or the one that a
- * saved list names (rw_cuda_preset_products). Sums over K that are cut into parts are added in a second pass of fixed
- * order (CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE, in float); one stream, one workspace: the same call gives the same
- * bits.
+ * algorithm is the one that a saved list names (rw_cuda_preset_products); else the first one that the library's
+ * heuristic names, untimed, so two runs have the same; or, where the device was opened so, the fastest of the
+ * heuristic's first eight. Sums over K that are cut into parts are added in a second pass of fixed order
+ * (CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE, in float); one stream, one workspace: the same call gives the same bits.
  *
  * cuBLASLt stores by columns: a row-major [M,N] is its [N,M], so operands change places and nothing is transposed. */
 #include "kernels/cuda/blas.cuh"
@@ -19,7 +19,7 @@
 namespace {
 
 enum { B, A, C, OUT, LAYOUTS }; /* in the order in which cuBLASLt takes them */
-enum { FIRST_PLANS = 256, SLOTS_PER_PLAN = 4 };
+enum { FIRST_PLANS = 256, SLOTS_PER_PLAN = 4, MOST_CANDIDATES = 8 };
 
 struct plan {
     rw_product_key key;
@@ -47,6 +47,7 @@ struct rw_cuda_blas {
     int32_t *slots; /* by hash: number of a plan + 1, 0: free; most_plans * SLOTS_PER_PLAN of them */
     preset *presets;
     size_t n_presets, most_presets;
+    int rank; /* of the algorithm that untimed choices take; 0 but for tests */
 };
 
 namespace {
@@ -126,7 +127,7 @@ cublasStatus_t describe(const rw_cuda_state *s, plan *p) {
     return e;
 }
 
-cublasStatus_t choose(rw_cuda_blas *b, plan *p) {
+cublasStatus_t set_alignment(rw_cuda_blas *b, const rw_product_key &k) {
     static const struct {
         cublasLtMatmulPreferenceAttributes_t attribute;
         int shift; /* in key.align */
@@ -135,20 +136,110 @@ cublasStatus_t choose(rw_cuda_blas *b, plan *p) {
                     {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, 16},
                     {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, 24}};
     for (const auto &o : operands) {
-        const uint32_t bytes = (uint32_t)p->key.align >> o.shift & 0xff;
+        const uint32_t bytes = (uint32_t)k.align >> o.shift & 0xff;
         const cublasStatus_t e = b->lt->MatmulPreferenceSetAttribute(b->preference, o.attribute, &bytes, sizeof bytes);
         if (e != CUBLAS_STATUS_SUCCESS) return e;
     }
-    cublasLtMatmulHeuristicResult_t best = {};
-    int n = 0;
-    cublasLtMatrixLayout_t *l = p->layouts;
-    const cublasStatus_t e =
-        b->lt->MatmulAlgoGetHeuristic(b->handle, p->op, l[B], l[A], l[C], l[OUT], b->preference, 1, &best, &n);
-    if (e != CUBLAS_STATUS_SUCCESS) return e;
-    if (n == 0 || best.state != CUBLAS_STATUS_SUCCESS) return CUBLAS_STATUS_NOT_SUPPORTED;
-    p->algo = best.algo;
     return CUBLAS_STATUS_SUCCESS;
 }
+
+/* Up to `most` algorithms that can make the product, the best guess first. */
+cublasStatus_t find_candidates(rw_cuda_blas *b, const plan *p, cublasLtMatmulAlgo_t *out, int most, int *n) {
+    cublasLtMatmulHeuristicResult_t found[MOST_CANDIDATES] = {};
+    int n_found = 0;
+    const cublasLtMatrixLayout_t *l = p->layouts;
+    cublasStatus_t e = set_alignment(b, p->key);
+    if (e == CUBLAS_STATUS_SUCCESS)
+        e = b->lt->MatmulAlgoGetHeuristic(b->handle, p->op, l[B], l[A], l[C], l[OUT], b->preference, most, found,
+                                          &n_found);
+    if (e != CUBLAS_STATUS_SUCCESS) return e;
+    *n = 0;
+    for (int i = 0; i < n_found; i++)
+        if (found[i].state == CUBLAS_STATUS_SUCCESS) out[(*n)++] = found[i].algo;
+    return *n > 0 ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_NOT_SUPPORTED;
+}
+
+cublasStatus_t launch(rw_cuda_state *s, const plan *p, const cublasLtMatmulAlgo_t *algo, const rw_matmul_args *a) {
+    rw_cuda_blas *b = s->blas;
+    const float alpha = (float)a->alpha, beta = a->c ? 1.0f : 0.0f;
+    const cublasLtMatrixLayout_t *l = p->layouts;
+    return b->lt->Matmul(b->handle, p->op, &alpha, a->b, l[B], a->a, l[A], &beta, a->c ? a->c : a->out, l[C], a->out,
+                         l[OUT], algo, b->workspace, b->workspace_bytes, s->stream);
+}
+
+/* -- the fastest of some ------------------------------------------------------------------------------------- */
+
+enum { ROUNDS = 3, LAUNCHES = 6 };
+/* Less than this is noise: then the heuristic's order stands. */
+const float least_gain = 0.02f;
+
+int64_t out_bytes(const rw_matmul_args *a) {
+    return ((a->batch - 1) * a->stride_o + (a->M - 1) * a->ldo + a->N) * rw_dtype_bytes(a->out_dtype);
+}
+
+/* Milliseconds of some launches, the fastest of some rounds; < 0: it does not run. */
+float time_of(rw_cuda_state *s, const plan *p, const cublasLtMatmulAlgo_t *algo, const rw_matmul_args *a,
+              const cudaEvent_t events[2]) {
+    float best = -1, now;
+    if (launch(s, p, algo, a) != CUBLAS_STATUS_SUCCESS) return -1; /* its kernel is loaded */
+    for (int i = 0; i < ROUNDS; i++) {
+        if (cudaEventRecord(events[0], s->stream) != cudaSuccess) return -1;
+        for (int k = 0; k < LAUNCHES; k++)
+            if (launch(s, p, algo, a) != CUBLAS_STATUS_SUCCESS) return -1;
+        if (cudaEventRecord(events[1], s->stream) != cudaSuccess || cudaEventSynchronize(events[1]) != cudaSuccess ||
+            cudaEventElapsedTime(&now, events[0], events[1]) != cudaSuccess)
+            return -1;
+        if (best < 0 || now < best) best = now;
+    }
+    return best;
+}
+
+int fastest_of(rw_cuda_state *s, const plan *p, const cublasLtMatmulAlgo_t *algos, int n, const rw_matmul_args *a) {
+    cudaEvent_t events[2] = {};
+    int best = 0;
+    float best_time = -1;
+    const bool ready = cudaEventCreate(&events[0]) == cudaSuccess && cudaEventCreate(&events[1]) == cudaSuccess;
+    for (int i = 0; ready && i < n; i++) {
+        const float t = time_of(s, p, &algos[i], a, events);
+        if (t < 0 || (best_time >= 0 && t >= best_time * (1 - least_gain))) continue;
+        best = i, best_time = t;
+    }
+    for (cudaEvent_t e : events)
+        if (e) cudaEventDestroy(e);
+    return best;
+}
+
+/* Into memory of its own: what is in `out` may be a summand, and the caller's call is still to come. Without that
+ * memory, and where work is being recorded, the order stands. */
+int choose_by_time(rw_cuda_state *s, const plan *p, const cublasLtMatmulAlgo_t *algos, int n, const rw_matmul_args *a) {
+    cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;
+    void *out = nullptr;
+    int best = 0;
+    const size_t n_bytes = (size_t)out_bytes(a);
+    cudaStreamIsCapturing(s->stream, &capture);
+    if (n == 1 || capture != cudaStreamCaptureStatusNone) return 0;
+    if (cudaMalloc(&out, n_bytes) == cudaSuccess && cudaMemsetAsync(out, 0, n_bytes, s->stream) == cudaSuccess) {
+        rw_matmul_args trial = *a;
+        trial.out = out;
+        if (a->c == a->out) trial.c = out;
+        best = fastest_of(s, p, algos, n, &trial);
+    }
+    if (out) cudaFree(out);
+    cudaGetLastError(); /* what did not run was not chosen */
+    return best;
+}
+
+cublasStatus_t choose(rw_cuda_state *s, plan *p, const rw_matmul_args *a) {
+    rw_cuda_blas *b = s->blas;
+    cublasLtMatmulAlgo_t algos[MOST_CANDIDATES];
+    int n = 0;
+    const cublasStatus_t e = find_candidates(b, p, algos, s->timed ? (int)MOST_CANDIDATES : b->rank + 1, &n);
+    if (e != CUBLAS_STATUS_SUCCESS) return e;
+    p->algo = algos[s->timed ? choose_by_time(s, p, algos, n, a) : n - 1];
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+/* -- plans, made --------------------------------------------------------------------------------------------- */
 
 /* Did a saved list name the algorithm, and does it run here? */
 bool take_preset(rw_cuda_blas *b, plan *p) {
@@ -176,10 +267,10 @@ void forget_plan(const rw_lt *lt, plan *p) {
         if (l) lt->MatrixLayoutDestroy(l);
 }
 
-void complete(rw_cuda_state *s, plan *p) {
+void complete(rw_cuda_state *s, plan *p, const rw_matmul_args *a) {
     rw_cuda_blas *b = s->blas;
     cublasStatus_t e = describe(s, p);
-    if (e == CUBLAS_STATUS_SUCCESS && !take_preset(b, p)) e = choose(b, p);
+    if (e == CUBLAS_STATUS_SUCCESS && !take_preset(b, p)) e = choose(s, p, a);
     p->usable = e == CUBLAS_STATUS_SUCCESS;
     if (p->usable) return;
     const rw_product_key &k = p->key;
@@ -212,8 +303,9 @@ bool grow(rw_cuda_blas *b) {
 }
 
 /* NULL: no memory. */
-const plan *plan_of(rw_cuda_state *s, const rw_product_key &k) {
+const plan *plan_of(rw_cuda_state *s, const rw_matmul_args *a) {
     rw_cuda_blas *b = s->blas;
+    const rw_product_key k = key_of(a);
     int32_t *slot = slot_of(b, k);
     if (*slot) return &b->plans[*slot - 1];
     if (b->n_plans == b->most_plans) {
@@ -224,7 +316,7 @@ const plan *plan_of(rw_cuda_state *s, const rw_product_key &k) {
     *slot = (int32_t)b->n_plans;
     *p = {};
     p->key = k;
-    complete(s, p);
+    complete(s, p, a);
     return p;
 }
 
@@ -349,22 +441,23 @@ rw_status rw_cuda_preset_products(rw_device *d, const char *text, rw_error *err)
     return status;
 }
 
+void rw_cuda_rank_products(rw_device *d, int rank) {
+    state_of(d)->blas->rank = rank < MOST_CANDIDATES ? rank : MOST_CANDIDATES - 1;
+}
+
+const rw_device_choices rw_cuda_choices = {rw_cuda_products, rw_cuda_preset_products};
+
 /* -- running --------------------------------------------------------------------------------------------------- */
 
 bool rw_cuda_lt_product(rw_cuda_state *s, const rw_matmul_args *p) {
-    rw_cuda_blas *b = s->blas;
-    const plan *found = plan_of(s, key_of(p));
+    const plan *found = plan_of(s, p);
     if (!found) {
         rw_cuda_note(s, "matmul", "out of memory");
         return true;
     }
     if (!found->usable) return false;
-    const float alpha = (float)p->alpha, beta = p->c ? 1.0f : 0.0f;
-    const cublasLtMatrixLayout_t *l = found->layouts;
-    const cublasStatus_t e =
-        b->lt->Matmul(b->handle, found->op, &alpha, p->b, l[B], p->a, l[A], &beta, p->c ? p->c : p->out, l[C], p->out,
-                      l[OUT], &found->algo, b->workspace, b->workspace_bytes, s->stream);
-    if (e != CUBLAS_STATUS_SUCCESS) rw_cuda_note(s, "matmul", b->lt->GetStatusString(e));
+    const cublasStatus_t e = launch(s, found, &found->algo, p);
+    if (e != CUBLAS_STATUS_SUCCESS) rw_cuda_note(s, "matmul", s->blas->lt->GetStatusString(e));
     return true;
 }
 

@@ -16,6 +16,8 @@ struct rw_product_key {
 /* Opens cuBLASLt and takes the workspace: s->blas. */
 rw_status rw_cuda_blas_open(rw_cuda_state *s, rw_error *err);
 void rw_cuda_blas_close(rw_cuda_state *s);
+/* Which algorithm makes which product: rw_cuda_products() and rw_cuda_preset_products(). */
+extern const rw_device_choices rw_cuda_choices;
 
 /* out = alpha op(a) op(b) + c; `p` complete (rw_cuda_matmul). False: cuBLASLt has nothing for this shape. */
 bool rw_cuda_lt_product(rw_cuda_state *s, const rw_matmul_args *p);

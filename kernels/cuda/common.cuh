@@ -22,6 +22,7 @@ struct rw_cuda_state {
     int shared_bytes;    /* of shared memory that one block may take */
     size_t total_bytes;  /* memory of the card */
     bool tf32;           /* products of fp32 may use tf32 */
+    bool timed;          /* algorithms of products are chosen by time */
     cudaStream_t stream; /* kernels, zero, upload, download, move */
     cudaStream_t copies; /* uploads ahead */
     rw_cuda_blas *blas;
@@ -148,10 +149,10 @@ static __device__ __forceinline__ int64_t rw_first_row(const int32_t *cu_seqlens
     return cu_seqlens ? cu_seqlens[i] : R / n_seq * i;
 }
 
-/* Prototypes of the kernels that exist. */
+/* Prototypes of all kernels. */
 #define RW_KERNEL(name, args) void rw_cuda_##name(const args *a, const rw_exec *ex);
 #define RW_QUERY(name, args)  int64_t rw_cuda_##name(const args *a, const rw_exec *ex);
-#include "kernels/cuda/cuda_ops.def"
+#include "kernels/ops.def"
 #undef RW_KERNEL
 #undef RW_QUERY
 

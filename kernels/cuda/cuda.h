@@ -9,21 +9,17 @@
 extern "C" {
 #endif
 
-/* As rw_device_open_cuda(), but also while kernels are missing (their rows are NULL): for tests of the others. */
-rw_status rw_cuda_open(rw_device **out, const rw_gpu_choice *choice, rw_error *err);
-/* Rows of ops.def that CUDA lacks. */
-int rw_cuda_missing_kernels(void);
-
 int64_t rw_cuda_graph_nodes(const rw_graph *g);
 
 /* -- which algorithm makes which product ---------------------------------------------------------------------- */
 
-/* One line for each shape that cuBLASLt was asked for so far, behind a line that names library and chip. For
- * rw_free(); NULL: no memory. */
+/* The device's `choices` (kernels/device.h): one line for each shape that cuBLASLt was asked for so far, behind a line
+ * that names library and chip. A line of a preset that cannot run here is warned of. */
 char *rw_cuda_products(rw_device *d);
-/* Shapes of such a list that come from now on get the algorithms named there. E_UNSUPPORTED: it was made by another
- * version or on another chip, nothing is taken; the message says what differs. A line that cannot run is warned of. */
 rw_status rw_cuda_preset_products(rw_device *d, const char *text, rw_error *err);
+/* For tests: shapes that come from now on get the algorithm that the library's heuristic ranks so (0: first), or the
+ * last one that it names. */
+void rw_cuda_rank_products(rw_device *d, int rank);
 
 /* -- what there is -------------------------------------------------------------------------------------------- */
 

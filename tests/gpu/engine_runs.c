@@ -81,7 +81,7 @@ static const char *save_state(run *r, const rw_device_scalars *last) {
     p.skipped_in_row = last->skipped_in_row;
     p.loss_scale = last->loss_scale;
     p.good_steps = last->good_steps;
-    must(rw_training_state_save(path, r->e.model->params, &p, &r->plan, &err), &err);
+    must(rw_training_state_save(path, r->e.model->params, &p, &r->plan, NULL, &err), &err);
     return path;
 }
 

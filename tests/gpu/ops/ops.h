@@ -9,7 +9,7 @@
  *     nothing but the buffer may have been written: each stands between guards.
  *
  * Whatever a kernel has to write is NaN before it runs. With RWKV_OPS_DEVICE=cpu the device under test is the CPU in
- * fp32: so a case can be tried where there is no GPU. */
+ * fp32: so a case can be tried where there is no GPU. RWKV_OPS_MOST=N: N variants of each case. */
 #ifndef RW_TESTS_GPU_OPS_H
 #define RW_TESTS_GPU_OPS_H
 

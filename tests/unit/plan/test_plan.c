@@ -596,7 +596,7 @@ static void printed(void **state) {
     const rw_pairs *choices = &f.plan.choices;
     assert_true(choices->n >= 5);
     must(rw_mkdir_all(f.plan.save.proj_dir, &err), &err);
-    must(rw_plan_write(&f.plan, &f.recipe, &err), &err);
+    must(rw_plan_write(&f.plan, &f.recipe, "library 1\na product\n", &err), &err);
     char *yaml, row[2200];
     int64_t size;
     must(rw_file_slurp(rw_test_path("out/plan.yaml"), 1 << 20, &yaml, &size, &err), &err);
@@ -604,6 +604,7 @@ static void printed(void **state) {
         snprintf(row, sizeof row, "  %s: \"%s\"\n", choices->at[i].name, choices->at[i].value);
         if (!strstr(yaml, row)) fail_msg("%s is not in plan.yaml", row);
     }
+    assert_non_null(strstr(yaml, "\ndevice_choices: |\n  library 1\n  a product\n"));
     rw_free(yaml);
     done(&f);
 }

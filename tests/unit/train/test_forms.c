@@ -144,7 +144,7 @@ static void resume(void **state) {
             rw_params *p = whole.e.model->params, *q = rest.e.model->params;
             must(rw_model_init(whole.e.model, 5, &err), &err);
             steps(&whole, 0, 3);
-            must(rw_training_state_save(path, p, &progress, whole.plan, &err), &err);
+            must(rw_training_state_save(path, p, &progress, whole.plan, NULL, &err), &err);
             check_state_file(path, p);
             must(rw_training_state_load(path, q, &loaded, &err), &err);
             assert_int_equal(loaded.step, 3);
