@@ -42,7 +42,7 @@ static void print_floor(const rw_bench_result *r, rw_str *out) {
     begin_row(out, rw_message("  rate of a copy"));
     rw_str_appendf(out, "%.0f GB/s\n", r->copy_rate * 1e-9);
     begin_row(out, rw_message("  rate of one product"));
-    rw_str_appendf(out, "%.3g TFLOP/s\n", r->product_rate * 1e-12);
+    rw_str_appendf(out, "%sFLOP/s\n", scaled(rate, r->product_rate));
 }
 
 static void print_kernel(rw_str *out, const char *name, int64_t calls, double seconds, double step) {

@@ -272,7 +272,8 @@ __device__ __forceinline__ void column_step(const column_room<N> &m, const colum
 }
 
 struct column_sums {
-    float u, du, dw0;
+    float u;
+    double du, dw0; /* terms of both signs, of all tokens */
 };
 
 /* One token backward: G and this column's dr, dk, dw_raw, which replace r, k, slope. */
@@ -388,7 +389,7 @@ template <class T, int N> __global__ void __launch_bounds__(COLUMN_THREADS, 2) c
     for (int64_t c = chunks - 1; c >= 0; c--) column_chunk<T, N>(a, m, p, p.first + c * CHUNK, g, sum);
     if (p.part == 0) {
         float *to = a.parts + p.seq * 2 * p.C + p.h * N + j;
-        to[0] = sum.du, to[p.C] = sum.dw0;
+        to[0] = (float)sum.du, to[p.C] = (float)sum.dw0;
     }
 }
 

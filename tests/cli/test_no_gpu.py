@@ -91,7 +91,8 @@ def test_bench():
     check(re.search("每秒 token 数 +\\d", chinese), "bench in Chinese:", chinese)
     found = json.loads(run(0, "bench", "r.yaml", "train.micro_bsz=2", "--steps", "2", "--json")[0])
     check(found["arch"] == "x060" and found["micro_bsz"] == 2 and found["accumulate"] == 2, "bench --json:", found)
-    for key in ["tokens_per_second", "step_seconds", "fastest_step_seconds", "product_flop", "floor_seconds", "copy_bytes_per_second"]:
+    for key in ["tokens_per_second", "step_seconds", "fastest_step_seconds", "product_flop", "floor_seconds", "copy_bytes_per_second",
+                "product_flop_per_second"]:
         check(found[key] > 0, "bench --json:", key, found[key])
     check(found["device_bytes"] == found["planned_bytes"], "bench takes", found["device_bytes"], "planned", found["planned_bytes"])
     check(found["kernels"]["adamw"]["calls"] > 0 and found["kernels"]["matmul"]["seconds"] > 0, "bench --json:", found["kernels"])

@@ -300,6 +300,34 @@ static bool run_case(const op_case *c, rw_device *d, rw_device *reference) {
     return right;
 }
 
+/* -- which kernels no case runs ---------------------------------------------------------------------- */
+
+static struct {
+    const char *name;
+    bool ran;
+} kernels[] = {
+#define RW_KERNEL(name, args) {#name, false},
+#define RW_QUERY(name, args)
+#include "kernels/ops.def"
+#undef RW_KERNEL
+#undef RW_QUERY
+};
+enum { N_KERNELS = sizeof kernels / sizeof *kernels };
+
+void op_runs(const char *kernel) {
+    for (int i = 0; i < N_KERNELS; i++)
+        if (strcmp(kernels[i].name, kernel) == 0) kernels[i].ran = true;
+}
+
+static int count_untested(void) {
+    int n = 0;
+    for (int i = 0; i < N_KERNELS; i++)
+        if (!kernels[i].ran) n++, printf("no case runs %s\n", kernels[i].name);
+    return n;
+}
+
+/* -- all cases ----------------------------------------------------------------------------------------- */
+
 #define OP_FILE(name) extern OP_CASES(name);
 #include "tests/gpu/ops/cases.def"
 #undef OP_FILE
@@ -350,6 +378,7 @@ int main(int argc, char **argv) {
         if (cpu) break;
     }
     rw_device_close(reference);
+    if (argc == 1) n_failed += count_untested();
     printf("%d failed\n", n_failed);
     return n_failed > 0;
 }

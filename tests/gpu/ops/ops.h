@@ -73,7 +73,9 @@ void op_scalars(op_side *s, rw_step_scalars scalars, rw_device_scalars own);
 /* The device's own, compared. */
 void op_own_out(op_side *s);
 
-#define OP_RUN(s, kernel, args)    (s)->d->kernels->kernel(args, &(s)->d->exec)
+/* Runs a kernel and keeps in mind that some case did: main.c names those that none runs. */
+#define OP_RUN(s, kernel, args) (op_runs(#kernel), (s)->d->kernels->kernel(args, &(s)->d->exec))
+void op_runs(const char *kernel);
 #define OP_QUERY(s, query, args)   (s)->d->kernels->query(args, &(s)->d->exec)
 #define OP_SCRATCH(s, query, args) op_room(s, OP_QUERY(s, query, args))
 
