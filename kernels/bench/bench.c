@@ -838,7 +838,10 @@ static bool take_options(options *o, int argc, char **argv) {
         if (!right) return false;
         i++;
     }
-    return true;
+    const bool narrow = o->dtype && strcmp(o->dtype, "f32") != 0;
+    if (narrow && strcmp(o->device, "cpu") == 0)
+        fprintf(stderr, "rwkv-bench: the CPU computes in f32; --device cuda takes --dtype %s\n", o->dtype);
+    return !narrow || strcmp(o->device, "cpu") != 0;
 }
 
 static rw_status open_device(const options *o, int threads, rw_device **d, rw_error *err) {
