@@ -3,17 +3,19 @@
 
 #include <stdio.h>
 
-void rw_cuda_look(rw_cuda_facts *f) {
-    const char *why = rw_message("this program was built without CUDA");
-    *f = (rw_cuda_facts){0};
-    snprintf(f->why, sizeof f->why, "%s", why);
-    snprintf(f->why_no_blas, sizeof f->why_no_blas, "%s", why);
-}
-
 rw_status rw_device_open_cuda(rw_device **out, const rw_gpu_choice *choice, rw_error *err) {
     (void)choice;
     *out = NULL;
     return rw_fail(
         err, RW_E_DEVICE, RW_AT_NONE,
         "this program was built without CUDA; build it where nvcc is (cmake --preset cuda), or set device: cpu");
+}
+
+void rw_cuda_look(rw_cuda_facts *f) {
+    rw_device *none;
+    rw_error err = {0};
+    *f = (rw_cuda_facts){0};
+    rw_device_open_cuda(&none, NULL, &err);
+    snprintf(f->why, sizeof f->why, "%s", err.msg);
+    rw_error_clear(&err);
 }

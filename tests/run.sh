@@ -1,20 +1,20 @@
 #!/bin/sh
 # sh tests/run.sh [--all]: installs what is missing, builds, runs the tests, and ends with one line
-# "N passed, N failed, N skipped". --all takes the tests with the label slow along.
+# "N passed, N failed, N skipped". --all takes the tests with the label slow along. Built with CUDA, which it is where
+# a GPU and nvcc are, those with the label gpu belong to it.
 #   $RW_BUILD_DIR    another build folder than build/release     $RW_CMAKE_FLAGS   more arguments for cmake
 set -eu
 rw_root=$(cd "$(dirname "$0")/.." && pwd)
 . "$rw_root/recipes/quickstart/setup.sh"
 build=${RW_BUILD_DIR:-$rw_root/build/release}
-select='-LE slow|gpu'
-[ "${1:-}" != --all ] || select='-LE gpu'
 
 rw_install_packages build test || exit 1
 rw_install_packages interop || rw_say_in "the tests against PyTorch are left out" "略过与 PyTorch 对照的测试"
-rw_say_in "building in $build" "正在编译：$build"
-rw_build "$build" release || rw_die "$(rw_say_in "the build failed" "编译失败")"
+rw_build_here "$build" || rw_die "$(rw_say_in "the build failed" "编译失败")"
 
 report=$build/tests.xml
+select='-LE slow'
+[ "${1:-}" != --all ] || select=
 rm -f "$report"
 status=0
 # shellcheck disable=SC2086

@@ -90,6 +90,7 @@ int rw_edit_distance(const char *a, const char *b, int limit) {
 const char *rw_did_you_mean(const char *word, const char *const *names) {
     int limit = (int)(strlen(word) + 2) / 3; /* one slip in three letters */
     if (limit > 3) limit = 3;
+    if (strlen(word) < 3) limit = 0; /* "no" is not a slip for "on" */
     const char *best = NULL;
     for (; *names && limit >= 0; names++) {
         int d = rw_edit_distance(word, *names, limit);

@@ -3,6 +3,7 @@
 #include "core/bench/bench.h"
 #include "core/plan/make_plan.h"
 
+#include <stdio.h>
 #include <string.h>
 
 static void begin_row(rw_str *out, const char *name) {
@@ -15,17 +16,25 @@ static void time_row(rw_str *out, const char *name, double seconds, double n_byt
     rw_str_appendf(out, "%.2f ms, %.2f GB\n", seconds * 1e3, n_bytes * 1e-9);
 }
 
+/* 3.17e9: "3.17 G" */
+static const char *scaled(char buf[16], double x) {
+    const bool tera = x >= 1e12;
+    snprintf(buf, 16, x >= (tera ? 1e14 : 1e11) ? "%.0f %s" : "%.2f %s", x * (tera ? 1e-12 : 1e-9), tera ? "T" : "G");
+    return buf;
+}
+
 static double share(double part, double whole) {
     return whole > 0 ? 100 * part / whole : 0;
 }
 
 static void print_floor(const rw_bench_result *r, rw_str *out) {
+    char rate[16];
     const double moved = r->copy_rate > 0 ? 1 / r->copy_rate : 0;
     begin_row(out, rw_message("floor"));
     rw_str_appendf(out, rw_message("%.2f ms, %.0f %% of the step\n"), r->floor * 1e3, share(r->floor, r->step));
     begin_row(out, rw_message("  products alone"));
-    rw_str_appendf(out, rw_message("%.2f ms, %.3g TFLOP/s, %.0f %% of the machine's product rate\n"),
-                   r->products_plain * 1e3, r->product_flops / r->products_plain * 1e-12,
+    rw_str_appendf(out, rw_message("%.2f ms, %sFLOP/s, %.0f %% of the machine's product rate\n"),
+                   r->products_plain * 1e3, scaled(rate, r->product_flops / r->products_plain),
                    share(r->product_flops / r->products_plain, r->product_rate));
     time_row(out, rw_message("  fused passes"), r->fused_bytes * moved, r->fused_bytes);
     time_row(out, rw_message("  loss"), r->loss_bytes * moved, r->loss_bytes);
@@ -54,7 +63,7 @@ static void print_kernels(const rw_bench_result *r, rw_str *out) {
 }
 
 static void print_text(const rw_bench_result *r, const rw_plan *p, const rw_device *d, rw_str *out) {
-    char a[32], b[32];
+    char a[32], b[32], work[16], rate[16];
     rw_str_appendf(out, "%s: %s %lldx%lld, micro_bsz %lld x ctx_len %lld x accumulate %lld, %s %s %s\n", d->detail,
                    p->model.arch, (long long)p->model.n_layer, (long long)p->model.n_embd,
                    (long long)p->train.micro_bsz, (long long)p->train.ctx_len, (long long)p->train.accumulate,
@@ -65,9 +74,8 @@ static void print_text(const rw_bench_result *r, const rw_plan *p, const rw_devi
     begin_row(out, rw_message("step"));
     rw_str_appendf(out, rw_message("%.2f ms (fastest %.2f)\n"), r->step * 1e3, r->fastest * 1e3);
     begin_row(out, rw_message("products"));
-    rw_str_appendf(out,
-                   rw_message("%.3g TFLOP, %.3g TFLOP/s of the whole step, %.0f %% of the machine's product rate\n"),
-                   r->product_flops * 1e-12, r->product_flops / r->step * 1e-12,
+    rw_str_appendf(out, rw_message("%sFLOP, %sFLOP/s of the whole step, %.0f %% of the machine's product rate\n"),
+                   scaled(work, r->product_flops), scaled(rate, r->product_flops / r->step),
                    share(r->product_flops / r->step, r->product_rate));
     begin_row(out, rw_message("memory taken"));
     rw_str_appendf(out, rw_message("%s, planned %s\n"), rw_format_bytes(a, sizeof a, r->device_bytes),

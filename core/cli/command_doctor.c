@@ -86,8 +86,9 @@ static void print_versions(const rw_cuda_facts *f) {
         snprintf(text, sizeof text, rw_message("built with CUDA %d.%d"), f->runtime_cuda / 1000,
                  f->runtime_cuda % 1000 / 10);
     else
-        snprintf(text, sizeof text, "%s", rw_message("built without CUDA"));
+        snprintf(text, sizeof text, "%s", rw_message("built without CUDA: it looks for no driver and no GPU"));
     line(rw_message("this program"), text);
+    if (!f->runtime_cuda) return;
     if (f->driver_cuda)
         snprintf(text, sizeof text, rw_message("%s, for CUDA up to %d.%d"), f->driver, f->driver_cuda / 1000,
                  f->driver_cuda % 1000 / 10);
@@ -169,10 +170,10 @@ static void print_wsl(void) {
 static void print_container(const rw_cuda_facts *f) {
     const bool inside = rw_exists("/.dockerenv") || rw_exists("/run/.containerenv");
     if (!inside) return;
-    line(rw_message("container"), f->n_gpus > 0
-                                      ? rw_message("yes, with GPUs")
-                                      : rw_message("yes, without GPUs: start it with --gpus all, and NVIDIA's "
-                                                   "container toolkit on the host"));
+    line(rw_message("container"), !f->runtime_cuda ? rw_message("yes")
+                                  : f->n_gpus > 0  ? rw_message("yes, with GPUs")
+                                                   : rw_message("yes, without GPUs: start it with --gpus all, and "
+                                                                 "NVIDIA's container toolkit on the host"));
 }
 
 rw_status rw_command_doctor(const rw_options *o, rw_error *err) {

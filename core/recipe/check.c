@@ -99,6 +99,15 @@ static void check_vocab_file(checker *c, rw_key_id id) {
 
 /* -- training ---------------------------------------------------------------------------------------------- */
 
+/* accumulate follows from batch_size, so together they can only contradict each other. */
+static void check_batch_size(checker *c, rw_key_id id) {
+    const rw_value *batch = value(c, id), *times = value(c, RW_KEY_train_accumulate);
+    const bool equal = given(c, RW_KEY_train_micro_bsz) && batch->i == value(c, RW_KEY_train_micro_bsz)->i * times->i;
+    if (given(c, id) && given(c, RW_KEY_train_accumulate) && !equal)
+        rw_problems_add(c->p, at(c, id), "'%s' contradicts train.accumulate: %s; give only one of the two", batch->text,
+                        times->text);
+}
+
 /* train.grad_cp is train.checkpoint in the words of the official trainer. */
 static void check_grad_cp(checker *c, rw_key_id id) {
     const rw_value *grad_cp = value(c, RW_KEY_train_grad_cp), *checkpoint = value(c, id);

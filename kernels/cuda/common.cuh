@@ -149,10 +149,10 @@ static __device__ __forceinline__ int64_t rw_first_row(const int32_t *cu_seqlens
     return cu_seqlens ? cu_seqlens[i] : R / n_seq * i;
 }
 
-/* Prototypes of the kernels that exist. */
+/* Prototypes of all kernels. */
 #define RW_KERNEL(name, args) void rw_cuda_##name(const args *a, const rw_exec *ex);
 #define RW_QUERY(name, args)  int64_t rw_cuda_##name(const args *a, const rw_exec *ex);
-#include "kernels/cuda/cuda_ops.def"
+#include "kernels/ops.def"
 #undef RW_KERNEL
 #undef RW_QUERY
 

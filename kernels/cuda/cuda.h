@@ -9,11 +9,6 @@
 extern "C" {
 #endif
 
-/* As rw_device_open_cuda(), but also while kernels are missing (their rows are NULL): for tests of the others. */
-rw_status rw_cuda_open(rw_device **out, const rw_gpu_choice *choice, rw_error *err);
-/* Rows of ops.def that CUDA lacks. */
-int rw_cuda_missing_kernels(void);
-
 int64_t rw_cuda_graph_nodes(const rw_graph *g);
 
 /* -- which algorithm makes which product ---------------------------------------------------------------------- */

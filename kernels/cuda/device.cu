@@ -90,7 +90,7 @@ void fill_table(rw_kernels *t) {
     t->name = "cuda";
 #define RW_KERNEL(name, args) t->name = rw_cuda_##name;
 #define RW_QUERY(name, args)  t->name = rw_cuda_##name;
-#include "kernels/cuda/cuda_ops.def"
+#include "kernels/ops.def"
 #undef RW_KERNEL
 #undef RW_QUERY
 }
@@ -212,19 +212,7 @@ rw_status rw_cuda_report(rw_cuda_state *s, rw_error *err) {
     return status;
 }
 
-int rw_cuda_missing_kernels(void) {
-    rw_kernels t = {};
-    int n = 0;
-    fill_table(&t);
-#define RW_KERNEL(name, args) n += t.name == nullptr;
-#define RW_QUERY(name, args)  n += t.name == nullptr;
-#include "kernels/ops.def"
-#undef RW_KERNEL
-#undef RW_QUERY
-    return n;
-}
-
-rw_status rw_cuda_open(rw_device **out, const rw_gpu_choice *choice, rw_error *err) {
+rw_status rw_device_open_cuda(rw_device **out, const rw_gpu_choice *choice, rw_error *err) {
     rw_where nowhere = {};
     int driver, count;
     const rw_dtype compute = choice->compute ? choice->compute : RW_F32;
@@ -246,14 +234,4 @@ rw_status rw_cuda_open(rw_device **out, const rw_gpu_choice *choice, rw_error *e
     else
         device_close(&c->base);
     return status;
-}
-
-rw_status rw_device_open_cuda(rw_device **out, const rw_gpu_choice *choice, rw_error *err) {
-    rw_where nowhere = {};
-    *out = nullptr;
-    if (rw_cuda_missing_kernels() > 0)
-        return rw_fail(err, RW_E_DEVICE, nowhere,
-                       "training on a GPU is not ready in this version (%d kernels are missing); set device: cpu",
-                       rw_cuda_missing_kernels());
-    return rw_cuda_open(out, choice, err);
 }

@@ -35,9 +35,11 @@ constexpr float DECAY_MAX = 80.0f;
 
 /* -- decay, packs ---------------------------------------------------------------------------------------- */
 
-/* w = exp(-exp(ww)) and dw/dww */
+/* w = exp(-exp(ww)) and dw/dww. A weak decay is a rounding of 1 - e: what is lost there comes back at each step that
+ * remembers, so it is rounded once. */
 __device__ __forceinline__ float decay(float ww, float *slope) {
-    const float e = expf(ww > DECAY_MAX ? DECAY_MAX : ww), w = expf(-e); /* this way round NaN passes */
+    const float e = expf(ww > DECAY_MAX ? DECAY_MAX : ww); /* this way round NaN passes */
+    const float w = e < 0.5f ? 1.0f + expm1f(-e) : expf(-e);
     *slope = -e * w;
     return w;
 }

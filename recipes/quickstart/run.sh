@@ -17,8 +17,7 @@ began=$(date +%s)
 # -- build -------------------------------------------------------------------------------------------------
 
 rw_install_packages build || exit 1
-rw_say_in "building in $build" "正在编译：$build"
-rw_build "$build" release rwkv-run || rw_die "$(rw_say_in "the build failed" "编译失败")"
+rw_build_here "$build" rwkv-run || rw_die "$(rw_say_in "the build failed" "编译失败")"
 built=$(date +%s)
 rw_say_in "ready after $((built - began)) s" "准备完毕，用时 $((built - began)) 秒"
 

@@ -3,6 +3,7 @@
 #
 #   rw_install_packages GROUP...     see packages.txt; needs no rights when all is there already
 #   rw_build DIR PRESET [TARGET...]  configures and builds; quick when nothing changed
+#   rw_build_here DIR [TARGET...]    the same, with CUDA where there are a GPU and a compiler for it; says which, and why
 #   $RW_CMAKE_FLAGS                  more arguments for cmake
 
 rw_say() { printf '%s\n' "$*"; }
@@ -132,4 +133,80 @@ rw_build() {
     [ $# = 0 ] || rw_targets="--target $*"
     # shellcheck disable=SC2086
     rw_quietly "$rw_dir/build.log" cmake --build "$rw_dir" --parallel "$(rw_jobs)" $rw_targets
+}
+
+# -- with CUDA or without --------------------------------------------------------------------------------
+
+# rw_find_smi: nvidia-smi, which in WSL2 is not in PATH
+rw_find_smi() { command -v nvidia-smi || { [ -x /usr/lib/wsl/lib/nvidia-smi ] && echo /usr/lib/wsl/lib/nvidia-smi; }; }
+
+# rw_find_nvcc: the CUDA compiler that CMake will take
+rw_find_nvcc() {
+    for rw_try in "${CUDACXX:-}" nvcc /usr/local/cuda/bin/nvcc; do
+        [ -n "$rw_try" ] && command -v "$rw_try" && return
+    done
+    return 1
+}
+
+rw_nvcc_major() { "$rw_nvcc" --version 2>/dev/null | sed -n 's/.*release \([0-9]*\)\..*/\1/p'; }
+
+# rw_gpu_archs: what CMAKE_CUDA_ARCHITECTURES is for the GPUs here, "90a-real"; nothing where one is too old or unknown.
+# A broken driver may hang.
+rw_gpu_archs() {
+    timeout 30 "$rw_smi" --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | sort -u | awk -F. '
+        !/^[0-9]+\.[0-9]+ *$/ || $1 * 10 + $2 < 75 { bad = 1 }
+        { list = list (NR > 1 ? ";" : "") $1 + 0 $2 + 0 ($1 == 9 && $2 == 0 ? "a" : "") "-real" }
+        END { if (!bad) print list }'
+}
+
+# rw_choose_cuda: sets rw_archs, "" for the CPU alone, and rw_why and rw_why_zh, the reason
+rw_choose_cuda() {
+    rw_archs=
+    rw_smi=$(rw_find_smi) || {
+        rw_why="no NVIDIA driver (nvidia-smi)" rw_why_zh="没有 NVIDIA 驱动（nvidia-smi）"
+        return
+    }
+    rw_gpu=$(timeout 30 "$rw_smi" -L 2>/dev/null | sed -n '/^GPU [0-9]/{s/^GPU [0-9]*: //; s/ (UUID.*//; p; q}')
+    [ -n "$rw_gpu" ] || {
+        rw_why="nvidia-smi -L lists no GPU" rw_why_zh="nvidia-smi -L 没有列出 GPU"
+        return
+    }
+    rw_nvcc=$(rw_find_nvcc) || {
+        rw_why="$rw_gpu stays unused without nvcc (CUDA toolkit 12 or newer)"
+        rw_why_zh="没有 nvcc（CUDA toolkit 12 或更新），$rw_gpu 用不上"
+        return
+    }
+    rw_major=$(rw_nvcc_major)
+    [ "${rw_major:-0}" -ge 12 ] || {
+        rw_why="$rw_gpu stays unused: $rw_nvcc is of CUDA ${rw_major:-?}, 12 is needed"
+        rw_why_zh="$rw_gpu 用不上：$rw_nvcc 属于 CUDA ${rw_major:-?}，需要 12"
+        return
+    }
+    rw_archs=$(rw_gpu_archs)
+    [ -n "$rw_archs" ] || {
+        rw_why="$rw_gpu stays unused: nvidia-smi names no compute capability of 7.5 or more"
+        rw_why_zh="$rw_gpu 用不上：nvidia-smi 没有给出 7.5 或更高的计算能力"
+        return
+    }
+    rw_why="$rw_gpu, $rw_nvcc" rw_why_zh=$rw_why
+}
+
+# rw_build_here DIR [TARGET...]
+rw_build_here() {
+    rw_where=$1
+    shift
+    rw_choose_cuda
+    if [ -n "$rw_archs" ]; then
+        rw_say_in "building in $rw_where with CUDA (some minutes the first time): $rw_why" \
+            "正在编译（使用 CUDA，第一次需要几分钟）：$rw_where；$rw_why_zh"
+        rw_flags=${RW_CMAKE_FLAGS:-}
+        RW_CMAKE_FLAGS="-DCMAKE_CUDA_ARCHITECTURES=$rw_archs $rw_flags"
+        export CUDACXX="$rw_nvcc"
+        rw_build "$rw_where" cuda "$@" && return
+        RW_CMAKE_FLAGS=$rw_flags
+        rw_say_in "with CUDA the build failed; building without it" "使用 CUDA 编译失败；改为不使用 CUDA 编译"
+    else
+        rw_say_in "building in $rw_where for the CPU: $rw_why" "正在编译（用于 CPU）：$rw_where；$rw_why_zh"
+    fi
+    rw_build "$rw_where" release "$@"
 }

@@ -87,8 +87,6 @@ RECIPES = {
     "a batch that does not fit": ("micro_bsz: 1", "micro_bsz: 60000\n  accumulate: 1000", 2,
                                   "Lower train.micro_bsz (60000) or data.ctx_len (4096)",
                                   "请减小 train.micro_bsz（60000）或 data.ctx_len（4096）"),
-    "device: cuda": ("device: cpu", "device: cuda", 1, "r.yaml:1:9: device: this program was built without CUDA",
-                     "r.yaml:1:9: device: 本程序编译时没有 CUDA"),
     "a folder that is a file": ("proj_dir: out", "proj_dir: data.jsonl/out", 2,
                                 "r.yaml:8:19: save.proj_dir: 'data.jsonl' is a file, not a folder; choose another save.proj_dir",
                                 "r.yaml:8:19: save.proj_dir: 'data.jsonl' 是文件，不是文件夹；请换一个 save.proj_dir"),

@@ -34,7 +34,7 @@ for script in recipes/quickstart/run.sh tests/run.sh; do
     says "在 Debian 12、Ubuntu 22.04 或 24.04 上"
     pretend dpkg-query 'echo installed'
     run 1 $script
-    says "正在编译："
+    says "正在编译（用于 CPU）："
     says "缺少 cmake"
     says "编译失败"
     pretend cmake 'echo "cmake version 3.18.4"'

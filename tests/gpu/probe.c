@@ -185,7 +185,7 @@ static double distance(probe *p, probe *q, int buffer) {
 static rw_device *gpu(void) {
     rw_device *d = NULL;
     rw_error err = {0};
-    if (rw_cuda_open(&d, &(rw_gpu_choice){.compute = RW_F32}, &err) == RW_OK) return d;
+    if (rw_device_open_cuda(&d, &(rw_gpu_choice){.compute = RW_F32}, &err) == RW_OK) return d;
     printf("SKIPPED: %s\n", err.msg);
     skip();
     return NULL;
@@ -303,7 +303,7 @@ enum { PRODUCT = 256, N_PRODUCT = PRODUCT * PRODUCT };
 static rw_device *gpu_with(rw_gpu_choice choice) {
     rw_device *d = NULL;
     rw_error err = {0};
-    if (rw_cuda_open(&d, &choice, &err) == RW_OK) return d;
+    if (rw_device_open_cuda(&d, &choice, &err) == RW_OK) return d;
     printf("SKIPPED: %s\n", err.msg);
     skip();
     return NULL;
@@ -408,11 +408,9 @@ static void test_errors_are_reported(void **state) {
     assert_null(d->alloc(d, (int64_t)1 << 50));
     assert_int_equal(d->synchronize(d, &err), RW_OK);
     rw_device_close(d);
-    assert_int_equal(rw_cuda_open(&none, &(rw_gpu_choice){.index = 99}, &err), RW_E_DEVICE);
-    assert_int_equal(rw_cuda_open(&none, &(rw_gpu_choice){.compute = RW_F64}, &err), RW_E_UNSUPPORTED);
-    assert_int_equal(rw_device_open_cuda(&none, &(rw_gpu_choice){0}, &err),
-                     rw_cuda_missing_kernels() ? RW_E_DEVICE : RW_OK);
-    rw_device_close(none);
+    assert_int_equal(rw_device_open_cuda(&none, &(rw_gpu_choice){.index = 99}, &err), RW_E_DEVICE);
+    assert_int_equal(rw_device_open_cuda(&none, &(rw_gpu_choice){.compute = RW_F64}, &err), RW_E_UNSUPPORTED);
+    assert_null(none);
 }
 
 int main(void) {

@@ -5,10 +5,6 @@
 #include "core/base/rng.h"
 #include "core/base/thread.h"
 
-#ifdef RW_TEST_CUDA
-#include "kernels/cuda/cuda.h"
-#endif
-
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -333,11 +329,7 @@ static int run_all(rw_device *d, rw_device *reference, int n_names, char **names
 static rw_status open_tested(rw_device **d, rw_dtype compute, rw_error *err) {
     const char *which = getenv("RWKV_OPS_DEVICE");
     if (which && strcmp(which, "cpu") == 0) return rw_device_open_cpu(d, RW_F32, rw_cpu_count(), err);
-#ifdef RW_TEST_CUDA
-    return rw_cuda_open(d, &(rw_gpu_choice){.compute = compute}, err);
-#else
     return rw_device_open_cuda(d, &(rw_gpu_choice){.compute = compute}, err);
-#endif
 }
 
 int main(int argc, char **argv) {

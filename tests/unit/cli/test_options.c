@@ -91,6 +91,20 @@ static void other_commands(void **state) {
     assert_string_equal(o.train.recipe.path, "r.yaml");
     assert_int_equal(o.train.recipe.n_overrides, 1);
     rw_options_done(&o);
+    must_parse("generate m.pth --prompt a --device cuda --precision=tf32", &o);
+    assert_string_equal(o.generate.device, "cuda");
+    assert_string_equal(o.generate.precision, "tf32");
+    rw_options_done(&o);
+    must_parse("bench r.yaml train.lr_init=1e-5 --steps 3 --json", &o);
+    assert_int_equal(o.command, RW_COMMAND_BENCH);
+    assert_string_equal(o.train.recipe.path, "r.yaml");
+    assert_int_equal(o.train.recipe.n_overrides, 1);
+    assert_int_equal(o.bench.steps, 3);
+    assert_true(o.bench.json);
+    rw_options_done(&o);
+    must_parse("doctor", &o);
+    assert_int_equal(o.command, RW_COMMAND_DOCTOR);
+    rw_options_done(&o);
     must_parse("lua s.lua --any -thing", &o);
     assert_string_equal(o.lua.file, "s.lua");
     assert_int_equal(o.lua.n_args, 2);
@@ -239,6 +253,12 @@ static void mistakes_have_messages(void **state) {
         {"generate m.pth --temperature nan", "command line: --temperature: expected a number from 0 to 100, got 'nan'"},
         {"generate m.pth --tokenizer gpt", "command line: --tokenizer: expected world or byte, got 'gpt'"},
         {"generate m.pth --temprature 1", "command line: --temprature: unknown option (did you mean '--temperature'?)"},
+        {"generate m.pth --device gpu", "command line: --device: expected auto, cpu or cuda, got 'gpu'"},
+        {"generate m.pth --precision fp8", "command line: --precision: expected bf16, fp16, tf32 or fp32, got 'fp8'"},
+        {"bench", "command line: the recipe is missing; see rwkv-run --help"},
+        {"bench r.yaml --steps 65", "command line: --steps: expected an integer from 1 to 64, got '65'"},
+        {"bench r.yaml --dry-run", "command line: --dry-run: not an option of this command; see rwkv-run --help"},
+        {"doctor now", "command line: now: one argument too many; see rwkv-run --help"},
         {"inspect", "command line: inspect: the file is missing; see rwkv-run --help"},
         {"inspect a b", "command line: b: one argument too many; see rwkv-run --help"},
         {"tokenize a", "command line: tokenize: the prefix of the output is missing; see rwkv-run --help"},
@@ -266,8 +286,8 @@ static void mistakes_have_messages(void **state) {
 
 static void help_fits_a_screen(void **state) {
     (void)state;
-    static const rw_command topics[] = {RW_COMMAND_HELP,    RW_COMMAND_TRAIN,    RW_COMMAND_GENERATE,
-                                        RW_COMMAND_INSPECT, RW_COMMAND_TOKENIZE, RW_COMMAND_LUA};
+    static const rw_command topics[] = {RW_COMMAND_HELP,     RW_COMMAND_TRAIN, RW_COMMAND_GENERATE, RW_COMMAND_INSPECT,
+                                        RW_COMMAND_TOKENIZE, RW_COMMAND_BENCH, RW_COMMAND_DOCTOR,   RW_COMMAND_LUA};
     for (size_t i = 0; i < sizeof topics / sizeof *topics; i++) {
         int lines = 0;
         const char *text = rw_options_help(topics[i]);
