@@ -69,7 +69,7 @@ static int work(const job *j, int to) {
     rw_error err = {0};
     rw_device *d = NULL;
     const rw_gpu_choice choice = {.compute = RW_F16, .timed = j->timed};
-    if (rw_cuda_open(&d, &choice, &err) != RW_OK) return printf("SKIPPED: %s\n", err.msg), NO_GPU;
+    if (rw_device_open_cuda(&d, &choice, &err) != RW_OK) return printf("SKIPPED: %s\n", err.msg), NO_GPU;
     rw_cuda_rank_products(d, j->rank);
     if (j->preset && d->choices->preset(d, j->preset, &err) != RW_OK) return 1;
     free(products(d));
@@ -133,7 +133,7 @@ static void test_what_time_chose_is_taken_over(void **state) {
 static rw_device *gpu(bool timed) {
     rw_device *d = NULL;
     rw_error err = {0};
-    if (rw_cuda_open(&d, &(rw_gpu_choice){.compute = RW_F16, .timed = timed}, &err) == RW_OK) return d;
+    if (rw_device_open_cuda(&d, &(rw_gpu_choice){.compute = RW_F16, .timed = timed}, &err) == RW_OK) return d;
     printf("SKIPPED: %s\n", err.msg);
     skip();
     return NULL;
