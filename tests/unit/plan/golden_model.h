@@ -18,6 +18,7 @@
 #include "core/checkpoint/weights.h"
 #include "core/engine/engine.h"
 #include "tests/unit/golden.h"
+#include "tests/unit/plan/narrow_device.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -195,33 +196,47 @@ static inline void read_device(rw_device *d, const void *x, rw_dtype dtype, int6
     rw_free(raw);
 }
 
-/* What these tests run on, and how far it may be off. $RWKV_TEST_DEVICE=cuda: a GPU; else the CPU, which is the
- * reference in fp64 and fp32. */
+/* What these tests run on, and how far it may be off. $RWKV_TEST_DEVICE=cuda: a GPU; bf16: a CPU that stores bf16
+ * (narrow_device.h), in its place; else the CPU, which is the reference in fp64 and fp32. */
 typedef struct {
     const char *name;
     rw_dtype compute;
-    rw_precision_choice precision;
-    bool gpu;
-    double slack; /* on the tolerances of the CPU in fp32; 0: those of fp64. bf16 has tolerances of its own */
+    enum { ON_CPU, ON_GPU, ON_CPU_IN_BF16 } where;
+    double slack; /* on the tolerances of the CPU in fp32; 0: those of fp64                        */
+    bool bf16;    /* matrices and activations are; tolerances of its own                          */
+    double unit;  /* of narrow_device.h                                                             */
 } golden_way;
 
-static const golden_way on_cpu[] = {{"fp64", RW_F64, RW_PRECISION_FP32, false, 0},
-                                    {"fp32", RW_F32, RW_PRECISION_FP32, false, 1}};
-static const golden_way on_gpu[] = {{"GPU fp32", RW_F32, RW_PRECISION_FP32, true, 10},
-                                    {"GPU bf16", RW_BF16, RW_PRECISION_BF16, true, 1}};
+static const golden_way on_cpu[] = {{"fp64", RW_F64, ON_CPU, .slack = 0}, {"fp32", RW_F32, ON_CPU, .slack = 1}};
+static const golden_way on_gpu[] = {{"GPU fp32", RW_F32, ON_GPU, .slack = 10},
+                                    {"GPU bf16", RW_BF16, ON_GPU, .bf16 = true}};
+static const golden_way in_bf16[] = {{"fp32", RW_F32, ON_CPU, .slack = 1},
+                                     {"fp32 kept in bf16", RW_F32, ON_CPU_IN_BF16, .bf16 = true, .unit = 1}};
 
 /* The two ways, first and second. */
 static inline const golden_way *way_at(int i) {
     const char *device = getenv("RWKV_TEST_DEVICE");
-    return device && strcmp(device, "cuda") == 0 ? &on_gpu[i] : &on_cpu[i];
+    if (device && strcmp(device, "cuda") == 0) return &on_gpu[i];
+    return device && strcmp(device, "bf16") == 0 ? &in_bf16[i] : &on_cpu[i];
 }
 
 static inline rw_device *open_way(const golden_way *w) {
     rw_error err = {0};
     rw_device *d = NULL;
     const rw_gpu_choice gpu = {.compute = w->compute};
-    must(w->gpu ? rw_device_open_cuda(&d, &gpu, &err) : rw_device_open_cpu(&d, w->compute, 2, &err), &err);
+    if (w->where == ON_GPU)
+        must(rw_device_open_cuda(&d, &gpu, &err), &err);
+    else if (w->where == ON_CPU_IN_BF16)
+        must(narrow_open(&d, w->compute, w->unit, &err), &err);
+    else
+        must(rw_device_open_cpu(&d, w->compute, 2, &err), &err);
     return d;
+}
+
+/* Matrices and their gradients in bf16, with a master that moves. */
+static inline void train_so(rw_plan_train *t, const golden_way *w) {
+    t->compute = w->compute;
+    t->optim_form = w->bf16 ? RW_FORM_A16 : RW_FORM_FP32;
 }
 
 static inline int by_value(const void *a, const void *b) {
