@@ -56,6 +56,11 @@ static inline void need_gpu(void) {
     skip();
 }
 
+/* A CPU imitates it. */
+static inline bool has_bf16(void) {
+    return on_cpu() || gpus()->gpus[0].bf16;
+}
+
 /* -- a run ---------------------------------------------------------------------------------------------------- */
 
 /* Whole numbers 0 and texts NULL stand for what is on the right. */

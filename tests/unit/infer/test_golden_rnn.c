@@ -94,7 +94,7 @@ static double greedy(rw_generator *g, const int32_t *prompt, int64_t n_prompt, c
         rel_error(wide, golden + (n_prompt + i) * V, V, &each);
         if (!(each <= worst)) worst = each;
     }
-    if (!(worst <= 1e-4 * way_at(way_at(0)->gpu ? 0 : 1)->slack))
+    if (!(worst <= 1e-4 * fp32_way()->slack))
         fail_msg("prompt in pieces of %lld: logits within %.1e", (long long)piece, worst);
     rw_free(logits);
     rw_free(all);
@@ -117,7 +117,7 @@ static void every_length(rw_generator *g) {
 }
 
 static void run_case(const char *root, const char *folder) {
-    const golden_way *way = way_at(way_at(0)->gpu ? 0 : 1); /* fp32 */
+    const golden_way *way = fp32_way();
     rw_error err = {0};
     char path[512], dir[512];
     format_path(dir, root, folder);

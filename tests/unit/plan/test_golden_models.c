@@ -5,9 +5,9 @@
  * Some of these tiny models amplify any rounding, so that nobody who stores bf16 meets them. Therefore a gradient
  * beyond them is compared with the best that bf16 could give (narrow_device.h): its error, |ours - true| / |true|, must
  * be at most 1.5 times the worst of that device's draws. One number then often decides (a variance near zero in the
- * norm of one row), so that the draws of one gradient are spread over a factor of 30 and more: those of a device in
- * fp32 that stores bf16 exceed 1.5 times the worst of four in one folder of three. So draws are added, up to
- * MOST_DRAWS, while a gradient is beyond it. */
+ * norm of one row), and the draws of one gradient are spread over a factor of 30 and more: a device in fp32 that stores
+ * bf16 is often beyond 1.5 times the worst of four. So draws are added, up to MOST_DRAWS, while a gradient is beyond
+ * it; 22 was the most that six such devices took. */
 #include "tests/unit/plan/golden_model.h"
 
 #define MAX_TENSORS 65536
