@@ -138,7 +138,8 @@ typedef struct {
 /* What a device decides by itself for each shape that it meets, where that shows in the last bits: a list of lines, the
  * first of which names what the others hold for (a library's version, a chip). */
 typedef struct {
-    char *(*list)(rw_device *d); /* of the shapes met so far, for rw_free(); NULL: no memory */
+    /* Of the shapes met so far, and what a preset says of others. For rw_free(); NULL: no memory. */
+    char *(*list)(rw_device *d);
     /* Shapes that are met from now on are done as such a list says. E_UNSUPPORTED: it holds for something else, and
      * nothing is taken; the message says what differs. */
     rw_status (*preset)(rw_device *d, const char *list, rw_error *err);

@@ -327,10 +327,11 @@ const plan *plan_of(rw_cuda_state *s, const rw_matmul_args *a) {
 enum { WORDS = sizeof(cublasLtMatmulAlgo_t) / sizeof(uint64_t) };
 static_assert(sizeof(cublasLtMatmulAlgo_t) == 8 * sizeof(unsigned long long), "eight words");
 
-template <class T> int64_t config(const rw_lt *lt, const plan &p, cublasLtMatmulAlgoConfigAttributes_t attribute) {
+template <class T>
+int64_t config(const rw_lt *lt, const cublasLtMatmulAlgo_t &algo, cublasLtMatmulAlgoConfigAttributes_t attribute) {
     T x = 0;
     size_t n = 0;
-    lt->MatmulAlgoConfigGetAttribute(&p.algo, attribute, &x, sizeof x, &n);
+    lt->MatmulAlgoConfigGetAttribute(&algo, attribute, &x, sizeof x, &n);
     return (int64_t)x;
 }
 
@@ -343,17 +344,17 @@ void put_key(rw_str *out, const rw_product_key &k) {
                    (long long)k.stride_b, (long long)k.stride_c, (long long)k.stride_o, (unsigned)k.align);
 }
 
-void put_algorithm(rw_str *out, const rw_lt *lt, const plan &p) {
-    static_assert(sizeof p.algo.data == sizeof p.algo, "nothing else in it");
+void put_algorithm(rw_str *out, const rw_lt *lt, const cublasLtMatmulAlgo_t &algo) {
+    static_assert(sizeof algo.data == sizeof algo, "nothing else in it");
     rw_str_appendf(out, " : algo %lld tile %lld stages %lld splitk %lld reduction %lld swizzle %lld cluster %lld words",
-                   (long long)config<int32_t>(lt, p, CUBLASLT_ALGO_CONFIG_ID),
-                   (long long)config<uint32_t>(lt, p, CUBLASLT_ALGO_CONFIG_TILE_ID),
-                   (long long)config<uint32_t>(lt, p, CUBLASLT_ALGO_CONFIG_STAGES_ID),
-                   (long long)config<int32_t>(lt, p, CUBLASLT_ALGO_CONFIG_SPLITK_NUM),
-                   (long long)config<uint32_t>(lt, p, CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME),
-                   (long long)config<uint32_t>(lt, p, CUBLASLT_ALGO_CONFIG_CTA_SWIZZLING),
-                   (long long)config<uint16_t>(lt, p, CUBLASLT_ALGO_CONFIG_CLUSTER_SHAPE_ID));
-    for (uint64_t w : p.algo.data) rw_str_appendf(out, " %llx", (unsigned long long)w);
+                   (long long)config<int32_t>(lt, algo, CUBLASLT_ALGO_CONFIG_ID),
+                   (long long)config<uint32_t>(lt, algo, CUBLASLT_ALGO_CONFIG_TILE_ID),
+                   (long long)config<uint32_t>(lt, algo, CUBLASLT_ALGO_CONFIG_STAGES_ID),
+                   (long long)config<int32_t>(lt, algo, CUBLASLT_ALGO_CONFIG_SPLITK_NUM),
+                   (long long)config<uint32_t>(lt, algo, CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME),
+                   (long long)config<uint32_t>(lt, algo, CUBLASLT_ALGO_CONFIG_CTA_SWIZZLING),
+                   (long long)config<uint16_t>(lt, algo, CUBLASLT_ALGO_CONFIG_CLUSTER_SHAPE_ID));
+    for (uint64_t w : algo.data) rw_str_appendf(out, " %llx", (unsigned long long)w);
     rw_str_append(out, "\n");
 }
 
@@ -417,7 +418,12 @@ char *rw_cuda_products(rw_device *d) {
     for (size_t i = 0; i < b->n_plans; i++) {
         if (!b->plans[i].usable) continue;
         put_key(&out, b->plans[i].key);
-        put_algorithm(&out, b->lt, b->plans[i]);
+        put_algorithm(&out, b->lt, b->plans[i].algo);
+    }
+    for (size_t i = 0; i < b->n_presets; i++) { /* not met in this process, but perhaps in the next one */
+        if (*slot_of(b, b->presets[i].key)) continue;
+        put_key(&out, b->presets[i].key);
+        put_algorithm(&out, b->lt, b->presets[i].algo);
     }
     if (out.failed) rw_str_done(&out);
     return out.data;

@@ -13,8 +13,8 @@ int64_t rw_cuda_graph_nodes(const rw_graph *g);
 
 /* -- which algorithm makes which product ---------------------------------------------------------------------- */
 
-/* The device's `choices` (kernels/device.h): one line for each shape that cuBLASLt was asked for so far, behind a line
- * that names library and chip. A line of a preset that cannot run here is warned of. */
+/* The device's `choices` (kernels/device.h): one line for each shape that cuBLASLt was asked for so far or that a
+ * preset names, behind a line that names library and chip. A line of a preset that cannot run here is warned of. */
 char *rw_cuda_products(rw_device *d);
 rw_status rw_cuda_preset_products(rw_device *d, const char *text, rw_error *err);
 /* For tests: shapes that come from now on get the algorithm that the library's heuristic ranks so (0: first), or the
